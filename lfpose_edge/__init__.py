@@ -1,0 +1,68 @@
+"""lfpose-edge: 2D human pose from weak labels to a real-time edge program.
+
+>>> from lfpose_edge import PoseEstimator
+>>> pose = PoseEstimator()
+>>> result = pose("photo.jpg")
+>>> result["left_wrist"]
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lfpose_edge.bundle import Bundle
+    from lfpose_edge.detection.yolox import YoloxDetector
+    from lfpose_edge.estimator import PoseEstimator
+    from lfpose_edge.results import Joint, Pose, PoseResult, StageTimings
+    from lfpose_edge.skeleton import Skeleton
+    from lfpose_edge.sources import Frame, frames
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bundle",
+    "Frame",
+    "Joint",
+    "Pose",
+    "PoseEstimator",
+    "PoseResult",
+    "Skeleton",
+    "StageTimings",
+    "YoloxDetector",
+    "__version__",
+    "frames",
+]
+
+# Public names are imported when first used: `import lfpose_edge` and `lfpose --help` stay instant.
+_HOMES = {
+    "Bundle": "bundle",
+    "Frame": "sources",
+    "Joint": "results",
+    "Pose": "results",
+    "PoseEstimator": "estimator",
+    "PoseResult": "results",
+    "Skeleton": "skeleton",
+    "StageTimings": "results",
+    "YoloxDetector": "detection.yolox",
+    "frames": "sources",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+# In a checkout the folder `export` stands beside this package; installed, it is inside (pyproject.toml).
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "pyproject.toml").is_file() and (_checkout / "export" / "__init__.py").is_file():
+    __path__.append(str(_checkout))

@@ -1,0 +1,45 @@
+"""The exceptions of lfpose-edge: each message says what went wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LFPoseError(Exception):
+    """Base class of everything that lfpose-edge raises on purpose."""
+
+
+class BackendUnavailable(LFPoseError):
+    """The device, engine or precision that was asked for cannot be had on this machine."""
+
+
+class BundleError(LFPoseError):
+    """A model bundle is missing, damaged, or of another schema."""
+
+
+class EngineMismatch(LFPoseError):
+    """A compiled engine was built for another model, GPU or library version."""
+
+
+class CalibrationError(LFPoseError):
+    """A calibration set is missing, too small, or unusable."""
+
+
+class SourceError(LFPoseError):
+    """An image, a video or a data set cannot be read."""
+
+
+class AccuracyGateError(LFPoseError):
+    """A converted model lost more accuracy than was allowed; nothing was published."""
+
+
+class RecipeError(LFPoseError):
+    """A training recipe has an unknown, missing or contradictory entry."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A clause that suggests the nearest known name, or lists them all when none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"

@@ -1,0 +1,79 @@
+"""The crop affine: made once for a box, used forward to sample and as it is to map joints back.
+
+One convention everywhere: coordinates are *continuous*. The pixel in column ``j`` and row ``i``
+covers ``[j, j + 1) x [i, i + 1)``, so its centre is ``(j + 0.5, i + 0.5)``, and an image of width
+``w`` spans ``[0, w]``. Data sets that store pixel indices add 0.5 when they are read.
+
+An affine is a float64 array of shape (2, 3), or (N, 2, 3) for many, that maps *crop* coordinates to
+*image* coordinates: ``image = A[:, :2] @ crop + A[:, 2]``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Affines = NDArray[np.float64]
+
+
+def crop_affines(
+    boxes: ArrayLike,
+    size: tuple[int, int],
+    *,
+    padding: float = 1.25,
+    rotation_deg: ArrayLike = 0.0,
+    flip: ArrayLike = False,
+) -> Affines:
+    """Affines that map crop pixels to image pixels for person boxes.
+
+    The crop keeps the aspect ratio: the box is grown about its centre, along its relatively shorter
+    side, to the aspect of ``size``, and then by ``padding``.
+
+    Args:
+        boxes: (N, 4) ``x1, y1, x2, y2`` in image pixels.
+        size: crop ``(height, width)`` in pixels.
+        padding: how much larger than the box the crop is, as a factor.
+        rotation_deg: () or (N,) counter-clockwise turn of the crop in the image plane, degrees.
+        flip: () or (N,) mirror the crop left to right.
+
+    Returns:
+        (N, 2, 3) float64.
+    """
+    xyxy = np.asarray(boxes, np.float64).reshape(-1, 4)
+    height, width = size
+    center = (xyxy[:, :2] + xyxy[:, 2:]) / 2
+    extent = xyxy[:, 2:] - xyxy[:, :2]
+    scale = padding * np.maximum(extent[:, 0] / width, extent[:, 1] / height)  # image px per crop px
+
+    n = len(xyxy)
+    angle = np.deg2rad(np.broadcast_to(np.asarray(rotation_deg, np.float64), n))
+    mirror = np.where(np.broadcast_to(np.asarray(flip, bool), n), -1.0, 1.0)
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.stack([np.stack([mirror * cos, sin], -1), np.stack([-mirror * sin, cos], -1)], 1)
+    shift = center - linear @ np.array([width / 2, height / 2])
+    return np.concatenate([linear, shift[:, :, None]], axis=2)
+
+
+def letterbox_affine(image_size: tuple[int, int], size: tuple[int, int]) -> Affines:
+    """The (1, 2, 3) affine that fits a whole image into ``size``, anchored at the top left corner.
+
+    Args:
+        image_size: image ``(height, width)``.
+        size: target ``(height, width)``.
+    """
+    scale = max(image_size[0] / size[0], image_size[1] / size[1])
+    return np.array([[[scale, 0.0, 0.0], [0.0, scale, 0.0]]])
+
+
+def apply_affine(affine: ArrayLike, points: ArrayLike) -> NDArray[np.float64]:
+    """Map points, (..., P, 2), by affines, (..., 2, 3); leading shapes broadcast."""
+    matrix = np.asarray(affine, np.float64)
+    return np.asarray(points, np.float64) @ np.swapaxes(matrix[..., :2], -1, -2) + matrix[..., None, :, 2]
+
+
+def invert_affine(affine: ArrayLike) -> Affines:
+    """The inverse of affines of shape (..., 2, 3): image coordinates to crop coordinates."""
+    matrix = np.asarray(affine, np.float64)
+    inverse = np.linalg.inv(matrix[..., :2])
+    shift = -inverse @ matrix[..., 2:]
+    return np.concatenate([inverse, shift], axis=-1)

@@ -1,0 +1,259 @@
+"""What an estimator returns: frozen dataclasses of arrays, one row a person."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    import pandas
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StageTimings:
+    """Wall-clock milliseconds of one frame, stage by stage.
+
+    Attributes:
+        read_ms: decoding the image; 0 for an array.
+        detect_ms: finding persons; 0 when boxes were given.
+        preprocess_ms: cutting and normalising the crops.
+        infer_ms: the network.
+        decode_ms: CAMs to joints.
+    """
+
+    read_ms: float = 0.0
+    detect_ms: float = 0.0
+    preprocess_ms: float = 0.0
+    infer_ms: float = 0.0
+    decode_ms: float = 0.0
+
+    @property
+    def total_ms(self) -> float:
+        """The sum of all stages."""
+        return float(sum(getattr(self, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """One joint of one person.
+
+    Attributes:
+        x, y: pixels of the original image, continuous (a pixel's centre is at + 0.5).
+        score: how sure the model is of the place, in [0, 1].
+        presence: how likely the joint is visible in the person's crop at all, in [0, 1].
+    """
+
+    x: float
+    y: float
+    score: float
+    presence: float
+
+
+@dataclass(frozen=True)
+class Pose:
+    """One person: arrays over the K joints, and joints by name.
+
+    Attributes:
+        keypoints: (K, 2) float32, pixels of the original image.
+        scores: (K,) float32 in [0, 1].
+        presence: (K,) float32 in [0, 1].
+        box: (4,) float32 x1, y1, x2, y2, pixels.
+        box_score: in [0, 1].
+        skeleton: the joints' names.
+    """
+
+    keypoints: Floats
+    scores: Floats
+    presence: Floats
+    box: Floats
+    box_score: float
+    skeleton: Skeleton
+
+    def __getitem__(self, joint: str) -> Joint:
+        """A joint by its name; KeyError with the nearest name when the skeleton has none so called."""
+        k = self.skeleton.index(joint)
+        x, y = self.keypoints[k].tolist()
+        return Joint(x, y, float(self.scores[k]), float(self.presence[k]))
+
+
+@dataclass(frozen=True)
+class PoseResult:
+    """The poses of N persons in one image; N may be 0.
+
+    Coordinates are continuous pixels of the original image: the pixel in column j and row i covers
+    [j, j + 1) x [i, i + 1).
+
+    Attributes:
+        keypoints: (N, K, 2) float32 x, y.
+        scores: (N, K) float32 in [0, 1], how sure the model is of each joint's place.
+        presence: (N, K) float32 in [0, 1], how likely each joint is visible at all.
+        boxes: (N, 4) float32 x1, y1, x2, y2, clipped to the image.
+        box_scores: (N,) float32 in [0, 1]; 1 for boxes that were given.
+        skeleton: names and bones of the K joints.
+        image_size: (height, width) in pixels.
+        timings: milliseconds of every stage.
+        backend: the engine that ran, as ``describe()`` names it.
+        presence_threshold: joints with less presence count as absent in ``visible`` and when drawn.
+    """
+
+    keypoints: Floats
+    scores: Floats
+    presence: Floats
+    boxes: Floats
+    box_scores: Floats
+    skeleton: Skeleton
+    image_size: tuple[int, int]
+    timings: StageTimings = field(default_factory=StageTimings)
+    backend: str = ""
+    presence_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        n, k = len(self.boxes), len(self.skeleton)
+        expected = {
+            "keypoints": (n, k, 2),
+            "scores": (n, k),
+            "presence": (n, k),
+            "boxes": (n, 4),
+            "box_scores": (n,),
+        }
+        for name, shape in expected.items():
+            got = getattr(self, name).shape
+            if got != shape:
+                message = f"{name} must have shape {shape} for {n} persons and {k} joints, got {got}"
+                raise ValueError(message)
+
+    @classmethod
+    def empty(cls, skeleton: Skeleton, image_size: tuple[int, int], **rest: Any) -> PoseResult:
+        """A result without persons."""
+        k = len(skeleton)
+        shapes = ((0, k, 2), (0, k), (0, k), (0, 4), (0,))
+        keypoints, scores, presence, boxes, box_scores = (np.zeros(shape, np.float32) for shape in shapes)
+        return cls(keypoints, scores, presence, boxes, box_scores, skeleton, image_size, **rest)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __iter__(self) -> Iterator[Pose]:
+        return (self._pose(i) for i in range(len(self)))
+
+    def __getitem__(self, index: SupportsIndex | slice | NDArray[Any] | list[Any] | str) -> Any:
+        """Select persons, or a joint.
+
+        An int gives a :class:`Pose`; a slice, a boolean mask or a list of ints a :class:`PoseResult`; the
+        name of a joint a list of :class:`Joint`, one a person.
+        """
+        if isinstance(index, str):
+            self.skeleton.index(index)
+            return [pose[index] for pose in self]
+        # Every array has __index__; only one without axes is a number.
+        if isinstance(index, SupportsIndex) and not (isinstance(index, np.ndarray) and index.ndim):
+            try:
+                return self._pose(range(len(self))[index])
+            except IndexError:
+                message = f"no person {index.__index__()}: the result holds {len(self)}"
+                raise IndexError(message) from None
+        chosen = index if isinstance(index, slice) else np.asarray(index)
+        if not isinstance(chosen, slice) and chosen.size == 0:
+            chosen = chosen.astype(np.intp)
+        rows = {name: getattr(self, name)[chosen] for name in _PER_PERSON}
+        return PoseResult(
+            **rows,
+            skeleton=self.skeleton,
+            image_size=self.image_size,
+            timings=self.timings,
+            backend=self.backend,
+            presence_threshold=self.presence_threshold,
+        )
+
+    @property
+    def visible(self) -> NDArray[np.bool_]:
+        """(N, K) whether each joint's presence reaches the threshold."""
+        return self.presence >= self.presence_threshold
+
+    def draw(self, image: NDArray[np.uint8], **style: Any) -> NDArray[np.uint8]:
+        """A copy of the image with the poses drawn; see :func:`lfpose_edge.draw.draw_poses`."""
+        from lfpose_edge.draw import draw_poses
+
+        return draw_poses(image, self, **style)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, joints by name."""
+        persons = []
+        for pose in self:
+            joints = {
+                name: {"x": joint.x, "y": joint.y, "score": joint.score, "presence": joint.presence}
+                for name in self.skeleton.keypoints
+                for joint in (pose[name],)
+            }
+            persons.append({"box": pose.box.tolist(), "box_score": pose.box_score, "joints": joints})
+        return {
+            "image_size": list(self.image_size),
+            "skeleton": self.skeleton.name,
+            "backend": self.backend,
+            "persons": persons,
+        }
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """``to_dict`` as JSON."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
+        """Entries of a COCO keypoint results file.
+
+        Coordinates become COCO's pixel indices (0.5 less). A person's score is the box score times the
+        mean joint score. Every joint is given: COCO's evaluation asks for a guess at each.
+        """
+        entries = []
+        for pose in self:
+            triples = np.column_stack([pose.keypoints - 0.5, pose.scores]).astype(float)
+            x1, y1, x2, y2 = pose.box.tolist()
+            entries.append(
+                {
+                    "image_id": image_id,
+                    "category_id": category_id,
+                    "keypoints": triples.ravel().tolist(),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "score": pose.box_score * float(pose.scores.mean()),
+                }
+            )
+        return entries
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row a joint: person, joint, x, y, score, presence. Needs pandas."""
+        try:
+            import pandas
+        except ImportError as error:
+            message = "to_dataframe needs pandas: pip install pandas"
+            raise ImportError(message) from error
+        n, k = self.scores.shape
+        columns = {
+            "person": np.repeat(np.arange(n), k),
+            "joint": np.tile(np.array(self.skeleton.keypoints, dtype=object), n),
+            "x": self.keypoints[..., 0].ravel(),
+            "y": self.keypoints[..., 1].ravel(),
+            "score": self.scores.ravel(),
+            "presence": self.presence.ravel(),
+        }
+        return pandas.DataFrame(columns)
+
+    def _pose(self, i: int) -> Pose:
+        return Pose(
+            self.keypoints[i],
+            self.scores[i],
+            self.presence[i],
+            self.boxes[i],
+            float(self.box_scores[i]),
+            self.skeleton,
+        )
+
+
+_PER_PERSON = ("keypoints", "scores", "presence", "boxes", "box_scores")
