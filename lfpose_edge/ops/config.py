@@ -1,0 +1,44 @@
+"""How CAMs are decoded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Method = Literal["none", "quarter", "dark", "softargmax"]
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """The constants of a decode; training writes them into the manifest.
+
+    Attributes:
+        stride: crop pixels per CAM cell.
+        upsample: integer factor of the virtual bilinear upsampling; the stride makes it crop resolution.
+        method: refinement of the peak below an upsampled pixel. ``none``; ``quarter``, a quarter pixel
+            towards the higher neighbour; ``dark``, one Newton step on the logarithm of the blurred
+            probabilities, sampled one cell apart (after DARK: Zhang et al., CVPR 2020); ``softargmax``, the
+            expectation in a window.
+        blur_sigma: standard deviation of the blur of ``dark``, in CAM cells.
+        window: radius of the window of ``softargmax``, in CAM cells.
+    """
+
+    stride: float
+    upsample: int = 4
+    method: Method = "dark"
+    blur_sigma: float = 1.0
+    window: int = 2
+
+    def __post_init__(self) -> None:
+        limits = {
+            "stride": (0 < self.stride < math.inf, "positive"),
+            "upsample": (isinstance(self.upsample, int) and 1 <= self.upsample <= 64, "an int in 1..64"),
+            "method": (self.method in get_args(Method), f"one of {', '.join(get_args(Method))}"),
+            "blur_sigma": (0 < self.blur_sigma <= 8, "in (0, 8] cells"),
+            "window": (isinstance(self.window, int) and 1 <= self.window <= 16, "an int in 1..16 cells"),
+        }
+        for name, (good, rule) in limits.items():
+            if not good:
+                message = f"DecodeConfig.{name} must be {rule}, got {getattr(self, name)!r}"
+                raise ValueError(message)

@@ -1,0 +1,197 @@
+"""The specification of the kernels, in NumPy: clear, exact and slow.
+
+`_core` (and later `_cuda`) must agree with what is written here: crops to 2e-3 grey levels, the peak of a
+map bit for bit, joints to 1e-4 pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge.geometry import Affines, apply_affine
+from lfpose_edge.ops.config import DecodeConfig
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+LOGIT_LIMIT = np.float32(1e4)
+"""Logits are clamped to this, and NaN counts as its negative; float16 can hold it."""
+DARK_FLOOR = 1e-10
+DARK_CURVATURE = 1e-2
+"""Log-probability per squared cell; what bends less is no peak (a Gaussian wider than ten cells)."""
+DARK_DETERMINANT = 1e-4
+
+
+def preprocess(
+    image: NDArray[np.uint8],
+    affines: Affines,
+    size: tuple[int, int],
+    *,
+    swap_rb: bool = False,
+    mean: tuple[float, float, float] = (0, 0, 0),
+    std: tuple[float, float, float] = (1, 1, 1),
+    border: tuple[float, float, float] = (0, 0, 0),
+    dtype: Any = np.float32,
+) -> NDArray[Any]:
+    """Cut crops out of an image; see :func:`lfpose_edge.ops.preprocess`."""
+    pixels = np.atleast_3d(image)[..., :3].astype(np.float64)
+    if pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    height, width = pixels.shape[:2]
+    rows, columns = size
+    x, y = np.meshgrid(np.arange(columns) + 0.5, np.arange(rows) + 0.5)
+    centers = np.stack([x, y], axis=-1)  # (h, w, 2), continuous crop coordinates
+    crops = np.empty((len(affines), 3, rows, columns))
+    for crop, affine in zip(crops, affines, strict=True):
+        at = apply_affine(affine, centers) - 0.5
+        corner = np.floor(at)
+        fraction = at - corner
+        value = np.zeros((rows, columns, 3))
+        for dy in (0, 1):
+            for dx in (0, 1):
+                xi, yi = corner[..., 0] + dx, corner[..., 1] + dy
+                inside = (xi >= 0) & (xi < width) & (yi >= 0) & (yi < height)
+                xi, yi = (np.where(inside, v, 0).astype(np.int64) for v in (xi, yi))
+                tap = np.where(inside[..., None], pixels[yi, xi], np.asarray(border, np.float64))
+                weight = np.abs(1 - dx - fraction[..., 0]) * np.abs(1 - dy - fraction[..., 1])
+                value += weight[..., None] * tap
+        crop[:] = value[..., :: -1 if swap_rb else 1].transpose(2, 0, 1)
+    if np.dtype(dtype) == np.uint8:
+        return np.floor(crops + 0.5).astype(np.uint8)
+    scaled: Doubles = (crops - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    return scaled.astype(np.float32)
+
+
+def decode(
+    cams: Floats,
+    presence: Floats,
+    affines: Affines,
+    config: DecodeConfig,
+    *,
+    flipped: Floats | None = None,
+    flip_permutation: NDArray[np.int64] | None = None,
+) -> tuple[Floats, Floats, Floats]:
+    """Turn CAMs into joints; see :func:`lfpose_edge.ops.decode`."""
+    maps = sanitize(cams)
+    if flipped is not None:
+        maps = np.float32(0.5) * (maps + sanitize(flipped)[:, flip_permutation, :, ::-1])
+    n, k = maps.shape[:2]
+    crop_points = np.zeros((n, k, 2))
+    scores = np.zeros((n, k), np.float32)
+    for i in range(n):
+        for j in range(k):
+            crop_points[i, j], scores[i, j] = decode_map(maps[i, j], config)
+    keypoints = apply_affine(affines, crop_points).astype(np.float32)
+    logits = np.where(np.isnan(presence), -np.inf, presence).astype(np.float64)
+    return keypoints, scores, sigmoid(logits).astype(np.float32)
+
+
+def decode_map(cam: Floats, config: DecodeConfig) -> tuple[Doubles, np.float32]:
+    """The joint of one sane map (h, w): its crop coordinates (2,), and its score."""
+    factor = config.upsample
+    upsampled = upsample_bilinear(cam, factor)
+    row, column = divmod(int(upsampled.argmax()), upsampled.shape[1])
+    offset = _REFINEMENTS[config.method](upsampled, row, column, config)
+    point = (np.array([column, row]) + 0.5 + offset) * config.stride / factor
+    limit = np.array([cam.shape[1], cam.shape[0]]) * config.stride
+    score = sigmoid(np.float64(upsampled[row, column]))
+    return np.clip(point, 0, limit), np.float32(score)
+
+
+def sanitize(logits: Floats) -> Floats:
+    """NaN to the lowest logit, infinities and larger values to the limits."""
+    clean = np.where(np.isnan(logits), -LOGIT_LIMIT, logits)
+    return np.clip(clean, -LOGIT_LIMIT, LOGIT_LIMIT).astype(np.float32)
+
+
+def upsample_bilinear(cam: Floats, factor: int) -> Floats:
+    """Bilinear upsampling of (h, w) by an integer factor, half-pixel centres, edges repeated.
+
+    Every operation is rounded to float32 and none is fused, in this order: along x, then along y, as
+    ``a + w * (b - a)``. So every implementation finds the same peak, a flat area stays flat, and no value
+    exceeds the largest of its four corners.
+    """
+    x0, x1, wx = axis_taps(cam.shape[1], factor)
+    y0, y1, wy = axis_taps(cam.shape[0], factor)
+    along_x = cam[:, x0] + wx * (cam[:, x1] - cam[:, x0])
+    upsampled: Floats = along_x[y0] + wy[:, None] * (along_x[y1] - along_x[y0])
+    return upsampled
+
+
+def axis_taps(cells: int, factor: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Lower and upper cell of every upsampled position, and the upper one's weight."""
+    # Position X lies at (X + 1/2) / factor - 1/2 cells, which is this many halves of 1 / factor:
+    halves = 2 * np.arange(cells * factor) + 1 - factor
+    lower, rest = np.divmod(halves, 2 * factor)
+    weight = (rest / (2 * factor)).astype(np.float32)
+    return np.clip(lower, 0, cells - 1), np.clip(lower + 1, 0, cells - 1), weight
+
+
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + exp(-x)) without overflow."""
+    x = np.asarray(x, np.float64)
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, small) / (1 + small)
+
+
+def _none(upsampled: Floats, row: int, column: int, config: DecodeConfig) -> Doubles:
+    return np.zeros(2)
+
+
+def _quarter(upsampled: Floats, row: int, column: int, config: DecodeConfig) -> Doubles:
+    height, width = upsampled.shape
+    offset = np.zeros(2)
+    if 0 < column < width - 1:
+        offset[0] = 0.25 * np.sign(upsampled[row, column + 1] - upsampled[row, column - 1])
+    if 0 < row < height - 1:
+        offset[1] = 0.25 * np.sign(upsampled[row + 1, column] - upsampled[row - 1, column])
+    return offset
+
+
+def _softargmax(upsampled: Floats, row: int, column: int, config: DecodeConfig) -> Doubles:
+    radius = config.window * config.upsample
+    y = np.arange(max(0, row - radius), min(upsampled.shape[0], row + radius + 1))
+    x = np.arange(max(0, column - radius), min(upsampled.shape[1], column + radius + 1))
+    peak = upsampled[row, column].astype(np.float64)
+    weight = np.exp(upsampled[np.ix_(y, x)].astype(np.float64) - peak)
+    mass = weight.sum()
+    dx = (weight.sum(0) * (x - column)).sum() / mass
+    dy = (weight.sum(1) * (y - row)).sum() / mass
+    return np.array([dx, dy])
+
+
+def _dark(upsampled: Floats, row: int, column: int, config: DecodeConfig) -> Doubles:
+    # Sampled one cell apart around the peak: the map holds nothing finer than its cells.
+    kernel = gaussian_kernel(config.blur_sigma)
+    reach = len(kernel) // 2 + 1  # the blur is needed at the peak and one cell to every side
+    cells = np.arange(-reach, reach + 1) * config.upsample
+    y = np.clip(row + cells, 0, upsampled.shape[0] - 1)
+    x = np.clip(column + cells, 0, upsampled.shape[1] - 1)
+    probability = sigmoid(upsampled[np.ix_(y, x)])
+    windows = np.stack([np.roll(np.pad(kernel, 1), arm) for arm in (-1, 0, 1)])  # (3, 2 reach + 1)
+    log = np.log(np.maximum(windows @ probability @ windows.T, DARK_FLOOR))  # (3, 3), y by x
+
+    gradient = np.array([log[1, 2] - log[1, 0], log[2, 1] - log[0, 1]]) / 2  # per cell
+    xx = log[1, 2] - 2 * log[1, 1] + log[1, 0]
+    yy = log[2, 1] - 2 * log[1, 1] + log[0, 1]
+    xy = (log[2, 2] - log[2, 0] - log[0, 2] + log[0, 0]) / 4
+    determinant = xx * yy - xy * xy
+    if xx >= -DARK_CURVATURE or yy >= -DARK_CURVATURE or determinant <= DARK_DETERMINANT:
+        return np.zeros(2)
+    step = -np.array([yy * gradient[0] - xy * gradient[1], xx * gradient[1] - xy * gradient[0]]) / determinant
+    offset: Doubles = np.clip(step, -1, 1) * config.upsample
+    return offset
+
+
+def gaussian_kernel(sigma: float) -> Doubles:
+    """A normalised Gaussian of radius ceil(3 sigma)."""
+    radius = int(np.ceil(3 * sigma))
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel: Doubles = weights / weights.sum()
+    return kernel
+
+
+_REFINEMENTS = {"none": _none, "quarter": _quarter, "dark": _dark, "softargmax": _softargmax}
