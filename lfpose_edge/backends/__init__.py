@@ -1,0 +1,72 @@
+"""Inference engines, and the choice among them."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from importlib import import_module
+from typing import cast
+
+from lfpose_edge.backends.base import Backend, BackendKind, Request
+from lfpose_edge.bundle import Bundle
+from lfpose_edge.errors import BackendUnavailable, did_you_mean
+
+__all__ = ["Backend", "Request", "available", "load_backend"]
+
+logger = logging.getLogger("lfpose_edge")
+
+# Best first. A module is imported only when its engine is considered.
+_KINDS = ("openvino", "onnxruntime")
+_X86 = ("x86_64", "AMD64")
+
+
+def available() -> dict[str, str | None]:
+    """Every backend, best first, with the reason why this machine cannot run it, or None."""
+    return {name: _kind(name).unavailable() for name in _KINDS}
+
+
+def load_backend(bundle: Bundle, name: str, request: Request) -> Backend:
+    """Load a bundle into the named backend, or into the best one of this machine for ``auto``.
+
+    A named backend is taken or refused: nothing is silently replaced.
+
+    Raises:
+        BackendUnavailable: the name is unknown, the engine is not installed, or it cannot do what the
+            request asks.
+    """
+    if name != "auto":
+        if name not in _KINDS:
+            message = f"unknown backend {name!r}; {did_you_mean(name, ('auto', *_KINDS))}"
+            raise BackendUnavailable(message)
+        reason = _kind(name).unavailable()
+        if reason:
+            message = f"backend {name!r} is not available: {reason}"
+            raise BackendUnavailable(message)
+        return _kind(name).load(bundle, request)
+
+    passed_over: list[tuple[str, str]] = []
+    for candidate in _KINDS:
+        reason = _kind(candidate).unavailable() or _worse_here(candidate)
+        if reason is None:
+            try:
+                backend = _kind(candidate).load(bundle, request)
+            except BackendUnavailable as error:
+                reason = str(error)
+            else:
+                why = "; ".join(f"not {other}: {text}" for other, text in passed_over)
+                logger.info("backend auto: %s%s", backend.description, f" ({why})" if why else "")
+                return backend
+        passed_over.append((candidate, reason))
+    reasons = "; ".join(f"{other}: {text}" for other, text in passed_over)
+    message = f"no backend can do device {request.device!r} at precision {request.precision!r}: {reasons}"
+    raise BackendUnavailable(message)
+
+
+def _kind(name: str) -> BackendKind:
+    return cast(BackendKind, import_module(f"lfpose_edge.backends.{name}"))
+
+
+def _worse_here(name: str) -> str | None:
+    if name == "openvino" and platform.machine() not in _X86:
+        return f"auto prefers onnxruntime on {platform.machine()}"
+    return None

@@ -1,0 +1,68 @@
+"""What every inference engine offers, and what it says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge.bundle import Bundle
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of a backend; ``auto`` leaves the choice to it.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto``, ``fp32``, ``bf16``, ``fp16`` or ``int8``.
+        threads: CPU threads of the engine; None lets it take all cores.
+        cache_dir: where it may keep what it compiles; None keeps nothing.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    cache_dir: str | None = None
+
+
+class Backend(Protocol):
+    """An engine with a loaded network. ``infer`` may be called from several threads at once.
+
+    Attributes:
+        description: engine, version, device and precision in one line, such as
+            ``onnxruntime 1.20.0 cpu fp32``.
+    """
+
+    description: str
+
+    def infer(self, crops: Floats) -> tuple[Floats, Floats]:
+        """Run the network.
+
+        Args:
+            crops: (N, 3, H, W) float32, normalised as the manifest says, C-contiguous.
+
+        Returns:
+            CAM logits (N, K, h, w) and presence logits (N, K), float32.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the engine; ``infer`` may not be called afterwards."""
+        ...
+
+
+class BackendKind(Protocol):
+    """A kind of engine: whether this machine has it, and how to load a bundle into it."""
+
+    def unavailable(self) -> str | None:
+        """Why this machine cannot run it, with what to do; None when it can."""
+        ...
+
+    def load(self, bundle: Bundle, request: Request) -> Backend:
+        """Load a bundle; BackendUnavailable when the request cannot be met."""
+        ...

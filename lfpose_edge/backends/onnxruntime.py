@@ -1,0 +1,62 @@
+"""ONNX Runtime on the CPU: the backend that every installation has."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from lfpose_edge.backends.base import Backend, Floats, Request
+from lfpose_edge.bundle import Bundle, Precision
+from lfpose_edge.errors import BackendUnavailable, BundleError
+
+_PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "int8": "int8-cpu"}
+
+
+def unavailable() -> str | None:
+    """Why ONNX Runtime cannot be used here, or None."""
+    if find_spec("onnxruntime") is None:
+        return "onnxruntime is not installed: pip install onnxruntime"
+    return None
+
+
+def load(bundle: Bundle, request: Request) -> Backend:
+    """Load a bundle's fp32 or INT8 model."""
+    if request.device not in ("auto", "cpu"):
+        message = f"backend 'onnxruntime' runs on device 'cpu', not {request.device!r}"
+        raise BackendUnavailable(message)
+    precision = request.precision
+    if precision == "auto":
+        precision = "int8" if "int8-cpu" in bundle.manifest.models else "fp32"
+    if precision not in _PRECISIONS:
+        message = f"backend 'onnxruntime' runs precision fp32 or int8, not {precision!r}"
+        raise BackendUnavailable(message)
+    return OnnxRuntimeBackend(bundle, precision, request.threads)
+
+
+class OnnxRuntimeBackend:
+    """A bundle's model in an ONNX Runtime session."""
+
+    def __init__(self, bundle: Bundle, precision: str, threads: int | None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; a warning about a graph is not for the user of a pose
+        options.intra_op_num_threads = threads or 0
+        options.inter_op_num_threads = 1
+        path = bundle.model_file(_PRECISIONS[precision])
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors share no public base class
+            message = f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}"
+            raise BundleError(message) from error
+        self._session: Any = session
+        self.description = f"onnxruntime {onnxruntime.__version__} cpu {precision}"
+
+    def infer(self, crops: Floats) -> tuple[Floats, Floats]:
+        """See :class:`lfpose_edge.backends.base.Backend`."""
+        cams, presence = self._session.run(("cams", "presence"), {"crops": crops})
+        return cams, presence
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None

@@ -1,0 +1,205 @@
+"""A model on disk: a folder with a manifest, ONNX files and a card, all checksummed.
+
+The manifest holds every fact that training and deployment must share. Training's export writes it;
+everybody else reads it, and nobody guesses from a file name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lfpose_edge.errors import BundleError
+from lfpose_edge.skeleton import Skeleton
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+Precision = Literal["fp32", "int8-cpu", "int8-trt"]
+Triple = tuple[float, float, float]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JointSet(_Section):
+    """The skeleton, spelled out, so that a bundle needs no registry."""
+
+    name: str
+    keypoints: tuple[str, ...] = Field(min_length=1)
+    edges: tuple[tuple[str, str], ...]
+    sigmas: tuple[float, ...]
+
+
+class Input(_Section):
+    """How a crop is made for the network."""
+
+    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+    """Crop height and width, pixels."""
+    color: Literal["rgb", "bgr"] = "rgb"
+    mean: Triple
+    """Subtracted, in grey levels 0 to 255, in the order of ``color``."""
+    std: Triple
+    """Divided by, likewise."""
+    padding: Annotated[float, Field(gt=0)]
+    """The crop's size over the box's."""
+    border: Triple = (0.0, 0.0, 0.0)
+    """Grey levels outside the image, in the order of ``color``."""
+
+
+class Decode(_Section):
+    """How CAMs become joints."""
+
+    cam_stride: Annotated[float, Field(gt=0)]
+    """Crop pixels per CAM cell."""
+    upsample: Annotated[int, Field(ge=1)]
+    """Factor of the virtual bilinear upsampling."""
+    method: Literal["none", "quarter", "dark", "softargmax"]
+    blur_sigma: Annotated[float, Field(gt=0)] = 1.0
+    """Cells; for ``dark``."""
+    window: Annotated[int, Field(ge=1)] = 2
+    """Radius in cells; for ``softargmax``."""
+    presence_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Joints with less presence count as absent."""
+
+
+class File(_Section):
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Manifest(_Section):
+    schema_version: int
+    name: str
+    version: str
+    joints: JointSet
+    input: Input
+    decode: Decode
+    models: dict[Precision, str] = Field(min_length=1)
+    """Precision to file name. Every ONNX takes ``crops`` and gives ``cams`` and ``presence``."""
+    files: dict[str, File]
+    """Checksums of every file but the manifest."""
+    provenance: dict[str, Any] = {}
+    """Where the weights come from: recipe, data, command, commit."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle, checked.
+
+    Attributes:
+        path: its folder.
+        manifest: its facts.
+        skeleton: its joints.
+    """
+
+    path: Path
+    manifest: Manifest
+    skeleton: Skeleton
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Open a bundle and check every file against its checksum.
+
+        Raises:
+            BundleError: the folder or a file is missing or damaged, or the schema is another one.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            message = f"no bundle at {folder}: not a folder"
+            raise BundleError(message)
+        manifest = _read_manifest(folder / MANIFEST)
+        for name, file in manifest.files.items():
+            _check_file(folder, name, file)
+        unlisted = set(manifest.models.values()) - manifest.files.keys()
+        if unlisted:
+            message = f"{folder / MANIFEST}: model file {min(unlisted)!r} has no checksum under 'files'"
+            raise BundleError(message)
+        try:
+            skeleton = Skeleton(**manifest.joints.model_dump())
+        except (KeyError, ValueError) as error:
+            message = f"{folder / MANIFEST}: {error}"
+            raise BundleError(message) from error
+        return cls(folder, manifest, skeleton)
+
+    def model_file(self, precision: Precision) -> Path:
+        """The ONNX file of a precision; BundleError when the bundle has none."""
+        name = self.manifest.models.get(precision)
+        if name is None:
+            have = ", ".join(self.manifest.models)
+            message = f"bundle {self.manifest.name!r} has no {precision} model (it has {have})"
+            raise BundleError(message)
+        return self.path / name
+
+
+def write_manifest(folder: Path, facts: dict[str, Any]) -> Manifest:
+    """Write a folder's manifest, with the checksum of every file in it.
+
+    Args:
+        folder: a folder that holds all of the bundle's other files.
+        facts: the manifest's entries but ``schema_version`` and ``files``.
+    """
+    names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != MANIFEST)
+    files = {name: _describe(folder / name) for name in names}
+    manifest = Manifest.model_validate({"schema_version": SCHEMA_VERSION, **facts, "files": files})
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    return manifest
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        message = f"{path.parent} is not a bundle: it has no {MANIFEST}"
+        raise BundleError(message) from None
+    except (OSError, ValueError) as error:
+        message = f"{path} cannot be read: {error}"
+        raise BundleError(message) from error
+    version = tree.get("schema_version") if isinstance(tree, dict) else None
+    if version != SCHEMA_VERSION:
+        message = (
+            f"{path} has schema version {version!r}; this lfpose-edge reads version {SCHEMA_VERSION}: "
+            "install the release that wrote the bundle, or export the model again"
+        )
+        raise BundleError(message)
+    try:
+        return Manifest.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = f"{path}: {key}: {first['msg']}"
+        raise BundleError(message) from None
+
+
+def _check_file(folder: Path, name: str, expected: File) -> None:
+    path = folder / name
+    if Path(name).name != name:
+        message = f"{folder / MANIFEST} names a file outside the bundle: {name!r}"
+        raise BundleError(message)
+    if not path.is_file():
+        message = f"{path} is missing: copy the whole bundle again"
+        raise BundleError(message)
+    found = _describe(path)
+    if found != expected.model_dump():
+        message = (
+            f"{path} is damaged: {found['bytes']} bytes with sha256 {found['sha256'][:12]}..., "
+            f"expected {expected.bytes} with {expected.sha256[:12]}...; copy the bundle again"
+        )
+        raise BundleError(message)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
+    return {"sha256": digest.hexdigest(), "bytes": path.stat().st_size}
+
+
+def _digest(file: Any) -> Any:
+    return hashlib.sha256(file.read())

@@ -1,0 +1,171 @@
+"""Person boxes by a YOLOX network in ONNX Runtime (Ge et al., "YOLOX: Exceeding YOLO Series in 2021")."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge import ops
+from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.geometry import apply_affine, letterbox_affine
+from lfpose_edge.opencv import cv2
+
+Floats = NDArray[np.float32]
+
+STRIDES = (8, 16, 32)
+_PADDING = (114, 114, 114)  # the grey of YOLOX's training letterbox
+_MAX_LOG_EXTENT = 10.0  # e^10 strides: wider than any image, and far from overflow
+
+
+class YoloxDetector:
+    """Finds persons with a YOLOX model in its plain ONNX form (boxes not decoded inside the network).
+
+    Networks of any size, with COCO's 80 classes or with persons only; the input size and the number of
+    classes are read from the file. A network takes BGR, 0 to 255, unnormalised, as YOLOX since 0.1.1 does.
+    A detector may be called from several threads at once.
+
+    Args:
+        model: the ONNX file.
+        score_threshold: least objectness x class probability of a box.
+        iou_threshold: of two boxes that overlap more than this, the one with the lower score goes.
+        color: channel order of the images.
+        threads: CPU threads; None takes all cores.
+        person_class: the column of persons among the classes.
+
+    Raises:
+        BundleError: the file is no ONNX model, or not a YOLOX network.
+        BackendUnavailable: ONNX Runtime is not installed.
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        score_threshold: float = 0.3,
+        iou_threshold: float = 0.5,
+        color: Literal["bgr", "rgb"] = "bgr",
+        threads: int | None = None,
+        person_class: int = 0,
+    ) -> None:
+        for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
+            if not 0 <= value <= 1:
+                message = f"{name} must be in [0, 1], got {value}"
+                raise ValueError(message)
+        if color not in ("bgr", "rgb"):
+            message = f"color must be 'bgr' or 'rgb', got {color!r}"
+            raise ValueError(message)
+        self.color = color
+        self._score_threshold = score_threshold
+        self._iou_threshold = iou_threshold
+        self._path = Path(model)
+        self._session = _load(self._path, threads)
+        self._input_name, self.input_size = self._read_input()
+        self._grid, self._stride = _anchor_grid(self.input_size)
+
+        # The shape that a file declares may hold names in place of numbers; a run is certain.
+        shape = self._run(np.zeros((1, 3, *self.input_size), np.float32)).shape
+        anchors = len(self._grid)
+        if len(shape) != 3 or shape[:2] != (1, anchors) or shape[2] < 6:
+            message = (
+                f"{self._path} is no YOLOX detector: for its input of {self.input_size} the output must have "
+                f"shape (1, {anchors}, 5 + classes), got {shape}; export with YOLOX's tools/export_onnx.py, "
+                "or give a callable as the detector"
+            )
+            raise BundleError(message)
+        self.num_classes = shape[2] - 5
+        if not 0 <= person_class < self.num_classes:
+            message = (
+                f"person_class must be in [0, {self.num_classes - 1}] for {self._path}, got {person_class}"
+            )
+            raise ValueError(message)
+        self._person_column = 5 + person_class
+
+    def __call__(self, image: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        """Find the persons in an image.
+
+        Args:
+            image: (H, W, 3) uint8 in the detector's colour order, (H, W) or (H, W, 1) grey, or (H, W, 4)
+                with alpha, which is ignored.
+
+        Returns:
+            Boxes (N, 4) float32 x1, y1, x2, y2 in pixels, clipped to the image, and their scores (N,)
+            float32 in [0, 1]; the highest score first.
+        """
+        height, width = image.shape[:2]
+        affine = letterbox_affine((height, width), self.input_size)
+        crop = ops.preprocess(image, affine, self.input_size, swap_rb=self.color == "rgb", border=_PADDING)
+        boxes, scores = self._decode(self._run(crop)[0])
+        corners = apply_affine(affine[0], boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+        clipped = np.clip(corners, 0, (width, height, width, height)).astype(np.float32)
+        inside = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)  # not in the letterbox's padding
+        return clipped[inside], scores[inside]
+
+    def _decode(self, raw: Floats) -> tuple[Floats, Floats]:
+        """Raw rows (A, 5 + C) to boxes (N, 4) in the network's input pixels and scores (N,), best first.
+
+        A row is the centre's offset from its cell in strides, the logarithm of width and height in
+        strides, objectness, and class probabilities (YOLOX, section 2.3 and ``decode_outputs``).
+        """
+        scores = raw[:, 4] * raw[:, self._person_column]
+        chosen = np.flatnonzero(scores >= self._score_threshold)
+        if chosen.size == 0:
+            return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+        rows, scores, stride = raw[chosen], scores[chosen], self._stride[chosen]
+        center = (rows[:, :2] + self._grid[chosen]) * stride
+        extent = np.exp(np.minimum(rows[:, 2:4], _MAX_LOG_EXTENT)) * stride
+        top_left = center - extent / 2
+        xywh = np.concatenate([top_left, extent], axis=1)
+        kept = np.asarray(cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), 0.0, self._iou_threshold), np.intp)
+        return np.concatenate([top_left, top_left + extent], axis=1)[kept], scores[kept]
+
+    def _run(self, crop: Floats) -> Floats:
+        output: Floats = self._session.run(None, {self._input_name: crop})[0]
+        return output
+
+    def _read_input(self) -> tuple[str, tuple[int, int]]:
+        inputs = self._session.get_inputs()
+        shape = list(inputs[0].shape)
+        fixed = len(shape) == 4 and shape[1] == 3 and all(isinstance(side, int) for side in shape[2:])
+        if len(inputs) != 1 or not fixed or any(side % STRIDES[-1] for side in shape[2:]):
+            got = ", ".join(f"{given.name} {given.shape}" for given in inputs)
+            message = (
+                f"{self._path} is no YOLOX detector: it must have one input (1, 3, height, width), fixed, in "
+                f"multiples of {STRIDES[-1]}, got {got}; export it with a fixed input size"
+            )
+            raise BundleError(message)
+        return inputs[0].name, (shape[2], shape[3])
+
+
+def _load(path: Path, threads: int | None) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        message = "a YOLOX detector needs onnxruntime: pip install onnxruntime"
+        raise BackendUnavailable(message) from error
+    if not path.is_file():
+        message = f"no detector at {path}: give the path of a YOLOX ONNX file"
+        raise BundleError(message)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    options.intra_op_num_threads = threads or 0
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no public base class
+        message = f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}"
+        raise BundleError(message) from error
+
+
+def _anchor_grid(size: tuple[int, int]) -> tuple[Floats, Floats]:
+    """Of all cells, level by level: their (x, y) indices, (A, 2), and their strides in pixels, (A, 1)."""
+    height, width = size
+    cells, strides = [], []
+    for stride in STRIDES:
+        y, x = np.mgrid[: height // stride, : width // stride]
+        cells.append(np.stack([x.ravel(), y.ravel()], axis=1))
+        strides.append(np.full((x.size, 1), stride))
+    return np.concatenate(cells).astype(np.float32), np.concatenate(strides).astype(np.float32)

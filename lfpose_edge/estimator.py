@@ -1,0 +1,307 @@
+"""PoseEstimator: images in, poses out."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lfpose_edge import ops
+from lfpose_edge.backends import Request, load_backend
+from lfpose_edge.bundle import Bundle
+from lfpose_edge.detection import Detector, resolve_detector
+from lfpose_edge.geometry import crop_affines
+from lfpose_edge.results import PoseResult, StageTimings
+from lfpose_edge.skeleton import Skeleton
+from lfpose_edge.sources import Color, Image, frames, load_image
+from lfpose_edge.zoo import bundle_path
+
+Floats = NDArray[np.float32]
+
+
+class PoseEstimator:
+    """Finds the joints of the people in images.
+
+    >>> pose = PoseEstimator()
+    >>> result = pose("photo.jpg")
+    >>> result.keypoints.shape
+    (1, 14, 2)
+
+    An estimator may be called from several threads at once. It is a context manager; ``close`` frees
+    its engine.
+
+    Args:
+        model: the name of a shipped model, or the folder of a bundle.
+        backend: ``auto`` (the best one installed; the log says which and why), ``onnxruntime`` or
+            ``openvino``.
+        device: ``auto`` or ``cpu``.
+        precision: ``auto`` (INT8 where the bundle has it), ``fp32``, ``bf16`` or ``int8``.
+        detector: what finds the people when no boxes are given. None takes the whole image as one
+            person; a callable gets the image, (H, W, 3) in the order of ``color``, and returns boxes
+            (N, 4) x1, y1, x2, y2 or (boxes, scores); a path or a zoo name loads an ONNX detector of the
+            YOLOX family.
+        color: channel order of arrays given to the estimator and its detector.
+        max_batch: most crops that go through the network at once.
+        threads: CPU threads; None takes all cores.
+        presence_threshold: joints with less presence count as absent; None takes the model's.
+        cache_dir: where compiled models and downloaded detectors are kept; None compiles anew each time
+            and keeps downloads in the user's cache folder.
+
+    Raises:
+        BundleError: there is no such model, or it is damaged.
+        BackendUnavailable: the backend, device or precision cannot be had here.
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "lfpose-lite",
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        precision: str = "auto",
+        detector: str | os.PathLike[str] | Detector | None = None,
+        color: Color = "bgr",
+        max_batch: int = 16,
+        threads: int | None = None,
+        presence_threshold: float | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        _check_choice("color", color, ("bgr", "rgb"))
+        _check_choice("precision", precision, ("auto", "fp32", "bf16", "fp16", "int8"))
+        if max_batch < 1:
+            message = f"max_batch must be at least 1, got {max_batch}"
+            raise ValueError(message)
+        if threads is not None and threads < 1:
+            message = f"threads must be at least 1, or None for all cores, got {threads}"
+            raise ValueError(message)
+        if presence_threshold is not None and not 0 <= presence_threshold <= 1:
+            message = f"presence_threshold must be in [0, 1], got {presence_threshold}"
+            raise ValueError(message)
+
+        self._bundle = Bundle.open(bundle_path(model))
+        manifest = self._bundle.manifest
+        self._input, self._decode = manifest.input, manifest.decode
+        self._decode_config = ops.DecodeConfig(
+            stride=self._decode.cam_stride,
+            upsample=self._decode.upsample,
+            method=self._decode.method,
+            blur_sigma=self._decode.blur_sigma,
+            window=self._decode.window,
+        )
+        self._color: Color = color
+        self._swap = color != self._input.color
+        border = self._input.border[::-1] if self._swap else self._input.border
+        self._preprocess: dict[str, Any] = {
+            "swap_rb": self._swap,
+            "mean": self._input.mean,
+            "std": self._input.std,
+            "border": border,
+        }
+        self._max_batch = max_batch
+        self._threads = threads or os.cpu_count() or 1
+        self._presence_threshold = (
+            self._decode.presence_threshold if presence_threshold is None else presence_threshold
+        )
+        cache = None if cache_dir is None else os.fspath(cache_dir)
+        self._detector = resolve_detector(detector, color=color, cache_dir=cache, threads=threads)
+        self._backend = load_backend(self._bundle, backend, Request(device, precision, threads, cache))
+        self._buffers = threading.local()
+        self._closed = False
+
+    def __call__(self, image: object, boxes: ArrayLike | None = None) -> PoseResult:
+        """Find the poses in one image.
+
+        Args:
+            image: uint8 array (H, W, 3) in the estimator's colour order, (H, W) or (H, W, 1) grey, or
+                (H, W, 4) with alpha, which is ignored; or a path, or the bytes of an encoded image. A file
+                is turned as its EXIF entry says.
+            boxes: (N, 4) or (4,) x1, y1, x2, y2 in pixels, one a person; they are clipped to the image.
+                None asks the detector, or takes the whole image as one person.
+
+        Raises:
+            TypeError: the image is none of these, or an array is not uint8.
+            SourceError: the image is missing, empty, truncated or not an image.
+            ValueError: a box is not finite, or has no area inside the image; the message has its index.
+        """
+        started = perf_counter()
+        array = load_image(image, self._color)
+        read_ms = 0.0 if array is image else (perf_counter() - started) * 1e3
+        result = self._estimate(array, boxes)
+        return replace(result, timings=replace(result.timings, read_ms=read_ms))
+
+    def predict(
+        self, images: Iterable[object], boxes: Iterable[ArrayLike | None] | None = None
+    ) -> list[PoseResult]:
+        """Find the poses in several images; ``boxes`` holds one entry an image, as in a call."""
+        given = list(images)
+        per_image: list[ArrayLike | None] = [None] * len(given) if boxes is None else list(boxes)
+        if len(per_image) != len(given):
+            message = f"boxes must have one entry for each of the {len(given)} images, got {len(per_image)}"
+            raise ValueError(message)
+        return [self(image, b) for image, b in zip(given, per_image, strict=True)]
+
+    def stream(self, source: object) -> Iterator[PoseResult]:
+        """Find the poses in every frame of a source, one result at a time.
+
+        Args:
+            source: a video or image file, a folder, a glob pattern, a camera's number, a stream's URL, or
+                an iterable of images. To have the frames as well, iterate over
+                :func:`lfpose_edge.frames` and call the estimator on each.
+        """
+        iterator = iter(frames(source, self._color))
+        while True:
+            started = perf_counter()
+            try:
+                frame = next(iterator)
+            except StopIteration:
+                return
+            read_ms = (perf_counter() - started) * 1e3
+            result = self._estimate(frame.image, None)
+            yield replace(result, timings=replace(result.timings, read_ms=read_ms))
+
+    def describe(self) -> dict[str, Any]:
+        """What runs: model, version, skeleton, input size, precision, backend and threads."""
+        manifest = self._bundle.manifest
+        return {
+            "model": manifest.name,
+            "version": manifest.version,
+            "path": str(self._bundle.path),
+            "skeleton": self._bundle.skeleton.name,
+            "input_size": list(self._input.size),
+            "backend": self._backend.description,
+            "decode": self._decode.method,
+            "threads": self._threads,
+            "max_batch": self._max_batch,
+        }
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """The joints of the model."""
+        return self._bundle.skeleton
+
+    def close(self) -> None:
+        """Free the engine; calling the estimator afterwards is an error."""
+        if not self._closed:
+            self._closed = True
+            self._backend.close()
+            self._buffers = threading.local()
+
+    def __enter__(self) -> PoseEstimator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        self.close()
+        return False
+
+    def _estimate(self, image: Image, given: ArrayLike | None) -> PoseResult:
+        if self._closed:
+            message = "this PoseEstimator is closed"
+            raise RuntimeError(message)
+        height, width = image.shape[:2]
+        t0 = perf_counter()
+        if given is not None:
+            boxes = clip_boxes(given, (height, width))
+            box_scores = np.ones(len(boxes), np.float32)
+        elif self._detector is not None:
+            boxes, box_scores = self._detector(image)
+        else:
+            boxes = np.array([[0, 0, width, height]], np.float32)
+            box_scores = np.ones(1, np.float32)
+        t1 = perf_counter()
+
+        skeleton = self._bundle.skeleton
+        common: dict[str, Any] = {
+            "backend": self._backend.description,
+            "presence_threshold": self._presence_threshold,
+        }
+        if len(boxes) == 0:
+            timings = StageTimings(detect_ms=(t1 - t0) * 1e3)
+            return PoseResult.empty(skeleton, (height, width), timings=timings, **common)
+
+        affines = crop_affines(boxes, self._input.size, padding=self._input.padding)
+        parts, spent = [], np.zeros(3)
+        for first in range(0, len(boxes), self._max_batch):
+            chunk = affines[first : first + self._max_batch]
+            a = perf_counter()
+            crops = ops.preprocess(
+                image,
+                chunk,
+                self._input.size,
+                **self._preprocess,
+                threads=self._threads,
+                out=self._buffer(len(chunk)),
+            )
+            b = perf_counter()
+            cams, presence = self._backend.infer(crops)
+            c = perf_counter()
+            parts.append(ops.decode(cams, presence, chunk, self._decode_config, threads=self._threads))
+            spent += (b - a, c - b, perf_counter() - c)
+        keypoints, scores, presences = (
+            parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        )
+        preprocess_ms, infer_ms, decode_ms = (spent * 1e3).tolist()
+        detect_ms = (t1 - t0) * 1e3 if given is None else 0.0
+        return PoseResult(
+            keypoints,
+            scores,
+            presences,
+            boxes,
+            box_scores,
+            skeleton,
+            (height, width),
+            timings=StageTimings(0.0, detect_ms, preprocess_ms, infer_ms, decode_ms),
+            **common,
+        )
+
+    def _buffer(self, n: int) -> Floats:
+        """This thread's crop buffer, cut to n crops: allocated once, so that a long run does not grow."""
+        buffer: Floats | None = getattr(self._buffers, "crops", None)
+        if buffer is None or len(buffer) < n:
+            buffer = np.empty((n, 3, *self._input.size), np.float32)
+            self._buffers.crops = buffer
+        return buffer[:n]
+
+
+def clip_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> Floats:
+    """Boxes (N, 4) or (4,), clipped to an image of (height, width), as (N, 4) float32.
+
+    Raises:
+        ValueError: another shape, or a box that is not finite or has no area inside the image.
+    """
+    try:
+        xyxy = np.asarray(boxes, np.float32)
+    except (TypeError, ValueError) as error:
+        message = f"boxes must be numbers of shape (N, 4) or (4,): {error}"
+        raise ValueError(message) from error
+    if xyxy.size == 0:
+        return np.zeros((0, 4), np.float32)
+    if xyxy.ndim == 1:
+        xyxy = xyxy[None]
+    if xyxy.ndim != 2 or xyxy.shape[1] != 4:
+        message = f"boxes must have shape (N, 4) or (4,), x1, y1, x2, y2, got {np.shape(boxes)}"
+        raise ValueError(message)
+    height, width = image_size
+    bad = np.logical_not(np.isfinite(xyxy)).any(axis=1)
+    clipped = np.clip(xyxy, 0, np.array([width, height, width, height], np.float32))
+    flat = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
+    for index in np.flatnonzero(bad | flat)[:1].tolist():
+        why = "is not finite" if bad[index] else f"has no area inside the {width}x{height} image"
+        message = f"box {index}, {xyxy[index].tolist()}, {why}; boxes are x1, y1, x2, y2 in pixels"
+        raise ValueError(message)
+    return clipped
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        message = f"{name} must be one of {', '.join(choices)}, got {value!r}"
+        raise ValueError(message)

@@ -1,0 +1,118 @@
+"""Names of models: bundles inside the package, and person detectors that can be fetched."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from lfpose_edge.bundle import MANIFEST
+from lfpose_edge.errors import BundleError, did_you_mean
+
+SHIPPED = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file on the network.
+
+    Attributes:
+        url: where it is.
+        sha256: what it must hold.
+        licence: its terms.
+    """
+
+    url: str
+    sha256: str
+    licence: str
+
+
+_SAMPLE = "https://raw.githubusercontent.com/Kazuhito00"
+DETECTORS = {
+    "yolox-nano": Download(
+        f"{_SAMPLE}/YOLOX-ONNX-TFLite-Sample/ac07155e3ac8a531d89d24204e50f364d3444275/model/yolox_nano.onnx",
+        "695e750a5d5754bb5a8d5325643b59282191a7e7a564e435a415fd3c578eab14",
+        "Apache-2.0",
+    ),
+    "yolox-person-192": Download(
+        f"{_SAMPLE}/Person-Detection-using-RaspberryPi-CPU/fab8c0d1129b391e8aaf0a4e557dd5bb812e749f/model/model.onnx",
+        "4bf5f704cd3bd900645a4303e0934ede13d9fb2135058b38005f4c2886c68576",
+        "Apache-2.0",
+    ),
+}
+
+
+def model_names() -> list[str]:
+    """Names of the bundles inside the package."""
+    return sorted(p.parent.name for p in SHIPPED.glob(f"*/{MANIFEST}"))
+
+
+def bundle_path(model: str | os.PathLike[str]) -> Path:
+    """The folder of a bundle, by the name of a shipped one or by its path.
+
+    Raises:
+        BundleError: neither; the message suggests the nearest name.
+    """
+    text = os.fspath(model)
+    if text in model_names():
+        return SHIPPED / text
+    if Path(text).is_dir():
+        return Path(text)
+    hint = did_you_mean(text, model_names())
+    message = f"no model {text!r}: neither a shipped model nor a bundle's folder; {hint}"
+    raise BundleError(message)
+
+
+def detector_path(detector: str | os.PathLike[str], cache_dir: Path | None = None) -> Path:
+    """The ONNX file of a person detector, by a name in ``DETECTORS`` or by its path.
+
+    A named detector is fetched once into the cache folder (``~/.cache/lfpose_edge``, or
+    ``$LFPOSE_CACHE``), and checked against its sha256 before it appears there.
+
+    Raises:
+        BundleError: neither a file nor a known name, or the download failed or differs.
+    """
+    text = os.fspath(detector)
+    if Path(text).is_file():
+        return Path(text)
+    if text not in DETECTORS:
+        message = f"no detector {text!r}: neither a file nor a known name; {did_you_mean(text, DETECTORS)}"
+        raise BundleError(message)
+    folder = cache_dir or default_cache_dir()
+    path = folder / f"{text}-{DETECTORS[text].sha256[:12]}.onnx"
+    if not path.is_file():
+        _download(DETECTORS[text], path)
+    return path
+
+
+def default_cache_dir() -> Path:
+    """Where downloads and compiled engines are kept: ``$LFPOSE_CACHE``, or the user's cache folder."""
+    given = os.environ.get("LFPOSE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(base) / "lfpose_edge"
+
+
+def _download(source: Download, path: Path) -> None:
+    try:
+        with urllib.request.urlopen(source.url, timeout=60) as reply:
+            data: bytes = reply.read()
+    except (urllib.error.URLError, TimeoutError, OSError) as error:
+        message = f"cannot fetch {source.url} ({error}); fetch it elsewhere and give the file's path instead"
+        raise BundleError(message) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != source.sha256:
+        message = f"{source.url} gave a file with sha256 {found}, expected {source.sha256}; it was not kept"
+        raise BundleError(message)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,29 @@
+"""Fixtures that the whole suite shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses the research data, so that ``-m "not shared"`` leaves it out."""
+    for item in items:
+        if "shared_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of the project's research data: ``$LFPOSE_SHARED``, or ``shared`` beside the checkout."""
+    given = os.environ.get("LFPOSE_SHARED")
+    folder = Path(given) if given else CHECKOUT.parent / "shared"
+    if given and not folder.is_dir():
+        pytest.fail(f"LFPOSE_SHARED names {given}, which is no folder")
+    if not (folder / "data").is_dir():
+        pytest.skip("needs the project's research data beside the checkout")
+    return folder

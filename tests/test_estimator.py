@@ -1,0 +1,275 @@
+"""The estimator end to end, on a network whose joints are the brightest spot: where it looks is known."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from bundles import JOINTS, write_spot_bundle
+
+from lfpose_edge import PoseEstimator, PoseResult
+from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.estimator import clip_boxes
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_spot_bundle(tmp_path_factory.mktemp("bundles") / "spot")
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def estimator(request: pytest.FixtureRequest, bundle: Path) -> Iterator[PoseEstimator]:
+    if request.param == "openvino":
+        pytest.importorskip("openvino", reason="openvino is not installed")
+    with PoseEstimator(bundle, backend=request.param, threads=1) as estimator:
+        yield estimator
+
+
+def _spots(
+    *centers: tuple[float, float], size: tuple[int, int] = (240, 320), sigma: float = 12.0
+) -> np.ndarray:
+    """A black BGR image with red bumps centred at continuous coordinates."""
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    red = np.zeros(size)
+    for cx, cy in centers:
+        red = np.maximum(red, 255 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * sigma**2)))
+    image = np.zeros((*size, 3), np.uint8)
+    image[..., 2] = red.round()
+    return image
+
+
+def test_the_joint_is_where_the_spot_is(estimator: PoseEstimator) -> None:
+    result = estimator(_spots((100.0, 80.0)), [60, 40, 150, 160])
+    assert isinstance(result, PoseResult)
+    assert result.keypoints.shape == (1, 3, 2)
+    assert result.keypoints.dtype == np.float32
+    np.testing.assert_allclose(result.keypoints[0], [[100, 80]] * 3, atol=1.0)
+    assert (result.presence > 0.9).all()
+    assert result.image_size == (240, 320)
+    assert result["left_hand"][0].x == pytest.approx(100, abs=1.0)
+    assert result.backend == estimator.describe()["backend"]
+
+
+def test_every_box_has_its_own_person_also_beyond_one_batch(bundle: Path) -> None:
+    centers = [(40.0 + 60 * (i % 5), 40.0 + 60 * (i // 5)) for i in range(15)]
+    boxes = [[x - 20, y - 20, x + 20, y + 20] for x, y in centers]
+    image = _spots(*centers, sigma=5.0)
+    with PoseEstimator(bundle, max_batch=4, backend="onnxruntime") as estimator:
+        result = estimator(image, boxes)
+        np.testing.assert_allclose(result.keypoints[:, 0], centers, atol=1.0)
+        alone = [estimator(image, box).keypoints[0] for box in boxes]
+    np.testing.assert_allclose(result.keypoints, alone, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "color"),
+    [
+        ("bgr", lambda red: red, "bgr"),
+        ("rgb", lambda red: red[..., ::-1], "rgb"),
+        ("bgra", lambda red: np.dstack([red, np.zeros(red.shape[:2], np.uint8)]), "bgr"),
+        ("gray", lambda red: red[..., 2], "bgr"),
+        ("gray with an axis", lambda red: red[..., 2:], "bgr"),
+        ("strided", lambda red: np.repeat(red, 2, axis=1)[:, ::2], "bgr"),
+    ],
+)
+def test_colour_orders_and_layouts(bundle: Path, name: str, make: Any, color: Any) -> None:
+    with PoseEstimator(bundle, color=color, backend="onnxruntime") as estimator:
+        result = estimator(make(_spots((100.0, 80.0))), [60, 40, 150, 160])
+    np.testing.assert_allclose(result.keypoints[0, 0], (100, 80), atol=1.0)
+
+
+def test_blue_is_not_red(bundle: Path) -> None:
+    with PoseEstimator(bundle, color="rgb", backend="onnxruntime") as estimator:
+        result = estimator(_spots((100.0, 80.0)), [60, 40, 150, 160])  # a BGR image, called RGB
+    assert (result.presence < 0.5).all()
+
+
+def test_files_and_bytes_give_what_the_array_gives(bundle: Path, tmp_path: Path) -> None:
+    image = _spots((100.0, 80.0))
+    path = tmp_path / "spot.png"
+    cv2.imwrite(str(path), image)
+    box = [60, 40, 150, 160]
+    for color in ("bgr", "rgb"):
+        with PoseEstimator(bundle, color=color, backend="onnxruntime") as estimator:
+            array = image if color == "bgr" else image[..., ::-1]
+            expected = estimator(array, box).keypoints
+            for source in (path, str(path), path.read_bytes()):
+                result = estimator(source, box)
+                np.testing.assert_array_equal(result.keypoints, expected)
+                assert result.timings.read_ms > 0
+            assert estimator(array, box).timings.read_ms == 0
+
+
+def test_without_a_detector_the_whole_image_is_one_person(estimator: PoseEstimator) -> None:
+    result = estimator(_spots((250.0, 200.0)))
+    assert result.boxes.tolist() == [[0, 0, 320, 240]]
+    assert result.keypoints[0, 0] == pytest.approx((250, 200), abs=3.0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (20000, 10, 3), (10, 3000, 3)])
+def test_odd_sizes(estimator: PoseEstimator, shape: tuple[int, int, int]) -> None:
+    result = estimator(np.zeros(shape, np.uint8))
+    assert len(result) == 1
+    assert np.isfinite(result.keypoints).all()
+
+
+def test_no_person_is_an_empty_result(bundle: Path) -> None:
+    with PoseEstimator(bundle, detector=lambda image: np.zeros((0, 4))) as estimator:
+        result = estimator(_spots())
+        assert len(result) == 0
+        assert result.keypoints.shape == (0, 3, 2)
+        assert estimator(_spots(), np.zeros((0, 4))).scores.shape == (0, 3)
+
+
+def test_a_detector_is_asked_when_no_boxes_are_given(bundle: Path) -> None:
+    asked = []
+
+    def detector(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(image.shape)
+        return np.array([[60, 40, 150, 160.0]]), np.array([0.7])
+
+    with PoseEstimator(bundle, detector=detector) as estimator:
+        result = estimator(_spots((100.0, 80.0)))
+        estimator(_spots(), [0, 0, 9, 9])
+    assert asked == [(240, 320, 3)]
+    assert result.box_scores.tolist() == pytest.approx([0.7])
+    np.testing.assert_allclose(result.keypoints[0, 0], (100, 80), atol=1.0)
+    assert result.timings.detect_ms > 0
+
+
+BAD_BOXES: dict[str, tuple[Any, str]] = {
+    "nan": ([[0, 0, 5, 5], [0, 0, np.nan, 5]], "box 1, .*, is not finite"),
+    "infinite": ([0, 0, np.inf, 5], "box 0, .*, is not finite"),
+    "no area": ([[0, 0, 5, 5], [3, 3, 3, 9]], "box 1, .*, has no area"),
+    "turned around": ([9, 9, 3, 3], "box 0, .*, has no area"),
+    "outside": ([400, 10, 500, 20], "box 0, .*, has no area inside the 320x240 image"),
+    "three numbers": ([1, 2, 3], r"shape \(N, 4\)"),
+    "cube": (np.zeros((2, 2, 4)), r"shape \(N, 4\)"),
+    "text": ("everyone", "numbers of shape"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_BOXES)
+def test_bad_boxes_are_named_by_index(case: str) -> None:
+    boxes, words = BAD_BOXES[case]
+    with pytest.raises(ValueError, match=words):
+        clip_boxes(boxes, (240, 320))
+
+
+def test_boxes_are_clipped() -> None:
+    assert clip_boxes([-5, -5, 500, 100], (240, 320)).tolist() == [[0, 0, 320, 100]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"model": "lfpose-light"}, BundleError, "did you mean 'lfpose-lite'"),
+        ({"backend": "onnxrt"}, BackendUnavailable, "did you mean 'onnxruntime'"),
+        ({"backend": "onnxruntime", "device": "cuda"}, BackendUnavailable, "'cpu', not 'cuda'"),
+        ({"backend": "onnxruntime", "precision": "fp16"}, BackendUnavailable, "fp32 or int8, not 'fp16'"),
+        ({"device": "cuda:0"}, BackendUnavailable, "no backend can do device 'cuda:0'"),
+        ({"precision": "int8"}, BundleError, "has no int8-cpu model"),
+        ({"precision": "double"}, ValueError, "precision must be one of"),
+        ({"color": "hsv"}, ValueError, "color must be one of"),
+        ({"max_batch": 0}, ValueError, "max_batch"),
+        ({"threads": 0}, ValueError, "threads"),
+        ({"presence_threshold": 2}, ValueError, "presence_threshold"),
+    ],
+)
+def test_arguments_that_cannot_be_met(
+    bundle: Path, arguments: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        PoseEstimator(**{"model": bundle, **arguments})
+
+
+def test_auto_says_what_it_took_and_why(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "lfpose_edge"), PoseEstimator(bundle) as estimator:
+        backend = estimator.describe()["backend"]
+    assert f"backend auto: {backend}" in caplog.text
+
+
+def test_auto_without_openvino_takes_onnxruntime_and_says_so(
+    bundle: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lfpose_edge.backends import openvino
+
+    monkeypatch.setattr(openvino, "unavailable", lambda: "openvino is not installed: pip install openvino")
+    with caplog.at_level("INFO", "lfpose_edge"), PoseEstimator(bundle) as estimator:
+        assert estimator.describe()["backend"].startswith("onnxruntime")
+    assert "not openvino: openvino is not installed" in caplog.text
+    with pytest.raises(BackendUnavailable, match="pip install openvino"):
+        PoseEstimator(bundle, backend="openvino")
+
+
+def test_predict_and_stream(estimator: PoseEstimator, tmp_path: Path) -> None:
+    images = [_spots((80.0, 80.0)), _spots((120.0, 90.0))]
+    boxes = [[40, 40, 120, 120], [80, 50, 160, 130]]
+    results = estimator.predict(images, boxes)
+    assert [r.keypoints[0, 0].round().tolist() for r in results] == [[80, 80], [120, 90]]
+    with pytest.raises(ValueError, match="one entry for each of the 2 images, got 1"):
+        estimator.predict(images, boxes[:1])
+    for i, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), image)
+    streamed = list(estimator.stream(tmp_path))
+    assert len(streamed) == 2
+    assert streamed[0].timings.read_ms > 0
+
+
+def test_threads_share_an_estimator(estimator: PoseEstimator) -> None:
+    centers = [(60.0 + 20 * i, 80.0) for i in range(8)]
+    wrong: list[Any] = []
+
+    def work(center: tuple[float, float]) -> None:
+        image, box = _spots(center), [center[0] - 40, 40, center[0] + 40, 120]
+        for _ in range(20):
+            found = estimator(image, box).keypoints[0, 0]
+            if np.abs(found - center).max() > 1.0:
+                wrong.append((center, found))
+
+    threads = [threading.Thread(target=work, args=(c,)) for c in centers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_results_do_not_change_with_the_next_call(estimator: PoseEstimator) -> None:
+    first = estimator(_spots((100.0, 80.0)), [60, 40, 150, 160])
+    kept = first.keypoints.copy()
+    estimator(_spots((130.0, 120.0)), [60, 40, 150, 160])
+    np.testing.assert_array_equal(first.keypoints, kept)
+
+
+def test_a_closed_estimator_says_so(bundle: Path) -> None:
+    estimator = PoseEstimator(bundle)
+    estimator.close()
+    estimator.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        estimator(_spots())
+
+
+def test_describe_is_plain_data(estimator: PoseEstimator) -> None:
+    facts = json.loads(json.dumps(estimator.describe()))
+    assert facts["model"] == "spot"
+    assert facts["input_size"] == [64, 48]
+    assert estimator.skeleton.keypoints == JOINTS
+
+
+def test_the_shipped_model_runs_on_the_packaged_photo() -> None:
+    from lfpose_edge.cli.predict import PHOTO
+
+    with PoseEstimator(threads=1) as estimator:
+        result = estimator(PHOTO)
+    # A portrait of 512 x 512: the head is in the upper middle, the shoulders are below it.
+    head, neck = result[0]["head_top"], result[0]["neck"]
+    assert 150 < head.x < 310
+    assert head.y < neck.y
+    assert result[0]["left_shoulder"].x > result[0]["right_shoulder"].x

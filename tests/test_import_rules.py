@@ -1,0 +1,182 @@
+"""The house's one-way import rule, and what the runtime does without."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import lfpose_edge.export
+import pytest
+
+import lfpose_edge
+
+PACKAGE = Path(lfpose_edge.__file__).parent
+EXPORT = Path(lfpose_edge.export.__file__).parent
+
+# Each room may import from the rooms named here, and from itself. In a function, anywhere or type-only makes
+# no difference but for the rooms in IN_FUNCTIONS.
+ALLOWED = {
+    "errors": set(),
+    "skeleton": {"errors"},
+    "geometry": set(),
+    "opencv": {"errors"},
+    "results": {"skeleton"},
+    "sources": {"errors", "opencv"},
+    "bundle": {"errors", "skeleton"},
+    "zoo": {"errors", "bundle"},
+    "draw": {"opencv", "results", "skeleton"},
+    "metrics": {"skeleton"},
+    "ops": {"_core", "geometry"},
+    "backends": {"bundle", "errors"},
+    "detection": {"errors", "geometry", "opencv", "ops", "zoo"},
+    "estimator": {
+        *(
+            "backends",
+            "bundle",
+            "detection",
+            "errors",
+            "geometry",
+            "ops",
+            "results",
+            "skeleton",
+            "sources",
+            "zoo",
+        ),
+    },
+    "cli": {
+        *("", "backends", "bundle", "errors", "estimator", "opencv", "results", "sources", "zoo"),
+    },
+    "train": {"bundle", "errors", "geometry", "metrics", "opencv", "ops", "skeleton"},
+    "export": {"backends", "bundle", "cli", "errors", "metrics"},
+}
+IN_FUNCTIONS = {"results": {"draw"}, "cli": {"train", "metrics"}, "export": {"train"}}
+RUNTIME = set(ALLOWED) - {"train", "export"}
+HEAVY = {"torch", "lightning", "onnx", "onnxscript", "onnxsim", "tensorrt", "pycuda", "pandas", "pycocotools"}
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if room not in ("__init__", "export", "models"):
+            yield room, path
+    for path in sorted(EXPORT.rglob("*.py")):
+        yield "export", path
+
+
+def _imports(path: Path) -> Iterator[tuple[str, bool, int]]:
+    """(imported module, whether at module level, line), but for those under TYPE_CHECKING."""
+
+    def walk(node: ast.AST, top: bool) -> Iterator[tuple[str, bool, int]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                continue
+            if isinstance(child, ast.Import):
+                yield from ((a.name, top, child.lineno) for a in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                module = child.module or ""
+                if module == "lfpose_edge":  # from lfpose_edge import ops, __version__
+                    for a in child.names:
+                        inner = PACKAGE / a.name
+                        known = inner.is_dir() or inner.with_suffix(".py").is_file() or a.name == "_core"
+                        yield f"lfpose_edge.{a.name}" if known else "lfpose_edge", top, child.lineno
+                else:
+                    yield module, top, child.lineno
+            else:
+                function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                yield from walk(child, top and not function)
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {room for room, _ in _modules()} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_imports_go_one_way(room: str) -> None:
+    wrong = []
+    for path in (p for r, p in _modules() if r == room):
+        for module, top, line in _imports(path):
+            parts = module.split(".")
+            if parts[0] != "lfpose_edge":
+                continue
+            target = parts[1] if len(parts) > 1 else ""
+            allowed = ALLOWED[room] | {room} | (set() if top else IN_FUNCTIONS.get(room, set()))
+            if target not in allowed:
+                wrong.append(f"{path.name}:{line} imports {module}")
+    assert wrong == []
+
+
+def test_the_runtime_imports_nothing_heavy() -> None:
+    wrong = []
+    for room, path in _modules():
+        if room not in RUNTIME:
+            continue
+        for module, top, line in _imports(path):
+            optional = not top or path.name in ("training.py",)
+            if module.split(".")[0] in HEAVY and not optional:
+                wrong.append(f"{path}:{line} imports {module}")
+    assert wrong == []
+
+
+def _run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_runtime_works_with_the_heavy_packages_blocked() -> None:
+    blocked = sorted(HEAVY | {"openvino", "torch_tensorrt", "yaml", "scipy"})
+    code = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+sys.meta_path.insert(0, Block())
+from lfpose_edge import PoseEstimator
+from lfpose_edge.cli.predict import PHOTO
+with PoseEstimator(threads=1, backend="onnxruntime") as pose:
+    result = pose(PHOTO)
+    result.draw(__import__("cv2").imread(str(PHOTO)))
+print(result.keypoints.shape, sorted(set({blocked!r}) & set(sys.modules)))
+"""
+    assert _run(code).strip() == "(1, 14, 2) []"
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import lfpose_edge", ["numpy", "cv2", "onnxruntime", "pydantic"]),
+        ("import lfpose_edge.cli.main", ["numpy", "cv2", "onnxruntime", "pydantic", "rich.console"]),
+        ("import lfpose_edge.estimator", ["onnxruntime", "torch", "rich", "typer"]),
+    ],
+)
+def test_what_an_import_leaves_unloaded(code: str, absent: list[str]) -> None:
+    found = _run(f"{code}\nimport sys\nprint([m for m in {absent!r} if m in sys.modules])")
+    assert found.strip() == "[]"
+
+
+def test_a_machine_without_libgl_is_told_both_ways_out() -> None:
+    code = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cv2":
+            raise ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
+sys.meta_path.insert(0, Block())
+from lfpose_edge.cli import main
+sys.argv = ["lfpose", "demo"]
+try:
+    main.main()
+except SystemExit as stop:
+    print("exit code", stop.code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "exit code 1" in done.stdout
+    assert done.stderr.count("\n") == 1
+    for words in ("libGL.so.1", "apt-get install libgl1", "opencv-python-headless"):
+        assert words in done.stderr

@@ -1,0 +1,165 @@
+"""Images and frames, whatever they come as; and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from lfpose_edge.errors import SourceError
+from lfpose_edge.sources import frames, load_image
+
+
+def _image(height: int = 40, width: int = 60) -> np.ndarray:
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 2] = 200  # red, in BGR
+    return image
+
+
+def _encoded(suffix: str = ".jpg", **size: int) -> bytes:
+    return cv2.imencode(suffix, _image(**size))[1].tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
+@pytest.mark.parametrize("kind", ["path", "string", "bytes", "bytearray"])
+def test_encoded_images_decode(tmp_path: Path, suffix: str, kind: str) -> None:
+    data = _encoded(suffix)
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(data)
+    source = {"path": path, "string": str(path), "bytes": data, "bytearray": bytearray(data)}[kind]
+    bgr, rgb = load_image(source), load_image(source, "rgb")
+    assert bgr.shape == (40, 60, 3)
+    assert bgr[20, 30, 2] > 150 > bgr[20, 30, 0]
+    assert np.array_equal(rgb, bgr[..., ::-1])
+
+
+def test_exif_orientation_is_honoured() -> None:
+    # An EXIF block with the one entry "orientation: 6", turn clockwise by 90 degrees.
+    entry = b"\x12\x01" + b"\x03\x00" + b"\x01\x00\x00\x00" + b"\x06\x00\x00\x00"
+    tiff = b"II*\x00\x08\x00\x00\x00" + b"\x01\x00" + entry + b"\x00\x00\x00\x00"
+    body = b"Exif\x00\x00" + tiff
+    segment = b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body
+    data = _encoded()
+    turned = load_image(data[:2] + segment + data[2:])
+    assert turned.shape == (60, 40, 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 3), (5, 7, 1), (5, 7, 4), (20000, 10, 3)])
+def test_arrays_are_taken_as_they_are(shape: tuple[int, ...]) -> None:
+    array = np.zeros(shape, np.uint8)
+    assert load_image(array) is array
+
+
+BAD_ARRAYS: dict[str, tuple[Any, type[Exception], str]] = {
+    "float": (np.zeros((4, 4, 3)), TypeError, r"uint8 .* got float64; .*image \* 255"),
+    "int32": (np.zeros((4, 4, 3), np.int32), TypeError, "got int32"),
+    "two channels": (np.zeros((4, 4, 2), np.uint8), SourceError, r"got shape \(4, 4, 2\)"),
+    "batch": (np.zeros((1, 4, 4, 3), np.uint8), SourceError, r"got shape \(1, 4, 4, 3\)"),
+    "empty": (np.zeros((0, 4, 3), np.uint8), SourceError, "not empty"),
+    "list": ([[0]], TypeError, "got list"),
+    "none": (None, TypeError, "got NoneType"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_other_objects_are_refused(case: str) -> None:
+    source, error, words = BAD_ARRAYS[case]
+    with pytest.raises(error, match=words):
+        load_image(source)
+
+
+BAD_FILES = {
+    "truncated jpeg": ("a.jpg", _encoded()[:-200], "is truncated"),
+    "truncated png": ("a.png", _encoded(".png")[:-20], "is truncated"),
+    "only a header": ("a.jpg", b"\xff\xd8\xff", "is truncated"),
+    "zero bytes": ("a.jpg", b"", r"is empty \(0 bytes\)"),
+    "text": ("a.jpg", b"hello, I am no image\n" * 20, "is damaged, or not an image"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_files_are_named(tmp_path: Path, case: str) -> None:
+    name, data, words = BAD_FILES[case]
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match=words) as caught:
+        load_image(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_jpeg_with_a_whole_thumbnail_is_still_truncated() -> None:
+    thumbnail = _encoded(height=8, width=8)
+    segment = b"\xff\xe2" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    data = _encoded()
+    assert load_image(data[:2] + segment + data[2:]).shape == (40, 60, 3)
+    with pytest.raises(SourceError, match="truncated"):
+        load_image((data[:2] + segment + data[2:])[:-100])
+
+
+@pytest.mark.parametrize(("name", "words"), [("folder", "is a folder"), ("none.jpg", "no file")])
+def test_paths_that_are_no_image_file(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SourceError, match=words):
+        load_image(tmp_path / name)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.png", "a.png"):
+        (tmp_path / name).write_bytes(_encoded(".png"))
+    (tmp_path / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_a_folder_gives_its_images_in_order(folder: Path) -> None:
+    found = list(frames(folder))
+    assert [Path(f.name).name for f in found] == ["a.png", "b.png"]
+    assert [f.index for f in found] == [0, 1]
+    assert found[0].time_s is None
+
+
+def test_globs_lists_arrays_and_single_files(folder: Path) -> None:
+    assert len(list(frames(str(folder / "*.png")))) == 2
+    assert len(list(frames(folder / "a.png"))) == 1
+    assert len(list(frames([folder / "a.png", _image()]))) == 2
+    assert len(list(frames(_image()))) == 1
+
+
+def test_a_video_gives_its_frames(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for level in (0, 100, 200):
+        writer.write(np.full((48, 64, 3), level, np.uint8))
+    writer.release()
+    found = list(frames(path))
+    assert [round(float(f.image.mean()), -2) for f in found] == [0, 100, 200]
+    assert [f.index for f in found] == [0, 1, 2]
+    assert found[2].time_s == pytest.approx(0.2, abs=0.11)
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "words"),
+    [
+        ("empty", SourceError, "holds no image"),
+        ("*.gif", SourceError, "no file matches"),
+        ("none.mp4", SourceError, "no file"),
+        (True, TypeError, "got bool"),
+        (1.5, TypeError, "got float"),
+    ],
+)
+def test_sources_that_give_nothing(tmp_path: Path, source: Any, error: type[Exception], words: str) -> None:
+    (tmp_path / "empty").mkdir()
+    where = tmp_path / source if isinstance(source, str) else source
+    with pytest.raises(error, match=words):
+        list(frames(where))
+
+
+def test_a_file_that_is_no_video(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.avi"
+    path.write_bytes(b"not a video" * 100)
+    with pytest.raises(SourceError, match="cannot open"):
+        list(frames(path))
