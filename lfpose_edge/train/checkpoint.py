@@ -1,0 +1,49 @@
+"""Training checkpoints: written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lfpose_edge.errors import BundleError
+
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` so that a kill or a full disk leaves the old file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        BundleError: it is missing, damaged, or not a checkpoint of this program.
+    """
+    if not path.is_file():
+        message = f"no checkpoint at {path}"
+        raise BundleError(message)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        message = f"{path} is damaged or not a checkpoint ({type(error).__name__})"
+        raise BundleError(message) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        message = f"{path} is not a checkpoint of lfpose-edge (format {FORMAT})"
+        raise BundleError(message)
+    return state

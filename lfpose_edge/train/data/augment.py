@@ -1,0 +1,60 @@
+"""Random changes of a crop: its geometry as one affine, then its pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge.geometry import Affines, crop_affines
+from lfpose_edge.train.recipe import Augment
+
+
+def random_crop_affine(
+    box: NDArray[np.float64],
+    size: tuple[int, int],
+    padding: float,
+    augment: Augment,
+    rng: np.random.Generator,
+) -> tuple[Affines, bool]:
+    """A turned, scaled, shifted and perhaps mirrored crop of a box, by the box alone: no joint is looked at.
+
+    Returns:
+        (2, 3) affine from crop to image coordinates, and whether it mirrors left and right.
+    """
+    if augment.zoom and rng.random() < augment.zoom:
+        box = random_part(box, rng)
+    limit = min(3 * augment.rotation_deg, 180.0)
+    rotation = float(np.clip(rng.normal(0.0, augment.rotation_deg), -limit, limit))
+    scale = rng.uniform(1 - augment.scale, 1 + augment.scale)
+    flip = bool(rng.random() < augment.flip)
+    shift = rng.uniform(-augment.shift, augment.shift, 2) * (size[1], size[0])
+    affine = crop_affines(box, size, padding=padding * scale, rotation_deg=rotation, flip=flip)[0]
+    affine[:, 2] += affine[:, :2] @ shift
+    return affine, flip
+
+
+def random_part(box: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """A part of a box (4,), 40 to 80 % of it along each side."""
+    extent = box[2:] - box[:2]
+    part = extent * rng.uniform(0.4, 0.8, 2)
+    corner = box[:2] + rng.uniform(0, 1, 2) * (extent - part)
+    return np.concatenate([corner, corner + part])
+
+
+def random_pixels(crop: NDArray[np.uint8], augment: Augment, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Change brightness, contrast and channel gains of a (3, H, W) crop, and perhaps cover a rectangle."""
+    gain, contrast = 1 + rng.uniform(-augment.color, augment.color, 2)
+    channel_gain = 1 + rng.uniform(-augment.color, augment.color, 3) / 2
+    out = np.empty_like(crop)
+    levels = np.arange(256, dtype=np.float32)
+    mean = float(crop.mean())
+    for c in range(3):
+        # One table of 256 entries does what three passes over the pixels would.
+        table = (mean + (levels - mean) * contrast) * gain * channel_gain[c]
+        out[c] = np.clip(table + 0.5, 0, 255).astype(np.uint8)[crop[c]]
+    if rng.random() < augment.cutout:
+        _, height, width = crop.shape
+        h, w = (int(s * rng.uniform(0.1, 0.34)) for s in (height, width))
+        y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+        out[:, y : y + h, x : x + w] = rng.integers(0, 256, (3, h, w), dtype=np.uint8)
+    return out

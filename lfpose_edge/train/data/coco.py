@@ -1,0 +1,102 @@
+"""Persons of a COCO-keypoints JSON: boxes, located joints, and the images they are in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge.errors import SourceError
+from lfpose_edge.skeleton import Skeleton
+
+
+@dataclass(frozen=True)
+class PersonTable:
+    """N persons with located joints.
+
+    Attributes:
+        images: N image paths.
+        image_ids: (N,) COCO image ids.
+        annotation_ids: (N,) COCO annotation ids.
+        boxes: (N, 4) float64 x1, y1, x2, y2 in image pixels.
+        joints: (N, K, 2) float64 continuous image coordinates (COCO's pixel index + 0.5); 0 where unlabelled.
+        labelled: (N, K) bool, the joint has a location (COCO v > 0).
+        areas: (N,) the annotations' areas, square pixels.
+        skeleton: the K joints' names and order.
+    """
+
+    images: list[Path]
+    image_ids: NDArray[np.int64]
+    annotation_ids: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    joints: NDArray[np.float64]
+    labelled: NDArray[np.bool_]
+    areas: NDArray[np.float64]
+    skeleton: Skeleton
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def first(self, count: int) -> PersonTable:
+        """The first ``count`` persons."""
+        rows = {f.name: getattr(self, f.name)[:count] for f in fields(self) if f.name != "skeleton"}
+        return PersonTable(**rows, skeleton=self.skeleton)
+
+
+def read_coco_keypoints(annotations: Path, images: Path, skeleton: Skeleton) -> PersonTable:
+    """Read the persons that have at least one labelled joint.
+
+    Joints are matched by name: those that the file has and ``skeleton`` lacks are left out, those that
+    it lacks stay unlabelled. Crowd annotations are left out.
+
+    Raises:
+        SourceError: the file is missing or not COCO keypoints, shares no joint with the skeleton, holds
+            no labelled person, or names an image that is not in the folder.
+    """
+    try:
+        tree = json.loads(annotations.read_text(encoding="utf-8"))
+        names = next(c["keypoints"] for c in tree["categories"] if c.get("keypoints"))
+        files = {image["id"]: images / image["file_name"] for image in tree["images"]}
+        persons = [
+            a for a in tree["annotations"] if any(a.get("keypoints", ())[2::3]) and not a.get("iscrowd")
+        ]
+    except FileNotFoundError as error:
+        message = (
+            f"no annotation file {annotations}; set --data or LFPOSE_DATA to the folder it is relative to"
+        )
+        raise SourceError(message) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, StopIteration) as error:
+        message = f"{annotations}: not a COCO-keypoints JSON ({type(error).__name__}: {error})"
+        raise SourceError(message) from error
+
+    shared = [joint for joint in skeleton.keypoints if joint in names]
+    if not shared:
+        message = f"{annotations}: none of its joints ({', '.join(names)}) is in skeleton {skeleton.name!r}"
+        raise SourceError(message)
+    if not persons:
+        message = f"{annotations}: no person has a labelled joint"
+        raise SourceError(message)
+
+    table = np.array([p["keypoints"] for p in persons], np.float64).reshape(len(persons), -1, 3)
+    keypoints = np.zeros((len(persons), len(skeleton), 3))
+    keypoints[:, [skeleton.index(j) for j in shared]] = table[:, [names.index(j) for j in shared]]
+    labelled = keypoints[..., 2] > 0
+    xywh = np.array([p["bbox"] for p in persons], np.float64)
+    paths = [files[p["image_id"]] for p in persons]
+    missing = next((path for path in paths if not path.is_file()), None)
+    if missing is not None:
+        message = f"{annotations} names an image that is not there: {missing}"
+        raise SourceError(message)
+    return PersonTable(
+        images=paths,
+        image_ids=np.array([p["image_id"] for p in persons], np.int64),
+        annotation_ids=np.array([p["id"] for p in persons], np.int64),
+        boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
+        joints=np.where(labelled[..., None], keypoints[..., :2] + 0.5, 0.0),
+        labelled=labelled,
+        areas=np.array([p.get("area") or p["bbox"][2] * p["bbox"][3] for p in persons], np.float64),
+        skeleton=skeleton,
+    )

@@ -1,0 +1,105 @@
+"""Person crops as a torch data set: what training and evaluation iterate over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lfpose_edge import ops
+from lfpose_edge.errors import SourceError
+from lfpose_edge.geometry import apply_affine, crop_affines, invert_affine
+from lfpose_edge.opencv import cv2
+from lfpose_edge.train.data.augment import random_crop_affine, random_pixels
+from lfpose_edge.train.data.coco import PersonTable
+from lfpose_edge.train.recipe import Augment
+
+
+class Sample(NamedTuple):
+    """One crop, or a batch of them (every field then has a leading B).
+
+    Attributes:
+        crop: (3, H, W) uint8 RGB.
+        joints: (K, 2) float32 crop pixels.
+        labelled: (K,) bool, the joint is labelled and inside the crop.
+    """
+
+    crop: Tensor
+    joints: Tensor
+    labelled: Tensor
+
+
+@dataclass(frozen=True)
+class CropView:
+    """How crops are cut: fixed within an epoch.
+
+    Attributes:
+        size: crop height and width.
+        padding: the crop's size over the box's.
+        augment: random changes, or None for the plain crop.
+        seed: with the sample's index it decides all random choices, whichever worker draws them.
+    """
+
+    size: tuple[int, int]
+    padding: float
+    augment: Augment | None = None
+    seed: tuple[int, ...] = (0,)
+
+
+class PersonCrops(Dataset[Sample]):
+    """Crops of the persons of a table, each image decoded when it is asked for."""
+
+    def __init__(self, persons: PersonTable, view: CropView) -> None:
+        self.persons = persons
+        self.view = view
+        self._mirror = persons.skeleton.flip_permutation
+
+    def with_view(self, **changes: object) -> PersonCrops:
+        """The same persons, cropped in another way."""
+        return PersonCrops(self.persons, replace(self.view, **changes))  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self.persons)
+
+    def __getitem__(self, index: int) -> Sample:
+        view = self.view
+        box, joints = self.persons.boxes[index], self.persons.joints[index]
+        labelled = self.persons.labelled[index]
+        rng = np.random.default_rng((*view.seed, index))
+        flip = False
+        if view.augment is None:
+            affine = crop_affines(box, view.size, padding=view.padding)[0]
+        else:
+            affine, flip = random_crop_affine(box, view.size, view.padding, view.augment, rng)
+
+        crop = ops.preprocess(
+            read_bgr(self.persons, index), affine[None], view.size, swap_rb=True, dtype=np.uint8
+        )[0]
+        if view.augment is not None:
+            crop = random_pixels(crop, view.augment, rng)
+
+        joints = apply_affine(invert_affine(affine), joints)
+        height, width = view.size
+        inside = np.all((joints >= 0) & (joints < (width, height)), axis=1)
+        labelled = labelled & inside
+        if flip:
+            joints, labelled = joints[self._mirror], labelled[self._mirror]
+        return Sample(
+            torch.from_numpy(crop), torch.from_numpy(joints.astype(np.float32)), torch.from_numpy(labelled)
+        )
+
+
+def read_bgr(persons: PersonTable, index: int) -> NDArray[np.uint8]:
+    """Decode a person's image, (H, W, 3) uint8 BGR; annotations are in stored, not EXIF-turned, pixels."""
+    path = persons.images[index]
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imread(str(path), flags)
+    if image is None:
+        message = f"cannot decode {path}: damaged, or not an image"
+        raise SourceError(message)
+    return image  # type: ignore[return-value]

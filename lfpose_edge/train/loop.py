@@ -1,0 +1,291 @@
+"""The training loop.
+
+Every random choice is drawn from (seed, epoch, sample), never from a running generator, so a run that
+was killed and resumed from its checkpoint does what the unbroken run would have done.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import logging
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch.utils.data import DataLoader
+
+from lfpose_edge.errors import BundleError, LFPoseError
+from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
+from lfpose_edge.train.data.coco import PersonTable, read_coco_keypoints
+from lfpose_edge.train.data.crops import CropView, PersonCrops, Sample
+from lfpose_edge.train.evaluate import evaluate_network
+from lfpose_edge.train.losses import supervised_loss
+from lfpose_edge.train.networks import CamNetwork, build_network
+from lfpose_edge.train.progress import TrainingProgress
+from lfpose_edge.train.recipe import DataSet, Recipe
+
+logger = logging.getLogger("lfpose_edge")
+
+CHECKPOINT_SECONDS = 300.0
+
+
+@dataclass
+class Run:
+    """What a finished (or stopped) training leaves.
+
+    Attributes:
+        network: the network with the averaged (EMA) weights.
+        checkpoint: where they were written.
+        finished: False when the run was stopped by the user before its last epoch.
+        history: one dict an epoch: epoch, size, loss, images_per_second and, where it was measured, val_pck.
+    """
+
+    network: CamNetwork
+    checkpoint: Path
+    finished: bool
+    history: list[dict[str, Any]]
+
+
+def train(
+    recipe: Recipe,
+    *,
+    data_root: Path,
+    out: Path,
+    accelerator: str = "auto",
+    validate_every: int = 5,
+) -> Run:
+    """Train by a recipe, going on from ``out/last.pt`` where an earlier run left one.
+
+    Args:
+        recipe: what to do.
+        data_root: the folder that the recipe's data paths are relative to.
+        out: folder of the checkpoint.
+        accelerator: Fabric's name of the device kind: ``cpu``, ``cuda``, ``auto``.
+        validate_every: epochs between two measurements on the validation set.
+
+    Raises:
+        RecipeError, SourceError: the recipe or its data cannot be used.
+        LFPoseError: the loss is not finite, or the checkpoint in ``out`` belongs to another recipe.
+    """
+    keep_freed_memory()
+    fabric = Fabric(accelerator=accelerator, precision=recipe.precision)
+    fabric.launch()
+    torch.manual_seed(recipe.seed)
+
+    train_set = PersonCrops(
+        _persons(recipe.data.train, recipe, data_root), CropView((0, 0), recipe.data.padding)
+    )
+    val_set = _persons(recipe.data.val, recipe, data_root)
+    network = build_network(recipe.network, len(recipe.joints)).to(memory_format=torch.channels_last)
+    if recipe.start_from is not None:
+        load_weights(network, recipe.start_from)
+    ema = copy.deepcopy(network).eval()
+    options = recipe.optimizer
+    groups = network.parameter_groups()
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": groups["backbone"], "lr": options.lr_backbone, "peak_lr": options.lr_backbone},
+            {"params": groups["head"], "lr": options.lr_head, "peak_lr": options.lr_head},
+        ],
+        weight_decay=options.weight_decay,
+    )
+
+    path = out / "last.pt"
+    step, history = 0, []
+    if path.is_file():
+        state = load_checkpoint(path)
+        if state["recipe"] != recipe.model_dump(mode="json"):
+            message = f"{path} was made by another recipe; use another --out, or remove it to start anew"
+            raise LFPoseError(message)
+        network.load_state_dict(state["network"])
+        ema.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, history = state["step"], state["history"]
+    model, optimizer = fabric.setup(network, optimizer)
+    ema = fabric.to_device(ema)
+
+    steps_per_epoch = math.ceil(len(train_set) / options.batch_size)
+    last_step = steps_per_epoch * recipe.epochs
+    if step:
+        logger.info("resuming %s at epoch %d of %d", path, step // steps_per_epoch + 1, recipe.epochs)
+
+    def save() -> None:
+        if fabric.is_global_zero:
+            save_checkpoint(
+                path,
+                {
+                    "recipe": recipe.model_dump(mode="json"),
+                    "network": network.state_dict(),
+                    "ema": ema.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                    "history": history,
+                },
+            )
+
+    saved_at = time.monotonic()
+    with (
+        TrainingProgress(recipe, steps_per_epoch, enabled=fabric.is_global_zero) as progress,
+        stop_request() as stop,
+    ):
+        while step < last_step:
+            epoch, first_batch = divmod(step, steps_per_epoch)
+            size = recipe.size_at(epoch)
+            crops = train_set.with_view(size=size, augment=recipe.augment, seed=(recipe.seed, epoch))
+            batches = epoch_batches(len(crops), options.batch_size, (recipe.seed, epoch))[first_batch:]
+            shares = [batch[fabric.global_rank :: fabric.world_size] for batch in batches]
+            loader = DataLoader(
+                crops,
+                batch_sampler=shares,
+                collate_fn=collate,
+                num_workers=recipe.data.workers,
+                worker_init_fn=quiet_worker,
+            )
+            progress.start_epoch(epoch, size, first_batch)
+            losses, started = [], time.monotonic()
+
+            for sample in loader:
+                sample = Sample(*(fabric.to_device(t) for t in sample))
+                set_learning_rate(optimizer, step, last_step, options.warmup_steps)
+                output = model(network.normalize(sample.crop))
+                terms = supervised_loss(
+                    output, sample.joints, sample.labelled, network.cam_stride, recipe.loss
+                )
+                if not torch.isfinite(terms.total):
+                    message = (
+                        f"the loss is {terms.total.item()} at step {step}; the last good state is in {path}: "
+                        "lower the learning rates and start again"
+                    )
+                    raise LFPoseError(message)
+                fabric.backward(terms.total)
+                fabric.clip_gradients(model, optimizer, max_norm=options.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                # A short memory at first: an average over the random start would be worth nothing.
+                update_average(ema, network, min(options.ema_decay, (step + 1) / (step + 10)))
+                step += 1
+                losses.append(terms.total.item())
+                progress.advance(terms)
+                if stop.requested or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                    save()
+                    saved_at = time.monotonic()
+                if stop.requested:
+                    progress.note(f"stopped; run the same command to go on from {path}")
+                    return Run(ema, path, False, history)
+
+            row: dict[str, Any] = {
+                "epoch": epoch + 1,
+                "size": list(size),
+                "loss": float(np.mean(losses)),
+                "images_per_second": len(losses) * options.batch_size / (time.monotonic() - started),
+            }
+            if (epoch + 1) % validate_every == 0 or step == last_step:
+                row["val_pck"] = evaluate_network(ema, val_set, size, recipe.data.padding).pck_box.mean
+            history.append(row)
+            progress.end_epoch(row)
+            save()
+            saved_at = time.monotonic()
+    return Run(ema, path, True, history)
+
+
+def load_weights(network: CamNetwork, checkpoint: Path) -> None:
+    """Fill a network with a checkpoint's averaged weights; BundleError when they are another network's."""
+    try:
+        network.load_state_dict(load_checkpoint(checkpoint)["ema"])
+    except RuntimeError as error:
+        message = f"{checkpoint} does not hold the network that the recipe describes: {error}"
+        raise BundleError(message) from error
+
+
+def epoch_batches(count: int, batch_size: int, seed: tuple[int, ...]) -> list[list[int]]:
+    """All sample indices in the epoch's order, in batches; the last one may be smaller."""
+    order = np.random.default_rng(seed).permutation(count).tolist()
+    return [order[i : i + batch_size] for i in range(0, count, batch_size)]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, last_step: int, warmup: int) -> None:
+    """A linear warm-up, then half a cosine down to zero."""
+    ramp = min(1.0, (step + 1) / max(1, warmup))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / last_step))
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * ramp * cosine
+
+
+@torch.no_grad()
+def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
+    """Move an exponential moving average of weights and BatchNorm statistics towards the network."""
+    own, new = average.state_dict(), network.state_dict()
+    floats = [k for k, v in own.items() if v.is_floating_point()]
+    torch._foreach_lerp_([own[k] for k in floats], [new[k] for k in floats], 1 - decay)
+    for k in own.keys() - set(floats):
+        own[k].copy_(new[k])
+
+
+def collate(samples: list[Sample]) -> Sample:
+    """Stack samples into a batch."""
+    return Sample(*(torch.stack(field) for field in zip(*samples, strict=True)))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed blocks.
+
+    Training frees and asks for the same tensors of many megabytes at every step; by default each goes
+    back to the system and comes again page by page, which costs half of the time of a step on a CPU.
+    """
+    if sys.platform != "linux":
+        return
+    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        for option, value in ((m_mmap_max, 0), (m_trim_threshold, 2**31 - 1), (m_top_pad, 2**28)):
+            mallopt(option, value)
+
+
+def quiet_worker(_: int) -> None:
+    """A loader process leaves Ctrl-C to the trainer and uses one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+@dataclass
+class StopRequest:
+    """Whether the user asked to stop."""
+
+    requested: bool = False
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Turn the first Ctrl-C or SIGTERM into a request; a second one acts as usual."""
+    stop = StopRequest()
+    previous: dict[int, Any] = {}
+
+    def ask(number: int, _: object) -> None:
+        stop.requested = True
+        signal.signal(number, previous[number])
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, ask)
+    except ValueError:  # not in the main thread: signals are the caller's
+        previous.clear()
+    try:
+        yield stop
+    finally:
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
+
+
+def _persons(data: DataSet, recipe: Recipe, root: Path) -> PersonTable:
+    return read_coco_keypoints(root / data.annotations, root / data.images, recipe.joints)

@@ -1,0 +1,103 @@
+"""The supervised pose network: backbone, light decoder, CAM logits and presence logits."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lfpose_edge.train.networks.decoder import ResizeDecoder
+from lfpose_edge.train.networks.efficientnet_lite import LITE_VARIANTS, EfficientNetLite
+from lfpose_edge.train.networks.resnet import RESNET_VARIANTS, ResNet
+
+BACKBONES = {name: EfficientNetLite for name in LITE_VARIANTS} | {name: ResNet for name in RESNET_VARIANTS}
+
+
+class PoseOutput(NamedTuple):
+    """What every pose network returns.
+
+    Attributes:
+        cams: (B, K, h, w) class activation maps, logits.
+        presence: (B, K) presence logits.
+    """
+
+    cams: Tensor
+    presence: Tensor
+
+
+class CamNetwork(nn.Module):
+    """Backbone and :class:`ResizeDecoder` with a CAM head and a presence head.
+
+    Args:
+        backbone: a name in ``BACKBONES``.
+        joints: K.
+        widths: decoder channels from stride 32 downwards; four of them end at stride 4.
+
+    Attributes:
+        cam_stride: crop pixels per CAM cell.
+    """
+
+    def __init__(self, backbone: str, joints: int, widths: tuple[int, ...] = (160, 128, 96, 64)) -> None:
+        super().__init__()
+        self._frozen: list[nn.Module] = []
+        self.backbone = BACKBONES[backbone](backbone)
+        self.decoder = ResizeDecoder(self.backbone.channels, widths)
+        self.cam_head = nn.Conv2d(widths[-1], joints, 1)
+        self.presence_head = nn.Linear(widths[0], joints)
+        self.cam_stride = 32 // 2 ** (len(widths) - 1)
+        # A cell holds a joint rarely: start there, so that the first steps are not spent on the background.
+        nn.init.normal_(self.cam_head.weight, std=0.01)
+        nn.init.constant_(self.cam_head.bias, math.log(0.01 / 0.99))
+
+    def forward(self, crops: Tensor) -> PoseOutput:
+        """(B, 3, H, W) normalised crops to CAMs (B, K, H / stride, W / stride) and presence (B, K)."""
+        fine, top = self.decoder(self.backbone(crops))
+        return PoseOutput(self.cam_head(fine), self.presence_head(F.adaptive_avg_pool2d(top, 1).flatten(1)))
+
+    def freeze(self, stages: int) -> None:
+        """Keep the backbone's stem and its first ``stages`` stages as they are; 0 frees everything."""
+        layers = self.backbone.early_layers()
+        self._frozen = layers[: stages + 1] if stages else []
+        for layer in self._frozen:
+            layer.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> CamNetwork:
+        """As in torch; frozen layers stay in inference mode, so that their BatchNorm statistics stay."""
+        super().train(mode)
+        for layer in self._frozen:
+            layer.eval()
+        return self
+
+    def normalize(self, crops: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 RGB to what the network takes: float32, channels last."""
+        mean = torch.tensor(self.backbone.pixel_mean, device=crops.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.backbone.pixel_std, device=crops.device).view(1, 3, 1, 1)
+        return ((crops - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters that came pretrained and those that did not, for different learning rates."""
+        backbone = list(self.backbone.parameters())
+        ids = {id(p) for p in backbone}
+        head = [p for p in self.parameters() if id(p) not in ids]
+        return {"backbone": [p for p in backbone if p.requires_grad], "head": head}
+
+
+def count_parameters(network: nn.Module) -> int:
+    """The number of learned values."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def count_macs(network: nn.Module, size: tuple[int, int]) -> int:
+    """Multiply-accumulates of one crop of ``size`` (height, width), counted by torch's FlopCounterMode."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    training = network.training
+    network.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, *size))
+    network.train(training)
+    return counter.get_total_flops() // 2

@@ -1,0 +1,81 @@
+"""What a training shows: a progress bar on a terminal, one line an epoch in a log."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lfpose_edge.train.losses import LossTerms
+from lfpose_edge.train.recipe import Recipe
+
+_LOG_SECONDS = 60.0
+
+
+class TrainingProgress:
+    """Shows a running training on stderr.
+
+    Args:
+        recipe: the run's recipe.
+        steps_per_epoch: batches in an epoch.
+        enabled: False shows nothing (the other processes of a distributed run).
+    """
+
+    def __init__(self, recipe: Recipe, steps_per_epoch: int, *, enabled: bool = True) -> None:
+        self._console = Console(stderr=True, quiet=not enabled, highlight=False)
+        self._interactive = enabled and self._console.is_terminal
+        self._epochs, self._steps = recipe.epochs, steps_per_epoch
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=steps_per_epoch, loss="")
+        self._epoch, self._done, self._logged_at = 0, 0, time.monotonic()
+
+    def __enter__(self) -> TrainingProgress:
+        if self._interactive:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def start_epoch(self, epoch: int, size: tuple[int, int], first_batch: int) -> None:
+        """Begin an epoch, perhaps in its middle."""
+        self._epoch, self._done = epoch, first_batch
+        label = f"epoch {epoch + 1}/{self._epochs} at {size[0]}x{size[1]}"
+        self._bar.reset(self._task, description=label, total=self._steps, completed=first_batch, loss="")
+
+    def advance(self, terms: LossTerms) -> None:
+        """One step is done."""
+        self._done += 1
+        text = f"loss {terms.total:.3f} (location {terms.location:.3f}, presence {terms.presence:.3f})"
+        if self._interactive:
+            self._bar.update(self._task, advance=1, loss=text)
+        elif time.monotonic() - self._logged_at > _LOG_SECONDS:
+            self._logged_at = time.monotonic()
+            self._console.print(
+                f"epoch {self._epoch + 1}/{self._epochs} step {self._done}/{self._steps} {text}"
+            )
+
+    def end_epoch(self, row: dict[str, Any]) -> None:
+        """An epoch is done; ``row`` is its entry of the history."""
+        pck = f"  val PCK@0.1box {row['val_pck']:.3f}" if "val_pck" in row else ""
+        self._console.print(
+            f"epoch {row['epoch']}/{self._epochs}  loss {row['loss']:.3f}  "
+            f"{row['images_per_second']:.0f} images/s{pck}"
+        )
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text)

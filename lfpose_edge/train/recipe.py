@@ -1,0 +1,225 @@
+"""A training recipe: the YAML file that holds every choice of a run. An unknown key is an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lfpose_edge.errors import RecipeError, did_you_mean
+from lfpose_edge.skeleton import SKELETONS, Skeleton
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSet(_Section):
+    """One COCO-keypoints JSON and the folder of its images, relative to the data root."""
+
+    annotations: Path
+    images: Path
+
+
+class Data(_Section):
+    train: DataSet
+    val: DataSet
+    padding: Positive = 1.25
+    """The crop's size over the box's."""
+    workers: int = Field(1, ge=0)
+
+
+class Network(_Section):
+    backbone: str = "efficientnet_lite0"
+    pretrained: bool | Path = True
+    """Start from the published ImageNet weights, installed as a package (true) or in a file (its path)."""
+    widths: tuple[int, ...] = (128, 96, 64, 48)
+    """Decoder channels from stride 32 downwards."""
+    freeze_stages: int = Field(0, ge=0)
+    """The backbone's stem and this many of its stages keep their ImageNet weights."""
+
+
+class Stage(_Section):
+    """Some epochs at one crop size; small crops first make a training cheaper."""
+
+    epochs: int = Field(ge=1)
+    size: tuple[int, int]
+    """Crop height and width; multiples of 32."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Stage:
+        if any(s % 32 or s <= 0 for s in self.size):
+            message = f"size {list(self.size)} must be positive multiples of 32"
+            raise ValueError(message)
+        return self
+
+
+class Augment(_Section):
+    rotation_deg: float = Field(30.0, ge=0)
+    """Standard deviation of the turn, cut off at three times that or a half turn."""
+    scale: float = Field(0.25, ge=0, lt=1)
+    """The crop is scaled by a factor in [1 - scale, 1 + scale]."""
+    shift: Fraction = 0.06
+    """Largest shift, as a part of the crop."""
+    zoom: Fraction = 0.0
+    """Chance that the crop shows a part of the box only, as a picture that cuts the person off does."""
+    flip: Fraction = 0.5
+    color: Fraction = 0.25
+    """Largest change of brightness, contrast and of each channel's gain."""
+    cutout: Fraction = 0.3
+    """Chance that a rectangle of up to a third of the crop is filled with noise."""
+
+
+class Loss(_Section):
+    sigma_cells: Positive = 1.5
+    """Standard deviation of the target Gaussian, in CAM cells."""
+    location: float = Field(1.0, ge=0)
+    heatmap: float = Field(0.1, ge=0)
+    presence: float = Field(0.1, ge=0)
+
+
+class Optimizer(_Section):
+    batch_size: int = Field(32, ge=1)
+    lr_head: Positive = 1e-3
+    lr_backbone: Positive = 5e-4
+    weight_decay: float = Field(0.02, ge=0)
+    warmup_steps: int = Field(300, ge=0)
+    clip_norm: Positive = 5.0
+    ema_decay: float = Field(0.998, ge=0, lt=1)
+
+
+class Recipe(_Section):
+    """Everything that decides what a training makes."""
+
+    name: str
+    skeleton: str
+    seed: int = 0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    data: Data
+    network: Network = Network()
+    start_from: Path | None = None
+    """A checkpoint of the same network, whose averaged weights this training starts from."""
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    augment: Augment = Augment()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if self.skeleton not in SKELETONS:
+            message = f"unknown skeleton {self.skeleton!r}; {did_you_mean(self.skeleton, SKELETONS)}"
+            raise ValueError(message)
+        return self
+
+    @property
+    def epochs(self) -> int:
+        return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the crop that the finished model takes: the last stage's."""
+        return self.stages[-1].size
+
+    @property
+    def joints(self) -> Skeleton:
+        return SKELETONS[self.skeleton]
+
+    def size_at(self, epoch: int) -> tuple[int, int]:
+        """The crop's height and width in an epoch."""
+        for stage in self.stages:
+            if epoch < stage.epochs:
+                return stage.size
+            epoch -= stage.epochs
+        return self.input_size
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, or one shipped with the package by its name.
+
+    Args:
+        source: a path, or the name of a file in ``lfpose_edge/train/recipes`` without its suffix.
+        overrides: ``section.key=value`` entries, the value in YAML.
+
+    Raises:
+        RecipeError: the file is missing or not YAML, or an entry is unknown, missing or contradictory.
+    """
+    path = _find(source)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        message = f"{path}: not a readable recipe: {error}"
+        raise RecipeError(message) from error
+    if not isinstance(tree, dict):
+        message = f"{path}: a recipe is a YAML mapping, got {type(tree).__name__}"
+        raise RecipeError(message)
+    for override in overrides:
+        _apply(tree, override)
+    return parse_recipe(tree, where=str(path))
+
+
+def parse_recipe(tree: object, *, where: str) -> Recipe:
+    """Check a recipe that was read already; ``where`` names it in errors."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = _known_keys(first["loc"][:-1])
+            message = f"{where}: unknown entry {key!r}; {did_you_mean(str(first['loc'][-1]), known)}"
+        else:
+            message = f"{where}: {key or 'recipe'}: {first['msg']}"
+        raise RecipeError(message) from None
+
+
+def data_root(given: str | Path | None = None) -> Path:
+    """The folder that data paths are relative to: the one given, ``$LFPOSE_DATA``, or the current one."""
+    return Path(given or os.environ.get("LFPOSE_DATA") or Path.cwd())
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    shipped = {p.stem: p for p in (Path(__file__).parent / "recipes").glob("*.yaml")}
+    if path.is_file():
+        return path
+    if str(source) in shipped:
+        return shipped[str(source)]
+    hint = did_you_mean(str(source), shipped)
+    message = f"no recipe {str(source)!r}: neither a file nor a shipped recipe; {hint}"
+    raise RecipeError(message)
+
+
+def _apply(tree: dict[str, object], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        message = f"override {override!r} must look like section.key=value"
+        raise RecipeError(message)
+    *sections, last = key.split(".")
+    node = tree
+    for section in sections:
+        child = node.setdefault(section, {})
+        if not isinstance(child, dict):
+            message = f"override {override!r}: {section!r} is not a section of the recipe"
+            raise RecipeError(message)
+        node = child
+    node[last] = yaml.safe_load(text)
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        inner = getattr(annotation, "__args__", (annotation,))[0]
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

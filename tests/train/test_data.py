@@ -1,0 +1,131 @@
+"""Reading COCO keypoints and cutting crops."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lfpose_edge.errors import SourceError
+from lfpose_edge.skeleton import COCO17, LSP14
+from lfpose_edge.train.data.augment import random_part, random_pixels
+from lfpose_edge.train.data.coco import read_coco_keypoints
+from lfpose_edge.train.data.crops import CropView, PersonCrops
+from lfpose_edge.train.recipe import Augment
+
+
+def _tree(**changes: Any) -> dict[str, Any]:
+    person = {"id": 7, "image_id": 3, "bbox": [1, 2, 30, 40], "keypoints": [5, 6, 2, 0, 0, 0], "iscrowd": 0}
+    return {
+        "images": [{"id": 3, "file_name": "a.png"}],
+        "annotations": [{**person, **changes}],
+        "categories": [{"id": 1, "keypoints": ["left_knee", "nose"]}],
+    }
+
+
+def _read(tmp_path: Path, tree: Any, *, image: bool = True) -> Any:
+    (tmp_path / "a.json").write_text(tree if isinstance(tree, str) else json.dumps(tree))
+    if image:
+        (tmp_path / "a.png").write_bytes(b"x")
+    return read_coco_keypoints(tmp_path / "a.json", tmp_path, LSP14)
+
+
+def test_joints_are_matched_by_name_and_become_continuous(tmp_path: Path) -> None:
+    persons = _read(tmp_path, _tree())
+    knee = LSP14.index("left_knee")
+    assert len(persons) == 1
+    assert persons.joints[0, knee].tolist() == [5.5, 6.5]
+    assert persons.labelled[0].nonzero()[0].tolist() == [knee]
+    assert persons.boxes[0].tolist() == [1, 2, 31, 42]
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ("{", "not a COCO-keypoints JSON"),
+        ("[]", "not a COCO-keypoints JSON"),
+        ({"images": [], "annotations": []}, "not a COCO-keypoints JSON"),
+        ({**_tree(), "categories": [{"keypoints": ["tail"]}]}, "none of its joints"),
+        (_tree(keypoints=[0] * 6), "no person has a labelled joint"),
+        (_tree(iscrowd=1), "no person has a labelled joint"),
+    ],
+)
+def test_a_file_that_cannot_be_used(tmp_path: Path, tree: Any, words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        _read(tmp_path, tree)
+
+
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"a\.png"):
+        _read(tmp_path, _tree(), image=False)
+
+
+def test_missing_annotations_say_where_they_are_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="LFPOSE_DATA"):
+        read_coco_keypoints(tmp_path / "none.json", tmp_path, COCO17)
+
+
+def _figures(root: Path) -> Any:
+    return read_coco_keypoints(root / "train" / "annotations.json", root / "train" / "images", LSP14)
+
+
+def test_the_plain_crop_has_its_joints_where_the_picture_has_them(figures: Path) -> None:
+    crops = PersonCrops(_figures(figures), CropView((128, 128), 1.25))
+    sample = crops[0]
+    assert sample.crop.shape == (3, 128, 128)
+    k = LSP14.index("left_elbow")
+    x, y = np.round(sample.joints[k].numpy() - 0.5).astype(int).tolist()
+    # Left limbs are drawn green; the crop is RGB.
+    assert sample.crop[:, y, x].argmax() == 1
+    assert sample.crop[1, y, x] > 150
+
+
+def test_a_mirrored_crop_swaps_left_and_right(figures: Path) -> None:
+    persons = _figures(figures)
+    always = Augment(rotation_deg=0, scale=0, shift=0, flip=1, color=0, cutout=0)
+    plain = PersonCrops(persons, CropView((128, 128), 1.25))[0]
+    mirrored = PersonCrops(persons, CropView((128, 128), 1.25, always))[0]
+    swap = LSP14.flip_permutation
+    np.testing.assert_allclose(mirrored.joints[:, 0], 128 - plain.joints[swap, 0], atol=1e-3)
+    np.testing.assert_allclose(mirrored.joints[:, 1], plain.joints[swap, 1], atol=1e-3)
+    difference = mirrored.crop.float() - plain.crop.flip(2).float()
+    assert difference.abs().max() <= 1
+
+
+def test_samples_depend_on_seed_and_index_only(figures: Path) -> None:
+    crops = PersonCrops(_figures(figures), CropView((64, 64), 1.25, Augment(), (0, 5)))
+    again = crops.with_view(seed=(0, 5))
+    other = crops.with_view(seed=(0, 6))
+    assert all(bool((a == b).all()) for a, b in zip(crops[3], again[3], strict=True))
+    assert not bool((crops[3].crop == other[3].crop).all())
+
+
+def test_joints_outside_the_crop_count_as_unlabelled(figures: Path) -> None:
+    crops = PersonCrops(_figures(figures), CropView((64, 64), 0.5))
+    sample = crops[0]
+    inside = ((sample.joints >= 0) & (sample.joints < 64)).all(dim=1)
+    assert not bool((sample.labelled & ~inside).any())
+    assert int(sample.labelled.sum()) < len(LSP14)
+
+
+def test_pixel_changes_keep_shape_and_type_and_leave_the_input_alone() -> None:
+    crop = np.full((3, 32, 32), 128, np.uint8)
+    out = random_pixels(crop, Augment(color=0.5, cutout=1.0), np.random.default_rng(0))
+    assert out.shape == crop.shape
+    assert out.dtype == np.uint8
+    assert (crop == 128).all()
+    assert len(np.unique(out)) > 10  # noise in the covered rectangle
+
+
+def test_a_part_of_a_box_lies_inside_it() -> None:
+    rng = np.random.default_rng(0)
+    box = np.array([10.0, 20.0, 110.0, 220.0])
+    parts = np.array([random_part(box, rng) for _ in range(100)])
+    assert (parts[:, :2] >= box[:2]).all()
+    assert (parts[:, 2:] <= box[2:]).all()
+    share = (parts[:, 2:] - parts[:, :2]) / (box[2:] - box[:2])
+    assert share.min() >= 0.4
+    assert share.max() <= 0.8

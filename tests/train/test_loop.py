@@ -1,0 +1,183 @@
+"""The loop: it learns, and a killed run goes on to the result of the unbroken one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lfpose_edge.errors import BundleError, LFPoseError
+from lfpose_edge.train import loop
+from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
+from lfpose_edge.train.loop import epoch_batches, set_learning_rate, train
+from lfpose_edge.train.recipe import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def _train(recipe: Recipe, root: Path, out: Path) -> loop.Run:
+    return train(recipe, data_root=root, out=out, accelerator="cpu", validate_every=100)
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    state = load_checkpoint(path)
+    return {f"{part}.{k}": v for part in ("network", "ema") for k, v in state[part].items()}
+
+
+def _assert_same_weights(a: Path, b: Path) -> None:
+    ours, theirs = _weights(a), _weights(b)
+    assert ours.keys() == theirs.keys()
+    different = [k for k in ours if not torch.equal(ours[k], theirs[k])]
+    assert different == []
+
+
+def test_the_network_learns_the_figures(figures: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(
+        stages=[{"epochs": 30, "size": [64, 64]}],
+        augment={"rotation_deg": 0, "scale": 0, "shift": 0.02, "flip": 0, "color": 0, "cutout": 0},
+        optimizer={
+            "batch_size": 4,
+            "warmup_steps": 5,
+            "lr_head": 4e-3,
+            "lr_backbone": 4e-3,
+            "ema_decay": 0.9,
+        },
+    )
+    run = _train(recipe, figures, tmp_path)
+    assert run.finished
+    losses = [row["loss"] for row in run.history]
+    assert len(losses) == 30
+    assert losses[-1] < 0.75 * losses[0]
+    assert run.history[-1]["val_pck"] > 0.5  # chance is about 0.05
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe()
+    _train(recipe, figures, tmp_path / "whole")
+
+    # Stop after 4 of 6 steps: in the middle of the second epoch.
+    steps = 0
+    real = loop.update_average
+
+    def count_and_stop(*args: object) -> None:
+        nonlocal steps
+        real(*args)  # type: ignore[arg-type]
+        steps += 1
+        if steps == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "update_average", count_and_stop)
+    assert not _train(recipe, figures, tmp_path / "broken").finished
+    assert load_checkpoint(tmp_path / "broken" / "last.pt")["step"] == 4
+    assert _train(recipe, figures, tmp_path / "broken").finished
+    _assert_same_weights(tmp_path / "whole" / "last.pt", tmp_path / "broken" / "last.pt")
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = make_recipe()
+    _train(recipe, figures, tmp_path / "whole")
+
+    code = (
+        "import sys; from pathlib import Path; from lfpose_edge.train.recipe import Recipe;"
+        "from lfpose_edge.train import loop; loop.CHECKPOINT_SECONDS = 0.0;"
+        "loop.train(Recipe.model_validate_json(sys.argv[1]), data_root=Path(sys.argv[2]),"
+        " out=Path(sys.argv[3]), accelerator='cpu')"
+    )
+    broken = tmp_path / "broken"
+    arguments = [sys.executable, "-c", code, recipe.model_dump_json(), str(figures), str(broken)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while not (broken / "last.pt").is_file() and time.monotonic() < deadline:
+            assert process.poll() is None, "the training ended before its first checkpoint"
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
+    assert 0 < load_checkpoint(broken / "last.pt")["step"]
+    assert _train(recipe, figures, broken).finished
+    _assert_same_weights(tmp_path / "whole" / "last.pt", broken / "last.pt")
+
+
+def test_another_recipe_does_not_take_over_a_checkpoint(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    _train(make_recipe(stages=[{"epochs": 1, "size": [64, 64]}]), figures, tmp_path)
+    with pytest.raises(LFPoseError, match="another recipe"):
+        _train(make_recipe(stages=[{"epochs": 1, "size": [96, 96]}]), figures, tmp_path)
+
+
+def test_a_training_can_start_from_a_checkpoint(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    one = [{"epochs": 1, "size": [64, 64]}]
+    _train(make_recipe(stages=one), figures, tmp_path / "first")
+    still = {"batch_size": 8, "lr_head": 1e-12, "lr_backbone": 1e-12, "weight_decay": 0, "ema_decay": 0}
+    start = str(tmp_path / "first" / "last.pt")
+    _train(make_recipe(stages=one, start_from=start, optimizer=still), figures, tmp_path / "second")
+    before, after = (load_checkpoint(tmp_path / run / "last.pt") for run in ("first", "second"))
+    torch.testing.assert_close(after["network"]["cam_head.weight"], before["ema"]["cam_head.weight"])
+    other = make_recipe(
+        stages=one, start_from=start, network={"pretrained": False, "widths": [16, 16, 16, 16]}
+    )
+    with pytest.raises(BundleError, match="does not hold the network"):
+        _train(other, figures, tmp_path / "third")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = make_recipe(optimizer={"batch_size": 8, "warmup_steps": 0, "lr_head": 1e30, "lr_backbone": 1e30})
+    with pytest.raises(LFPoseError, match="the loss is .* at step"):
+        _train(recipe, figures, tmp_path)
+
+
+def test_an_epoch_visits_every_sample_once_and_epochs_differ() -> None:
+    first, second = (epoch_batches(10, 4, (0, epoch)) for epoch in (0, 1))
+    assert sorted(i for batch in first for i in batch) == list(range(10))
+    assert [len(b) for b in first] == [4, 4, 2]
+    assert first != second
+    assert first == epoch_batches(10, 4, (0, 0))
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "peak_lr": 2.0}], lr=0.0)
+    rates = []
+    for step in range(100):
+        set_learning_rate(optimizer, step, 100, 10)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(0.2)
+    assert np.argmax(rates) == 9
+    assert rates[-1] < 1e-3
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 nothing", b"text"], ids=["empty", "broken zip", "text"]
+)
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "last.pt"
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match="damaged or not a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(path, {"step": lambda: None})
+    assert load_checkpoint(path)["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]

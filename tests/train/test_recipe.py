@@ -1,0 +1,87 @@
+"""Recipes: defaults, overrides, and one clear error for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lfpose_edge.errors import RecipeError
+from lfpose_edge.train.recipe import load_recipe, parse_recipe
+
+GOOD = """
+name: tiny
+skeleton: lsp14
+data:
+  train: {annotations: a.json, images: images}
+  val: {annotations: b.json, images: images}
+stages:
+  - {epochs: 3, size: [64, 64]}
+  - {epochs: 2, size: [128, 96]}
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.mark.parametrize(("epoch", "size"), [(0, (64, 64)), (2, (64, 64)), (3, (128, 96)), (4, (128, 96))])
+def test_size_follows_the_stages(recipe_file: Path, epoch: int, size: tuple[int, int]) -> None:
+    recipe = load_recipe(recipe_file)
+    assert recipe.size_at(epoch) == size
+    assert recipe.epochs == 5
+    assert recipe.input_size == (128, 96)
+
+
+def test_overrides_reach_any_depth(recipe_file: Path) -> None:
+    recipe = load_recipe(recipe_file, ["optimizer.batch_size=4", "network.widths=[16, 8]", "seed=7"])
+    assert (recipe.optimizer.batch_size, recipe.network.widths, recipe.seed) == (4, (16, 8), 7)
+
+
+def test_the_shipped_recipe_is_valid() -> None:
+    assert load_recipe("lfpose_lite").name == "lfpose-lite"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer.batchsize=4", ["optimizer.batchsize", "did you mean 'batch_size'"]),
+        ("nmae=x", ["unknown entry 'nmae'", "did you mean 'name'"]),
+        ("data.train.image=x", ["data.train.image", "did you mean 'images'"]),
+        ("skeleton=lsp15", ["unknown skeleton 'lsp15'", "did you mean 'lsp14'"]),
+        ("stages=[{epochs: 1, size: [60, 64]}]", ["multiples of 32"]),
+        ("stages=[]", ["stages"]),
+        ("loss.sigma_cells=0", ["loss.sigma_cells", "greater than 0"]),
+        ("name.x=1", ["'name' is not a section"]),
+        ("seed", ["section.key=value"]),
+    ],
+)
+def test_a_mistake_is_named(recipe_file: Path, override: str, words: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe_file, [override])
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("- a\n- b\n", "mapping"), ("{", "not a readable recipe"), ("name: x\n", "skeleton")]
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, word: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=word):
+        load_recipe(path)
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'lfpose_lite'"):
+        load_recipe("lfpose_light")
+
+
+def test_parse_names_its_source() -> None:
+    with pytest.raises(RecipeError, match="^here: "):
+        parse_recipe({}, where="here")
