@@ -1,0 +1,122 @@
+"""A pose network as ONNX: opset 17, dynamic batch, BatchNorm folded, weights stored as float16."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+OPSET = 17
+INPUT, OUTPUTS = "crops", ("cams", "presence")
+_SMALLEST_TO_HALVE = 256  # elements; biases and scalars stay float32, they weigh nothing
+
+
+def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
+    """Export a network in inference mode.
+
+    Args:
+        network: takes (B, 3, H, W) normalised crops; returns CAM logits and presence logits.
+        size: crop height and width.
+
+    Returns:
+        A model with input ``crops`` and outputs ``cams`` and ``presence``, float32, batch size free. It
+        holds nothing of the machine that made it: the same network gives the same bytes.
+    """
+    import onnx
+    import torch
+
+    network = network.eval().to(memory_format=torch.contiguous_format)
+    example = (torch.zeros(2, 3, *size),)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # about the exporter's own insides
+        level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            program = torch.onnx.export(
+                _plain_tuple(network),
+                example,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                opset_version=18,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        finally:
+            logging.disable(level)
+    # The exporter knows no opset below 18; for what these networks use, 17 differs in form only.
+    model = onnx.version_converter.convert_version(program.model_proto, OPSET)  # type: ignore[union-attr]
+    for node in model.graph.node:
+        if node.op_type == "ReduceMean":  # the conversion leaves an attribute of opset 18 behind
+            kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    _forget_origin(model)
+    _store_as_half(model)
+    return model
+
+
+def _plain_tuple(network: torch.nn.Module) -> torch.nn.Module:
+    """The network as a module that returns a plain tuple: only for export."""
+    import torch
+
+    class Export(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            output = self.network(crops)
+            return output[0], output[1]
+
+    return Export()
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes for debugging: source paths, stack traces, versions."""
+    graph = model.graph
+    things: list[Any] = [
+        model,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+    ]
+    for thing in things:
+        thing.doc_string = ""
+        del thing.metadata_props[:]
+    del graph.value_info[:]
+    graph.name = "lfpose"
+    model.producer_name, model.producer_version = "lfpose-export", ""
+
+
+def _store_as_half(model: onnx.ModelProto) -> None:
+    """Halve the file: large float32 weights become float16 with a Cast that runtimes fold when loading."""
+    import onnx
+    from onnx import numpy_helper
+
+    casts = []
+    for initializer in model.graph.initializer:
+        if initializer.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(initializer)
+        if values.size < _SMALLEST_TO_HALVE:
+            continue
+        name = initializer.name
+        half = numpy_helper.from_array(values.astype(np.float16), f"{name}_half")
+        initializer.CopyFrom(half)
+        casts.append(
+            onnx.helper.make_node("Cast", [half.name], [name], name=f"{name}_cast", to=onnx.TensorProto.FLOAT)
+        )
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
