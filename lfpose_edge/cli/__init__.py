@@ -1,0 +1,1 @@
+"""The command ``lfpose``. Each command's module is imported only when it runs."""

@@ -1,0 +1,164 @@
+"""``lfpose bench``: how long a frame takes, end to end and stage by stage, on every installed backend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from itertools import cycle
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from lfpose_edge.backends import available
+from lfpose_edge.cli.predict import PHOTO
+from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.estimator import PoseEstimator
+from lfpose_edge.opencv import cv2
+from lfpose_edge.results import StageTimings
+from lfpose_edge.sources import Image, load_image
+
+FRAME_SIZE = (720, 1280)
+RING = 24  # frames of 2.8 MB: more than a core's cache, so that no frame is found there when its turn comes
+WARM_UP = 5
+PERCENTILES = (50, 95, 99)
+_PRECISIONS = ("fp32", "bf16", "int8")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to time: an estimator, and how many persons a frame has."""
+
+    estimator: PoseEstimator
+    backend: str
+    threads: int
+    persons: int
+
+
+def run_bench(model: str, seconds: float, threads: int | None) -> None:
+    """Time a model and print the table."""
+    counts = (threads,) if threads else tuple(sorted({1, os.cpu_count() or 1}))
+    rows = measure(model, thread_counts=counts, seconds=seconds)
+    Console(highlight=False).print(table(rows))
+
+
+def measure(
+    model: str,
+    *,
+    thread_counts: Iterable[int],
+    persons: Iterable[int] = (1, 8),
+    seconds: float = 3.0,
+) -> list[dict[str, Any]]:
+    """Time every backend and precision that can be had, all of them interleaved in this process.
+
+    Args:
+        model: a shipped model's name, or a bundle's folder.
+        thread_counts: how many CPU threads to try.
+        persons: how many persons a frame has; all of a frame's crops are one batch.
+        seconds: how long each case is timed.
+
+    Returns:
+        One row a case: backend, threads, persons, frames, fps, and for the whole frame and each stage
+        ``<stage>_p50_ms``, ``_p95_ms`` and ``_p99_ms``. ``total`` is wall time around the call.
+    """
+    counts = tuple(persons)
+    with ExitStack() as stack:
+        cases = [
+            Case(estimator, estimator.describe()["backend"], threads, n)
+            for threads in thread_counts
+            for estimator in _estimators(model, threads, max(counts), stack)
+            for n in counts
+        ]
+        ring = frame_ring()
+        boxes = {n: person_boxes(n) for n in counts}
+        samples: list[list[NDArray[np.float64]]] = [[] for _ in cases]
+        frames = cycle(ring)
+        for case in cases:
+            for _ in range(WARM_UP):
+                case.estimator(next(frames), boxes[case.persons])
+        end = perf_counter() + seconds * len(cases)
+        while perf_counter() < end:
+            for case, times in zip(cases, samples, strict=True):
+                frame = next(frames)
+                started = perf_counter()
+                result = case.estimator(frame, boxes[case.persons])
+                wall_ms = (perf_counter() - started) * 1e3
+                times.append(np.array([wall_ms, *_stages(result.timings)]))
+    return [_row(case, np.array(times)) for case, times in zip(cases, samples, strict=True)]
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """The rows as a table of medians, with the whole frame's percentiles."""
+    shown = Table(title="milliseconds a frame (median of each stage; p50 / p95 / p99 of the whole)")
+    for column in ("backend", "threads", "persons"):
+        shown.add_column(column, justify="left" if column == "backend" else "right")
+    for column in ("crop", "network", "decode", "end to end", "frames/s"):
+        shown.add_column(column, justify="right")
+    for row in rows:
+        whole = " / ".join(f"{row[f'total_p{p}_ms']:.2f}" for p in PERCENTILES)
+        stages = (f"{row[f'{stage}_p50_ms']:.3f}" for stage in ("preprocess", "infer", "decode"))
+        shown.add_row(
+            row["backend"], str(row["threads"]), str(row["persons"]), *stages, whole, f"{row['fps']:.0f}"
+        )
+    return shown
+
+
+def frame_ring() -> list[Image]:
+    """RING different 720p BGR frames, made from the packaged photo."""
+    photo = load_image(PHOTO)
+    rng = np.random.default_rng(0)
+    height, width = FRAME_SIZE
+    ring = []
+    for i in range(RING):
+        frame = cv2.resize(np.roll(photo, 20 * i, axis=1), (width, height))
+        noise = rng.integers(-8, 9, frame.shape, dtype=np.int16)
+        ring.append(np.clip(frame + noise, 0, 255).astype(np.uint8))
+    return ring
+
+
+def person_boxes(n: int) -> NDArray[np.float32]:
+    """(n, 4) boxes of people of several sizes, all over a 720p frame."""
+    height, width = FRAME_SIZE
+    rng = np.random.default_rng(n)
+    tall = rng.uniform(200, 600, n)
+    wide = tall * rng.uniform(0.35, 0.8, n)
+    x, y = rng.uniform(0, width - wide), rng.uniform(0, height - tall)
+    return np.stack([x, y, x + wide, y + tall], axis=1).astype(np.float32)
+
+
+def _estimators(model: str, threads: int, max_batch: int, stack: ExitStack) -> Iterator[PoseEstimator]:
+    for backend, reason in available().items():
+        if reason is not None:
+            continue
+        for precision in _PRECISIONS:
+            try:
+                estimator = PoseEstimator(
+                    model, backend=backend, precision=precision, threads=threads, max_batch=max_batch
+                )
+            except (BackendUnavailable, BundleError):
+                continue  # the table lists what can be had; `lfpose doctor` says why the rest cannot
+            yield stack.enter_context(estimator)
+
+
+def _stages(timings: StageTimings) -> Iterator[float]:
+    return (getattr(timings, f.name) for f in fields(timings))
+
+
+def _row(case: Case, times: NDArray[np.float64]) -> dict[str, Any]:
+    names = ["total", *(f.name.removesuffix("_ms") for f in fields(StageTimings))]
+    row: dict[str, Any] = {
+        "backend": case.backend,
+        "threads": case.threads,
+        "persons": case.persons,
+        "frames": len(times),
+        "fps": float(1e3 / np.median(times[:, 0])),
+    }
+    for name, column in zip(names, times.T, strict=True):
+        for p, value in zip(PERCENTILES, np.percentile(column, PERCENTILES).tolist(), strict=True):
+            row[f"{name}_p{p}_ms"] = round(value, 4)
+    return row

@@ -1,0 +1,132 @@
+"""The command line ``lfpose``: names, arguments and help; the work is in the modules beside this one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lfpose_edge.cli.errors import run_command
+
+app = typer.Typer(
+    name="lfpose",
+    help="2D human pose: run, train, measure. Add --verbose to any command for the log and error traces.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Option(help="A shipped model's name, or a bundle's folder.")]
+Backend = Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores when not given.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of the data sets; $LFPOSE_DATA when not given.")]
+
+
+@app.command()
+def demo(
+    model: Model = "lfpose-lite",
+    backend: Backend = "auto",
+    out: Annotated[Path, typer.Option(help="Where the overlay is written.")] = Path("lfpose-demo.jpg"),
+) -> None:
+    """Find the joints of the photo inside the package, print them and write an overlay."""
+    from lfpose_edge.cli.predict import run_demo
+
+    run_demo(model, backend, out)
+
+
+@app.command()
+def predict(
+    source: Annotated[str, typer.Argument(help="Image, folder, glob, video, camera number or stream URL.")],
+    model: Model = "lfpose-lite",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    detector: Annotated[
+        str | None,
+        typer.Option(help="ONNX person detector (YOLOX): a path or a name. None: one person an image."),
+    ] = None,
+    boxes: Annotated[
+        str | None, typer.Option(help="Person boxes for every frame: x1,y1,x2,y2[;x1,y1,x2,y2...], pixels.")
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Folder for overlays; or an .mp4/.avi file; or an image file for one image."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="File for the poses, one JSON line a frame.")] = None,
+    threads: Threads = None,
+) -> None:
+    """Find the poses in images or a video."""
+    from lfpose_edge.cli.predict import PredictOptions, run_predict
+
+    run_predict(PredictOptions(source, model, backend, precision, detector, boxes, save, json, threads))
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="section.key=value changes to the recipe.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the checkpoint; runs/NAME when not given.")
+    ] = None,
+    data: Data = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    validate_every: Annotated[int, typer.Option(min=1, help="Epochs between validations.")] = 5,
+) -> None:
+    """Train a model; the same command goes on where a stopped run ended."""
+    from lfpose_edge.cli.training import run_train
+
+    run_train(recipe, overrides or [], out, data, device, validate_every)
+
+
+@app.command("eval")
+def evaluate(
+    annotations: Annotated[Path, typer.Argument(help="COCO-keypoints JSON, relative to --data.")],
+    images: Annotated[Path, typer.Argument(help="Folder of its images, relative to --data.")],
+    model: Annotated[
+        str, typer.Option(help="A shipped model, a bundle's folder, or a checkpoint (.pt).")
+    ] = "lfpose-lite",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    data: Data = None,
+    json: Annotated[Path | None, typer.Option(help="File for the result.")] = None,
+) -> None:
+    """Measure accuracy on located persons, in their own boxes: PCK and OKS AP."""
+    from lfpose_edge.cli.training import run_eval
+
+    run_eval(annotations, images, model, backend, precision, data, json)
+
+
+@app.command()
+def bench(
+    model: Model = "lfpose-lite",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time for each backend and batch size.")] = 3.0,
+    threads: Threads = None,
+) -> None:
+    """Time the model on every installed backend, end to end and stage by stage."""
+    from lfpose_edge.cli.bench import run_bench
+
+    run_bench(model, seconds, threads)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can run, and what is missing for the rest."""
+    from lfpose_edge.cli.doctor import run_doctor
+
+    run_doctor()
+
+
+@app.command()
+def models() -> None:
+    """List the shipped models and the detectors that can be fetched."""
+    from lfpose_edge.cli.doctor import run_models
+
+    run_models()
+
+
+def main() -> None:
+    """Entry point of ``lfpose``."""
+    run_command(app)

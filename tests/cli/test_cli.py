@@ -1,0 +1,151 @@
+"""The command line, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lfpose_edge.cli import main as cli
+from lfpose_edge.cli.predict import PHOTO, parse_boxes
+
+
+class Outcome:
+    """What a command printed, and its exit code."""
+
+    def __init__(self, out: str, err: str, code: int) -> None:
+        self.out, self.err, self.code = out, err, code
+
+
+@pytest.fixture
+def lfpose(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path):
+    """Runs a command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["lfpose", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        out, err = capfd.readouterr()
+        return Outcome(out, err, code)
+
+    return run
+
+
+def test_demo_prints_every_joint_and_writes_the_overlay(lfpose, tmp_path: Path) -> None:
+    done = lfpose("demo")
+    assert done.code == 0
+    for word in ("head_top", "left_wrist", "score", "presence", "NASA", "lfpose-demo.jpg"):
+        assert word in done.out
+    overlay = cv2.imread(str(tmp_path / "lfpose-demo.jpg"))
+    assert overlay.shape == (512, 512, 3)
+    assert np.abs(overlay.astype(int) - cv2.imread(str(PHOTO))).max() > 100  # something was drawn
+    assert [p.name for p in tmp_path.iterdir()] == ["lfpose-demo.jpg"]
+
+
+@pytest.mark.parametrize("command", [[], ["predict"], ["train"], ["eval"], ["bench"], ["doctor"], ["models"]])
+def test_help(lfpose, command: list[str]) -> None:
+    done = lfpose(*command, "--help")
+    assert done.code == 0
+    assert "Usage" in done.out
+
+
+def test_predict_writes_json_lines_and_overlays(lfpose, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((64, 48, 3), 127, np.uint8))
+    done = lfpose(
+        "predict", tmp_path, "--json", "out.jsonl", "--save", "overlays", "--boxes", "0,0,20,40;10,5,48,64"
+    )
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [Path(r["source"]).name for r in rows] == ["a.png", "b.png"]
+    assert [len(r["persons"]) for r in rows] == [2, 2]
+    assert sorted(p.name for p in (tmp_path / "overlays").iterdir()) == ["a.jpg", "b.jpg"]
+
+
+def test_predict_writes_a_video(lfpose, tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(3):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    assert lfpose("predict", "in.avi", "--save", "out.avi").code == 0
+    capture = cv2.VideoCapture(str(tmp_path / "out.avi"))
+    assert sum(capture.read()[0] for _ in range(4)) == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.avi", "out.avi"]
+
+
+def test_models_and_doctor(lfpose) -> None:
+    assert "lfpose-lite" in lfpose("models").out
+    assert "onnxruntime: ready" in lfpose("doctor").out
+
+
+def _broken(tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(PHOTO.read_bytes()[:20000])
+    (tmp_path / "zero.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "empty").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "cut.jpg"], "cut.jpg is truncated"),
+        (["predict", "zero.jpg"], "zero.jpg is empty"),
+        (["predict", "text.jpg"], "text.jpg is damaged, or not an image"),
+        (["predict", "empty"], "holds no image"),
+        (["predict", "none.jpg"], "no file none.jpg"),
+        (["predict", "photo.jpg", "--boxes", "1,2,3"], "--boxes"),
+        (["predict", "photo.jpg", "--boxes", "5,5,5,9"], "box 0"),
+        (["predict", "photo.jpg", "--boxes", "nan,5,6,9"], "box 0"),
+        (["predict", "photo.jpg", "--model", "lfpose-light"], "did you mean 'lfpose-lite'"),
+        (["predict", "photo.jpg", "--backend", "onnx"], "did you mean 'onnxruntime'"),
+        (["predict", "photo.jpg", "--precision", "int4"], "precision must be one of"),
+        (["predict", "photo.jpg", "--detector", "yolo"], "no detector 'yolo'"),
+        (["predict", "photo.jpg", "--save", "out.docx"], ".docx"),
+        (["train", "nowhere.yaml"], "no recipe 'nowhere.yaml'"),
+        (["eval", "none.json", "images"], "no annotation file"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr(lfpose, tmp_path: Path, arguments: list[str], words: str) -> None:
+    _broken(tmp_path)
+    (tmp_path / "photo.jpg").write_bytes(PHOTO.read_bytes())
+    before = sorted(tmp_path.rglob("*"))
+    done = lfpose(*arguments)
+    assert done.code == 1
+    assert done.out == ""
+    lines = done.err.strip().split("\n")
+    assert len(lines) == 1, done.err
+    assert lines[0].startswith("error: ")
+    assert words in lines[0]
+    assert sorted(tmp_path.rglob("*")) == before  # nothing half written
+
+
+def test_a_failure_in_the_middle_leaves_no_half_file(lfpose, tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.jpg"), np.zeros((48, 64, 3), np.uint8))
+    (folder / "b.jpg").write_bytes(b"")
+    done = lfpose("predict", folder, "--json", "out.jsonl", "--save", "out.avi")
+    assert done.code == 1
+    assert "b.jpg is empty" in done.err
+    assert [p.name for p in tmp_path.iterdir()] == ["frames"]
+
+
+def test_verbose_adds_the_trace(lfpose) -> None:
+    done = lfpose("predict", "none.jpg", "--verbose")
+    assert done.code == 1
+    assert "Traceback" in done.err
+    assert "SourceError" in done.err
+
+
+def test_box_lists() -> None:
+    assert parse_boxes("1,2,3,4;5,6,7,8").tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert parse_boxes(" 1, 2,3,4 ;").shape == (1, 4)
