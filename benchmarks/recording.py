@@ -1,0 +1,142 @@
+"""What all benchmarks share: taking turns, percentiles, the machine's facts, and one shape of result file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+PACKAGES = ("numpy", "opencv-python", "onnxruntime", "openvino", "torch")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def machine() -> dict[str, Any]:
+    """What a reader needs to judge a time; nothing that names the machine or its user."""
+    facts: dict[str, Any] = {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "os": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+    for package in PACKAGES:
+        try:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return facts
+
+
+def cpu_model() -> str:
+    """The processor's own name; clouds hide it, so its family, model and best vector set are added."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    entries = {key.strip(): value.strip() for key, value in fields.items()}
+    name = entries.get("model name") or entries.get("Model") or platform.machine()
+    if "cpu family" in entries:
+        name += f" (family {entries['cpu family']}, model {entries.get('model', '?')})"
+    flags = entries.get("flags", "").split()
+    best = next((flag for flag in ("avx512bw", "avx2", "sse4_2") if flag in flags), None)
+    return f"{name}, {best}" if best else name
+
+
+def commit() -> str | None:
+    """The checkout's commit, with ``+`` when files were changed after it; None outside a checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    head = git("rev-parse", "--short=12", "HEAD")
+    return f"{head}+" if head and git("status", "--porcelain", "--untracked-files=no") else head
+
+
+def percentiles(samples: Sequence[float]) -> dict[str, float]:
+    """``p50``, ``p95`` and ``p99`` of samples, in their unit."""
+    return {f"p{q}": float(np.percentile(samples, q)) for q in (50, 95, 99)}
+
+
+def interleave(
+    competitors: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float = 2.0,
+    rounds: int | None = None,
+    warm_up: int = 3,
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Time competitors in turns, so that whatever else the machine does meets all of them alike.
+
+    Args:
+        competitors: name to a call; it may rotate its inputs from call to call.
+        seconds: how long, all competitors together.
+        rounds: how many turns instead, for the same count everywhere.
+        warm_up: turns that are not counted.
+
+    Returns:
+        Milliseconds of every call by name; and, by name, the median over rounds of its time as a multiple of
+        the first competitor's in the same round.
+    """
+    names = list(competitors)
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(warm_up):
+        for call in competitors.values():
+            call()
+    start = perf_counter()
+    # A median of fewer than five is no median.
+    while len(samples[names[0]]) < (rounds or 5) or (rounds is None and perf_counter() - start < seconds):
+        for name in names:
+            begin = perf_counter()
+            competitors[name]()
+            samples[name].append((perf_counter() - begin) * 1e3)
+    first = np.array(samples[names[0]])
+    return samples, {name: float(np.median(np.array(samples[name]) / first)) for name in names}
+
+
+def write(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as ``{"command", "commit", "machine", "rows"}``; the file appears whole or not at all."""
+    record = {"command": command, "commit": commit(), "machine": machine(), "rows": list(rows)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+        file.write(json.dumps(record, indent=1) + "\n")
+    temporary = Path(file.name)
+    temporary.chmod(0o644)
+    temporary.replace(path)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as :func:`table` lays them out."""
+    print(table(rows))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as aligned plain text, one column a key; numbers to the right, with four significant digits."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+
+    def cell(value: Any) -> str:
+        if value is None:
+            return ""
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    lines = [columns] + [[cell(row.get(column)) for column in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    numeric = [any(isinstance(row.get(column), int | float) for row in rows) for column in columns]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    )
