@@ -52,7 +52,7 @@ def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
         finally:
             logging.disable(level)
     # The exporter knows no opset below 18; for what these networks use, 17 differs in form only.
-    model = onnx.version_converter.convert_version(program.model_proto, OPSET)  # type: ignore[union-attr]
+    model = onnx.version_converter.convert_version(program.model_proto, OPSET)
     for node in model.graph.node:
         if node.op_type == "ReduceMean":  # the conversion leaves an attribute of opset 18 behind
             kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]

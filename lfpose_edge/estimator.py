@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -291,12 +292,15 @@ def clip_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> Floats:
         message = f"boxes must have shape (N, 4) or (4,), x1, y1, x2, y2, got {np.shape(boxes)}"
         raise ValueError(message)
     height, width = image_size
-    bad = np.logical_not(np.isfinite(xyxy)).any(axis=1)
     clipped = np.clip(xyxy, 0, np.array([width, height, width, height], np.float32))
-    flat = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
-    for index in np.flatnonzero(bad | flat)[:1].tolist():
-        why = "is not finite" if bad[index] else f"has no area inside the {width}x{height} image"
-        message = f"box {index}, {xyxy[index].tolist()}, {why}; boxes are x1, y1, x2, y2 in pixels"
+    for index, (box, inside) in enumerate(zip(xyxy.tolist(), clipped.tolist(), strict=True)):
+        if not all(map(math.isfinite, box)):
+            why = "is not finite"
+        elif inside[2] <= inside[0] or inside[3] <= inside[1]:
+            why = f"has no area inside the {width}x{height} image"
+        else:
+            continue
+        message = f"box {index}, {box}, {why}; boxes are x1, y1, x2, y2 in pixels"
         raise ValueError(message)
     return clipped
 

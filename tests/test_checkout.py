@@ -1,0 +1,60 @@
+"""The checkout keeps its own rules: style, types, and a README whose commands are those that CI runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CPP = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".hpp"))
+
+TOOLS = {
+    "ruff check": ["-m", "ruff", "check", "--no-cache", "."],
+    "ruff format": ["-m", "ruff", "format", "--check", "--no-cache", "."],
+    "mypy, runtime": ["-m", "mypy", "--cache-dir", "/dev/null", "-p", "lfpose_edge"],
+    "mypy, export": ["-m", "mypy", "--cache-dir", "/dev/null", "export"],
+}
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_python_is_clean(tool: str) -> None:
+    _run(sys.executable, *TOOLS[tool])
+
+
+def test_cpp_is_formatted() -> None:
+    assert CPP
+    _run(str(Path(sys.executable).with_name("clang-format")), "--dry-run", "--Werror", *map(str, CPP))
+
+
+def test_ci_runs_the_commands_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", readme, re.DOTALL)
+    commands = [line.strip() for block in blocks[:2] for line in block.strip().splitlines()]
+    assert commands == ["pip install . && lfpose demo", 'pip install ".[test]" && pytest']
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [line for line in script if line in commands] == commands
+
+
+def test_only_bind_knows_python_and_nobody_knows_torch() -> None:
+    for path in CPP:
+        text = path.read_text()
+        assert "torch" not in text, path
+        if path.parent.name != "bind":
+            assert "Python.h" not in text, path
+            assert "pybind11" not in text, path
+
+
+def test_links_in_the_readme_lead_somewhere() -> None:
+    readme = (ROOT / "README.md").read_text()
+    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", readme) if "://" not in t]
+    assert targets
+    assert [t for t in targets if not (ROOT / t).exists()] == []
