@@ -146,7 +146,7 @@ def decode_case(
     once, ours, usual, numpy_way = (cycle(ring[i * count // 4 :] + ring[: i * count // 4]) for i in range(4))
     return {
         "ours": lambda: ops.decode(next(ours), presence, affines, config),
-        "read once": lambda: _core.read_once(next(once)),
+        "read once": lambda: _core._read_once(next(once)),
         "opencv + numpy": lambda: decode_opencv(next(usual), presence, affines, FACTOR),
         "numpy reference": lambda: reference.decode(next(numpy_way), presence, affines, config),
     }

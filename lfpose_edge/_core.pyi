@@ -1,32 +1,32 @@
+from collections.abc import Sequence
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 def preprocess(
-    image: NDArray[Any],
-    affines: NDArray[Any],
+    image: NDArray[np.uint8],
+    affines: NDArray[np.float64],
     size: tuple[int, int],
-    *,
     swap_rb: bool,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    border: tuple[float, float, float],
-    dtype: Any,
+    mean: Sequence[float],
+    std: Sequence[float],
+    border: Sequence[float],
+    dtype: DTypeLike,
     threads: int,
     out: NDArray[Any] | None,
 ) -> NDArray[Any]: ...
 def decode(
-    cams: NDArray[Any],
-    presence: NDArray[Any],
-    affines: NDArray[Any],
-    *,
+    cams: NDArray[np.float32],
+    presence: NDArray[np.float32],
+    affines: NDArray[np.float64],
     stride: float,
     upsample: int,
     method: str,
     blur_sigma: float,
     window: int,
-    flipped: NDArray[Any] | None,
-    flip_permutation: NDArray[Any] | None,
+    flipped: NDArray[np.float32] | None,
+    flip_permutation: Sequence[int] | NDArray[np.integer] | None,
     threads: int,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]: ...
-def read_once(values: NDArray[Any]) -> float: ...
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
+def _read_once(array: NDArray[np.float32]) -> float: ...

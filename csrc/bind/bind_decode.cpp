@@ -1,86 +1,89 @@
-#include <limits>
-#include <utility>
-
-#include "bind.hpp"
+#include "arrays.hpp"
 #include "lfpose/decode.hpp"
+#include "lfpose/peak.hpp"
 
+namespace lfpose::bind {
 namespace {
 
-using Floats = py::array_t<float, py::array::c_style>;
+constexpr py::ssize_t kMaxSide = 1 << 14;
 
-lfpose::Refinement refinement(const std::string& name) {
-    static const std::pair<const char*, lfpose::Refinement> names[] = {
-        {"none", lfpose::Refinement::none},
-        {"quarter", lfpose::Refinement::quarter},
-        {"dark", lfpose::Refinement::dark},
-        {"softargmax", lfpose::Refinement::softargmax},
-    };
-    for (const auto& [known, value] : names) {
-        if (name == known) return value;
+std::vector<int> require_permutation(const py::object& object, py::ssize_t joints) {
+    const std::string message = "flip_permutation must hold each of 0.." + std::to_string(joints - 1) +
+                                " once, got " + std::string(py::repr(object));
+    const auto array = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>::ensure(object);
+    if (!array || object.is_none()) {
+        PyErr_Clear();
+        throw py::value_error(message);
     }
-    throw py::value_error("unknown refinement '" + name + "'");
+    std::vector<int> permutation;
+    std::vector<bool> seen(static_cast<std::size_t>(joints));
+    bool good = array.ndim() == 1 && array.shape(0) == joints;
+    for (py::ssize_t i = 0; good && i < joints; ++i) {
+        const std::int64_t joint = array.data()[i];
+        good = joint >= 0 && joint < joints && !seen[static_cast<std::size_t>(joint)];
+        if (!good) break;
+        seen[static_cast<std::size_t>(joint)] = true;
+        permutation.push_back(static_cast<int>(joint));
+    }
+    if (!good) throw py::value_error(message);
+    return permutation;
 }
 
-py::tuple decode(const py::array& cams_given, const py::array& presence_given, const py::array& affines_given,
-                 double stride, int upsample, const std::string& method, double blur_sigma, int window,
-                 const py::object& flipped_given, const py::object& permutation_given, int threads) {
-    const auto cams = checked<float>(cams_given, "cams", "float32 of shape (N, K, h, w)", {-1, -1, -1, -1});
-    const auto n = cams.shape(0), k = cams.shape(1), height = cams.shape(2), width = cams.shape(3);
-    constexpr py::ssize_t kLargest = 4096;
-    if (height < 1 || width < 1 || height > kLargest || width > kLargest || n > 1 << 20 || k > 1 << 20) {
-        throw py::value_error("cams must have maps of 1..4096 cells a side, got " + describe(cams));
-    }
-    const auto presence =
-        checked<float>(presence_given, "presence", "float32 of shape (N, K), as cams has them", {n, k});
-    const auto affines = checked_affines(affines_given, n);
-    if (threads < 1) throw py::value_error("threads must be at least 1");
+Method require_method(const std::string& name) {
+    if (name == "none") return Method::none;
+    if (name == "quarter") return Method::quarter;
+    if (name == "dark") return Method::dark;
+    if (name == "softargmax") return Method::softargmax;
+    throw py::value_error("unknown decode method " + name);
+}
 
-    Floats flipped;
-    py::array_t<std::int64_t, py::array::c_style> permutation;
-    if (flipped_given.is_none() != permutation_given.is_none()) {
-        throw py::value_error("flipped and flip_permutation go together");
+py::tuple bound_decode(const py::object& cams, const py::object& presence, const py::object& affines,
+                       double stride, int upsample, const std::string& method, double blur_sigma, int window,
+                       const py::object& flipped, const py::object& flip_permutation, int threads) {
+    const auto maps = require<float>(cams, "cams", 4, "float32 of shape (N, K, h, w)");
+    const py::ssize_t n = maps.shape(0), k = maps.shape(1), h = maps.shape(2), w = maps.shape(3);
+    if (h < 1 || w < 1 || h > kMaxSide || w > kMaxSide) {
+        throw py::value_error("cams must be maps with sides in 1.." + std::to_string(kMaxSide) + ", got " +
+                              describe(cams));
     }
-    if (!flipped_given.is_none()) {
-        flipped = checked<float>(py::array::ensure(flipped_given), "flipped", "float32 of cams' shape",
-                                 {n, k, height, width});
-        permutation = checked<std::int64_t>(py::array::ensure(permutation_given), "flip_permutation",
-                                            "int64 of shape (K,)", {k});
-        for (py::ssize_t i = 0; i < k; ++i) {
-            if (permutation.data()[i] < 0 || permutation.data()[i] >= k) {
-                throw py::value_error("flip_permutation must hold joint numbers in 0..K-1");
-            }
-        }
+    const auto logits = require<float>(presence, "presence", 2, "float32 of shape (N, K)");
+    require_shape(logits, "presence", {n, k});
+    const auto matrices = require_affines(affines, n);
+    require_threads(threads);
+    py::array_t<float> mirrored;
+    std::vector<int> permutation;
+    if (!flipped.is_none()) {
+        mirrored = require<float>(flipped, "flipped", 4, "float32 of shape (N, K, h, w)");
+        require_shape(mirrored, "flipped", {n, k, h, w});
+        permutation = require_permutation(flip_permutation, k);
     }
+    const DecodeSpec spec{stride, upsample, require_method(method), blur_sigma, window};
 
-    Floats keypoints({n, k, py::ssize_t{2}}), scores({n, k}), present({n, k});
-    const lfpose::CamBatch batch{cams.data(),
-                                 flipped_given.is_none() ? nullptr : flipped.data(),
-                                 flipped_given.is_none() ? nullptr : permutation.data(),
-                                 presence.data(),
-                                 affines.data(),
-                                 static_cast<int>(n),
-                                 static_cast<int>(k),
-                                 static_cast<int>(height),
-                                 static_cast<int>(width)};
-    const lfpose::DecodeSpec spec{stride, upsample, refinement(method), blur_sigma, window};
-    const lfpose::Joints joints{keypoints.mutable_data(), scores.mutable_data(), present.mutable_data()};
+    py::array_t<float> keypoints({n, k, py::ssize_t{2}}), scores({n, k}), probabilities({n, k});
+    const DecodeInput input{
+        static_cast<int>(n), static_cast<int>(k), static_cast<int>(h),
+        static_cast<int>(w), maps.data(),         flipped.is_none() ? nullptr : mirrored.data(),
+        permutation.data(),  logits.data(),       matrices.data()};
+    const DecodeOutput output{keypoints.mutable_data(), scores.mutable_data(), probabilities.mutable_data()};
     {
         const py::gil_scoped_release release;
-        lfpose::decode(batch, spec, joints, threads);
+        decode(input, spec, output, threads);
     }
-    return py::make_tuple(keypoints, scores, present);
+    return py::make_tuple(std::move(keypoints), std::move(scores), std::move(probabilities));
 }
 
-float read_once(const Floats& values) {
-    const py::gil_scoped_release release;
-    return lfpose::largest(values.data(), values.size());
+float bound_read_once(const py::array_t<float, py::array::c_style>& array) {
+    return read_once(array.data(), static_cast<std::size_t>(array.size()));
 }
 
 }  // namespace
 
-void bind_decode(py::module_& module) {
-    module.def("decode", &decode, py::arg("cams"), py::arg("presence"), py::arg("affines"), py::kw_only(),
+void register_decode(py::module_& module) {
+    module.def("decode", &bound_decode, py::arg("cams"), py::arg("presence"), py::arg("affines"),
                py::arg("stride"), py::arg("upsample"), py::arg("method"), py::arg("blur_sigma"),
                py::arg("window"), py::arg("flipped"), py::arg("flip_permutation"), py::arg("threads"));
-    module.def("read_once", &read_once, py::arg("values"));
+    module.def("_read_once", &bound_read_once, py::arg("array"),
+               "The maximum of a float32 array, in one pass.");
 }
+
+}  // namespace lfpose::bind

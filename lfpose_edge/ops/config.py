@@ -18,8 +18,7 @@ class DecodeConfig:
         upsample: integer factor of the virtual bilinear upsampling; the stride makes it crop resolution.
         method: refinement of the peak below an upsampled pixel. ``none``; ``quarter``, a quarter pixel
             towards the higher neighbour; ``dark``, one Newton step on the logarithm of the blurred
-            probabilities, sampled one cell apart (after DARK: Zhang et al., CVPR 2020); ``softargmax``, the
-            expectation in a window.
+            probabilities (Zhang et al., CVPR 2020); ``softargmax``, the expectation in a window.
         blur_sigma: standard deviation of the blur of ``dark``, in CAM cells.
         window: radius of the window of ``softargmax``, in CAM cells.
     """

@@ -6,10 +6,11 @@ map bit for bit, joints to 1e-4 pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from lfpose_edge.geometry import Affines, apply_affine
 from lfpose_edge.ops.config import DecodeConfig
@@ -20,9 +21,8 @@ Doubles = NDArray[np.float64]
 LOGIT_LIMIT = np.float32(1e4)
 """Logits are clamped to this, and NaN counts as its negative; float16 can hold it."""
 DARK_FLOOR = 1e-10
-DARK_CURVATURE = 1e-2
-"""Log-probability per squared cell; what bends less is no peak (a Gaussian wider than ten cells)."""
-DARK_DETERMINANT = 1e-4
+DARK_CURVATURE = 1e-4
+DARK_DETERMINANT = 1e-8
 
 
 def preprocess(
@@ -31,38 +31,50 @@ def preprocess(
     size: tuple[int, int],
     *,
     swap_rb: bool = False,
-    mean: tuple[float, float, float] = (0, 0, 0),
-    std: tuple[float, float, float] = (1, 1, 1),
-    border: tuple[float, float, float] = (0, 0, 0),
-    dtype: Any = np.float32,
+    mean: Sequence[float] = (0, 0, 0),
+    std: Sequence[float] = (1, 1, 1),
+    border: Sequence[float] = (0, 0, 0),
+    dtype: DTypeLike = np.float32,
+    threads: int = 1,
+    out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    """Cut crops out of an image; see :func:`lfpose_edge.ops.preprocess`."""
+    """Cut crops out of an image; see :func:`lfpose_edge.ops.preprocess`. ``threads`` is not used."""
     pixels = np.atleast_3d(image)[..., :3].astype(np.float64)
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
     height, width = pixels.shape[:2]
     rows, columns = size
-    x, y = np.meshgrid(np.arange(columns) + 0.5, np.arange(rows) + 0.5)
-    centers = np.stack([x, y], axis=-1)  # (h, w, 2), continuous crop coordinates
+    x, y = np.meshgrid(np.arange(columns) + 0.5, np.arange(rows) + 0.5)  # continuous crop coordinates
     crops = np.empty((len(affines), 3, rows, columns))
     for crop, affine in zip(crops, affines, strict=True):
-        at = apply_affine(affine, centers) - 0.5
-        corner = np.floor(at)
-        fraction = at - corner
+        px, py = (
+            pixel_index(a * x + b * y + c, n) for (a, b, c), n in zip(affine, (width, height), strict=True)
+        )
+        x0, y0 = np.floor(px).astype(np.int64), np.floor(py).astype(np.int64)
         value = np.zeros((rows, columns, 3))
         for dy in (0, 1):
             for dx in (0, 1):
-                xi, yi = corner[..., 0] + dx, corner[..., 1] + dy
+                xi, yi = x0 + dx, y0 + dy
                 inside = (xi >= 0) & (xi < width) & (yi >= 0) & (yi < height)
-                xi, yi = (np.where(inside, v, 0).astype(np.int64) for v in (xi, yi))
-                tap = np.where(inside[..., None], pixels[yi, xi], np.asarray(border, np.float64))
-                weight = np.abs(1 - dx - fraction[..., 0]) * np.abs(1 - dy - fraction[..., 1])
+                nearest = pixels[np.clip(yi, 0, height - 1), np.clip(xi, 0, width - 1)]
+                tap = np.where(inside[..., None], nearest, np.asarray(border, np.float64))
+                weight = (1 - np.abs(px - xi)) * (1 - np.abs(py - yi))
                 value += weight[..., None] * tap
         crop[:] = value[..., :: -1 if swap_rb else 1].transpose(2, 0, 1)
     if np.dtype(dtype) == np.uint8:
-        return np.floor(crops + 0.5).astype(np.uint8)
-    scaled: Doubles = (crops - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
-    return scaled.astype(np.float32)
+        result: NDArray[Any] = np.clip(np.floor(crops + 0.5), 0, 255).astype(np.uint8)
+    else:
+        result = ((crops - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))).astype(np.float32)
+    if out is None:
+        return result
+    out[:] = result
+    return out
+
+
+def pixel_index(coordinate: Doubles, pixels: int) -> Doubles:
+    """Continuous coordinates as pixel indices; all that is beyond the border, or overflowed, just outside."""
+    at = coordinate - 0.5
+    return np.where(at > -2, np.minimum(at, pixels + 1), -2)
 
 
 def decode(
@@ -72,9 +84,10 @@ def decode(
     config: DecodeConfig,
     *,
     flipped: Floats | None = None,
-    flip_permutation: NDArray[np.int64] | None = None,
+    flip_permutation: Sequence[int] | NDArray[np.integer] | None = None,
+    threads: int = 1,
 ) -> tuple[Floats, Floats, Floats]:
-    """Turn CAMs into joints; see :func:`lfpose_edge.ops.decode`."""
+    """Turn CAMs into joints; see :func:`lfpose_edge.ops.decode`. ``threads`` is not used."""
     maps = sanitize(cams)
     if flipped is not None:
         maps = np.float32(0.5) * (maps + sanitize(flipped)[:, flip_permutation, :, ::-1])
@@ -84,7 +97,7 @@ def decode(
     for i in range(n):
         for j in range(k):
             crop_points[i, j], scores[i, j] = decode_map(maps[i, j], config)
-    keypoints = apply_affine(affines, crop_points).astype(np.float32)
+    keypoints: Floats = apply_affine(affines, crop_points).astype(np.float32)
     logits = np.where(np.isnan(presence), -np.inf, presence).astype(np.float64)
     return keypoints, scores, sigmoid(logits).astype(np.float32)
 
@@ -117,8 +130,7 @@ def upsample_bilinear(cam: Floats, factor: int) -> Floats:
     x0, x1, wx = axis_taps(cam.shape[1], factor)
     y0, y1, wy = axis_taps(cam.shape[0], factor)
     along_x = cam[:, x0] + wx * (cam[:, x1] - cam[:, x0])
-    upsampled: Floats = along_x[y0] + wy[:, None] * (along_x[y1] - along_x[y0])
-    return upsampled
+    return along_x[y0] + wy[:, None] * (along_x[y1] - along_x[y0])
 
 
 def axis_taps(cells: int, factor: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
@@ -164,14 +176,14 @@ def _softargmax(upsampled: Floats, row: int, column: int, config: DecodeConfig) 
 
 
 def _dark(upsampled: Floats, row: int, column: int, config: DecodeConfig) -> Doubles:
-    # Sampled one cell apart around the peak: the map holds nothing finer than its cells.
-    kernel = gaussian_kernel(config.blur_sigma)
-    reach = len(kernel) // 2 + 1  # the blur is needed at the peak and one cell to every side
-    cells = np.arange(-reach, reach + 1) * config.upsample
-    y = np.clip(row + cells, 0, upsampled.shape[0] - 1)
-    x = np.clip(column + cells, 0, upsampled.shape[1] - 1)
+    arm = config.upsample  # the stencil's: one cell
+    kernel = gaussian_kernel(config.blur_sigma * config.upsample)
+    reach = len(kernel) // 2 + arm
+    y = np.clip(np.arange(row - reach, row + reach + 1), 0, upsampled.shape[0] - 1)
+    x = np.clip(np.arange(column - reach, column + reach + 1), 0, upsampled.shape[1] - 1)
     probability = sigmoid(upsampled[np.ix_(y, x)])
-    windows = np.stack([np.roll(np.pad(kernel, 1), arm) for arm in (-1, 0, 1)])  # (3, 2 reach + 1)
+    # The blur is needed at nine points only, so it is two small products.
+    windows = np.stack([np.roll(np.pad(kernel, arm), shift) for shift in (-arm, 0, arm)])  # (3, 2 reach + 1)
     log = np.log(np.maximum(windows @ probability @ windows.T, DARK_FLOOR))  # (3, 3), y by x
 
     gradient = np.array([log[1, 2] - log[1, 0], log[2, 1] - log[0, 1]]) / 2  # per cell

@@ -18,4 +18,12 @@ struct Affine {
     LFPOSE_HD bool axis_aligned() const { return xy == 0.0 && yx == 0.0; }
 };
 
+// A pixel index along an axis of `pixels`, from a continuous coordinate. Beyond the image by two pixels or
+// by two million, or NaN after an overflow, is outside all the same.
+LFPOSE_HD LFPOSE_INLINE double pixel_index(double coordinate, int pixels) {
+    const double at = coordinate - 0.5;
+    const double raised = at > -2.0 ? at : -2.0;
+    return raised < pixels + 1.0 ? raised : pixels + 1.0;
+}
+
 }  // namespace lfpose

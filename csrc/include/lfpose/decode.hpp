@@ -1,45 +1,33 @@
-// CAM logits to joints, without ever writing the upsampled map. Specified by lfpose_edge/ops/reference.py.
+// Joints from CAMs. Specified by lfpose_edge/ops/reference.py.
 #pragma once
-
-#include <cstdint>
-
-#include "lfpose/affine.hpp"
 
 namespace lfpose {
 
-enum class Refinement { none, quarter, dark, softargmax };
+enum class Method { none, quarter, dark, softargmax };
 
 struct DecodeSpec {
-    double stride;  // crop pixels per CAM cell
-    int upsample;   // factor of the virtual upsampling
-    Refinement method;
-    double blur_sigma;  // cells, for dark
-    int window;         // cells, for softargmax
-
-    bool operator==(const DecodeSpec& o) const {
-        return stride == o.stride && upsample == o.upsample && method == o.method &&
-               blur_sigma == o.blur_sigma && window == o.window;
-    }
+    double stride;  // crop pixels a cell
+    int upsample;
+    Method method;
+    double blur_sigma;  // cells
+    int window;         // cells
 };
 
-struct CamBatch {
-    const float* cams;                // (n, k, height, width)
-    const float* flipped;             // the same of the mirrored crops, or null
-    const std::int64_t* permutation;  // (k): each joint's mirror joint, with `flipped`
-    const float* presence;            // (n, k) logits
-    const double* affines;            // (n, 2, 3), crop to image
-    int n, k, height, width;
+struct DecodeInput {
+    int crops, joints, height, width;
+    const float* cams;            // (crops, joints, height, width) logits
+    const float* flipped;         // the same of the mirrored crops, or null
+    const int* flip_permutation;  // (joints), if flipped
+    const float* presence;        // (crops, joints) logits
+    const double* affines;        // (crops, 2, 3)
 };
 
-struct Joints {
-    float* keypoints;  // (n, k, 2) image pixels
-    float* scores;     // (n, k)
-    float* presence;   // (n, k)
+struct DecodeOutput {
+    float* keypoints;  // (crops, joints, 2) image pixels
+    float* scores;     // (crops, joints)
+    float* presence;   // (crops, joints)
 };
 
-void decode(const CamBatch& batch, const DecodeSpec& spec, const Joints& out, int threads);
-
-// The largest value of an array: one pass over memory, the yardstick for the decoder.
-float largest(const float* values, std::int64_t count);
+void decode(const DecodeInput& input, const DecodeSpec& spec, const DecodeOutput& output, int threads);
 
 }  // namespace lfpose

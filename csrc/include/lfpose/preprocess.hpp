@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "lfpose/affine.hpp"
 
@@ -12,7 +13,14 @@ struct ImageView {
     const std::uint8_t* data;
     int height, width;
     int channels;              // 1, 3 or 4
-    std::ptrdiff_t row_bytes;  // from one row to the next; pixels of a row are adjacent
+    std::ptrdiff_t row_bytes;  // from one row to the next, of any sign; pixels of a row are adjacent
+
+    const std::uint8_t* row(std::ptrdiff_t y) const { return data + y * row_bytes; }
+    const std::uint8_t* lowest() const { return row_bytes < 0 ? row(height - 1) : data; }
+    // One past the last byte that may be read.
+    const std::uint8_t* end() const {
+        return (row_bytes < 0 ? data : row(height - 1)) + static_cast<std::ptrdiff_t>(width) * channels;
+    }
 };
 
 struct PreprocessSpec {
@@ -21,11 +29,39 @@ struct PreprocessSpec {
     float scale[3];     // out = value * scale + bias, by output channel
     float bias[3];
     float border[3];  // grey levels outside the image, by image channel
+
+    int source_channel(int output) const { return swap_rb ? 2 - output : output; }
+};
+
+// Two horizontally adjacent pixels start within the first bytes of each of these words.
+constexpr int kPairBytes = 8;
+
+// Buffers of one thread, kept from crop to crop.
+struct PreprocessScratch {
+    std::vector<int> offset;            // (width) of the first byte of a pair, within a row
+    std::vector<float> left, right;     // (width) weights of the pair's pixels
+    std::vector<float> outside;         // (width) weight of the border
+    std::vector<std::uint32_t> pairs;   // (2, width, 2)
+    std::vector<std::uint8_t> tail;     // a copy of a row that ends where the image's memory ends
+    std::vector<float> rows;            // (2, 3, width) sampled source rows
+    std::vector<double> x, y;           // (width) sampling positions
+    std::vector<std::ptrdiff_t> bytes;  // (width) of the upper left tap
+    std::vector<std::uint8_t> edge;     // (width) whether a pixel needs care
 };
 
 // Writes n crops, (n, 3, height, width), float or rounded to uint8 (scale and bias are then unused).
 template <typename Out>
-void preprocess(const ImageView& image, const double* affines, int n, const PreprocessSpec& spec, Out* out,
-                int threads);
+void preprocess(const ImageView& image, const double* affines, std::ptrdiff_t n, const PreprocessSpec& spec,
+                Out* out, int threads);
+
+// One crop of an affine without rotation, `out` (3, height, width).
+template <typename Out>
+void crop_axis_aligned(const ImageView& image, const Affine& affine, const PreprocessSpec& spec,
+                       PreprocessScratch& scratch, Out* out);
+
+// One crop of any affine.
+template <typename Out>
+void crop_general(const ImageView& image, const Affine& affine, const PreprocessSpec& spec,
+                  PreprocessScratch& scratch, Out* out);
 
 }  // namespace lfpose

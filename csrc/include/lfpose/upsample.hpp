@@ -1,43 +1,87 @@
-// Virtual bilinear upsampling by an integer factor, half-pixel centres, edges repeated.
-//
-// The arithmetic is fixed to the last bit (float32, no fused multiply-add, along x and then along y), so that
-// every implementation finds the same peak: see lfpose_edge/ops/reference.py, upsample_bilinear.
+// The virtual bilinear upsampling of a CAM: which samples and which weight belong to a position.
+// Shared with the CUDA kernels. Every value must be the same bits in every implementation, so each
+// operation is rounded to float on its own: nothing here may be fused or reassociated.
 #pragma once
+
+#include <cstdint>
 
 #include "lfpose/compiler.hpp"
 
 namespace lfpose {
 
-// Where an upsampled position lies between two cells of an axis.
-struct Tap {
-    int lower, upper;
-    float weight;  // of the upper cell
+// Logits are clamped to this, and NaN counts as its negative; float16 can hold it.
+constexpr float kLogitLimit = 1e4F;
 
-    LFPOSE_HD static Tap at(int position, int cells, int factor) {
-        // The position is (position + 1/2) / factor - 1/2 cells: this many halves of 1 / factor.
-        const int halves = 2 * position + 1 - factor;
-        const int low = halves < 0 ? -1 : halves / (2 * factor);
-        const int rest = halves - low * 2 * factor;
-        // The exact quotient, rounded once.
-        const float weight = static_cast<float>(static_cast<double>(rest) / (2 * factor));
-        return {low < 0 ? 0 : low, low + 1 < cells ? low + 1 : cells - 1, weight};
-    }
-};
+LFPOSE_HD LFPOSE_INLINE float sanitize(float logit) {
+    const float raised = logit > -kLogitLimit ? logit : -kLogitLimit;  // NaN fails the comparison
+    return raised < kLogitLimit ? raised : kLogitLimit;
+}
 
-LFPOSE_HD LFPOSE_INLINE float lerp(float a, float b, float weight) {
+LFPOSE_HD LFPOSE_INLINE float lerp(float a, float b, float w) {
 #ifdef __CUDA_ARCH__
-    return __fadd_rn(a, __fmul_rn(weight, __fsub_rn(b, a)));
+    return __fadd_rn(a, __fmul_rn(w, __fsub_rn(b, a)));
 #else
-    return a + weight * (b - a);
+    return a + w * (b - a);
 #endif
 }
 
-// Upsampled positions whose lower cell is `quad` - 1, for quad in 0..cells: first(quad) to first(quad + 1)
-// - 1.
-LFPOSE_HD LFPOSE_INLINE int first_position(int quad, int cells, int factor) {
-    if (quad <= 0) return 0;
-    if (quad > cells) return cells * factor;
-    return factor * (quad - 1) + factor / 2;
+LFPOSE_HD LFPOSE_INLINE int clamp_index(int index, int count) {
+    return index < 0 ? 0 : (index < count ? index : count - 1);
+}
+
+// Interpolation cell c lies between the samples c and c + 1; cells -1 and n - 1 are the flat borders.
+// It holds `factor` upsampled positions, of which this is the first.
+LFPOSE_HD LFPOSE_INLINE int first_position(int cell, int factor) { return cell * factor + factor / 2; }
+
+// The cell of an upsampled position, which may lie outside the map by any amount.
+LFPOSE_HD LFPOSE_INLINE int cell_of(int position, int factor) {
+    const int shifted = position - factor / 2;
+    return shifted >= 0 ? shifted / factor : -((factor - 1 - shifted) / factor);
+}
+
+// The weight of the upper sample at the i-th position of a cell.
+LFPOSE_HD LFPOSE_INLINE float weight_in_cell(int i, int factor) {
+    return static_cast<float>(static_cast<double>(2 * i + (factor % 2 == 0 ? 1 : 0)) / (2.0 * factor));
+}
+
+// A (height, width) map of logits, not yet sanitised.
+struct MapView {
+    const float* data;
+    int height, width;
+
+    LFPOSE_HD LFPOSE_INLINE float at(int y, int x) const {
+        return sanitize(
+            data[static_cast<std::int64_t>(clamp_index(y, height)) * width + clamp_index(x, width)]);
+    }
+};
+
+// The upsampled map at one position inside it.
+LFPOSE_HD LFPOSE_INLINE float upsampled_at(const MapView& map, int factor, int x, int y) {
+    const int cx = cell_of(x, factor), cy = cell_of(y, factor);
+    const float wx = weight_in_cell(x - first_position(cx, factor), factor);
+    const float wy = weight_in_cell(y - first_position(cy, factor), factor);
+    const float top = lerp(map.at(cy, cx), map.at(cy, cx + 1), wx);
+    const float bottom = lerp(map.at(cy + 1, cx), map.at(cy + 1, cx + 1), wx);
+    return lerp(top, bottom, wy);
+}
+
+// The best upsampled position so far. The first in row-major order wins among equals.
+struct Peak {
+    int x, y;
+    float value;
+
+    // Whether (value, x, y) replaces this peak.
+    LFPOSE_HD LFPOSE_INLINE bool yields_to(float other, int other_x, int other_y) const {
+        return other > value || (other == value && (other_y < y || (other_y == y && other_x < x)));
+    }
+};
+
+// Where an upsampled position plus a sub-pixel offset lies in the crop, inside [0, cells * stride].
+LFPOSE_HD LFPOSE_INLINE double crop_coordinate(int position, double offset, double stride, int factor,
+                                               int cells) {
+    const double at = (position + 0.5 + offset) * stride / factor;
+    const double end = cells * stride;
+    return at < 0.0 ? 0.0 : (at < end ? at : end);
 }
 
 }  // namespace lfpose

@@ -1,0 +1,44 @@
+// What comes from Python, checked: a clear TypeError or ValueError instead of undefined behaviour.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <string>
+#include <vector>
+
+namespace lfpose::bind {
+
+namespace py = pybind11;
+
+// "float64 (3, 4)" for an array, the type's name for anything else.
+std::string describe(const py::handle& object);
+
+// The object as an array of type T and `dimensions` axes, C-contiguous, copied only if it is not.
+// `expected` completes "cams must be ...".
+template <typename T>
+py::array_t<T> require(const py::handle& object, const char* name, py::ssize_t dimensions,
+                       const char* expected) {
+    const auto message = [&] {
+        return std::string(name) + " must be " + expected + ", got " + describe(object);
+    };
+    if (!py::isinstance<py::array_t<T>>(object)) throw py::type_error(message());
+    auto array = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(object);
+    if (!array) throw py::error_already_set();
+    if (array.ndim() != dimensions) throw py::value_error(message());
+    return array;
+}
+
+// Throws unless the array has this shape.
+void require_shape(const py::array& array, const char* name, const std::vector<py::ssize_t>& shape);
+
+// (N, 2, 3) finite float64; N as given, or any if negative.
+py::array_t<double> require_affines(const py::handle& object, py::ssize_t n);
+
+// Three finite numbers.
+std::array<double, 3> require_triple(const py::handle& object, const char* name);
+
+int require_threads(int threads);
+
+}  // namespace lfpose::bind

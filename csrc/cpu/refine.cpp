@@ -1,0 +1,173 @@
+// No peak depends on this file, so it alone is compiled with fused multiply-adds (CMakeLists.txt).
+#include "lfpose/refine.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "lfpose/lanes.hpp"
+
+namespace lfpose {
+namespace {
+
+constexpr double kFloor = 1e-10;  // of a probability, before its logarithm
+constexpr double kCurvature = 1e-4, kDeterminant = 1e-8;
+
+// exp(x) for |x| <= 87, with a relative error of about 1e-7.
+LFPOSE_INLINE float fast_exp(float x) {
+    constexpr float kToNearest =
+        12582912.0F;  // adding 1.5 * 2^23 rounds, and leaves the integer in the low bits
+    const float shifted = x * 1.44269504F + kToNearest;
+    const float r = x - (shifted - kToNearest) * 0.69314718F;
+    // Minimax on |r| <= ln 2 / 2.
+    float p = 8.297583088e-03F;
+    p = p * r + 4.191587493e-02F;
+    p = p * r + 1.666757762e-01F;
+    p = p * r + 4.999889135e-01F;
+    p = p * r + 9.999997020e-01F;
+    p = p * r + 1.000000119e+00F;
+    std::int32_t bits, power;
+    std::memcpy(&bits, &p, sizeof bits);
+    std::memcpy(&power, &shifted, sizeof power);
+    bits += static_cast<std::int32_t>(static_cast<std::uint32_t>(power) << 23);  // times 2^n
+    std::memcpy(&p, &bits, sizeof p);
+    return p;
+}
+
+LFPOSE_INLINE float clamp(float x, float low, float high) {
+    const float raised = x > low ? x : low;
+    return raised < high ? raised : high;
+}
+
+// Sigmoids of 2 * half values. Two of them share one division, the slowest operation here; their product must
+// not overflow, so none is below 1e-18, which is nothing beside kFloor.
+LFPOSE_CLONES void sigmoids(const float* LFPOSE_RESTRICT x, int half, float* LFPOSE_RESTRICT p) {
+    constexpr float kLimit = 42.0F;
+    for (int i = 0; i < half; ++i) {
+        const float a = 1.0F + fast_exp(clamp(-x[i], -kLimit, kLimit));
+        const float b = 1.0F + fast_exp(clamp(-x[half + i], -kLimit, kLimit));
+        const float shared = 1.0F / (a * b);
+        p[i] = b * shared;
+        p[half + i] = a * shared;
+    }
+}
+
+LFPOSE_CLONES void exponentials(const float* LFPOSE_RESTRICT x, float peak, int count,
+                                float* LFPOSE_RESTRICT p) {
+    for (int i = 0; i < count; ++i) p[i] = fast_exp(clamp(x[i] - peak, -87.0F, 0.0F));
+}
+
+// The blurred window at 3 x 3 positions: along y into three rows of sums, then along x.
+LFPOSE_CLONES void blur(const DarkKernel& kernel, WindowScratch& scratch, const float* p, double* sums,
+                        double (&blurred)[3][3]) {
+    const int size = kernel.size, pitch = kernel.pitch, rows = 2 * kernel.reach + 1;
+    const double* before = kernel.arms.data();
+    const double *at = before + size, *after = at + size;
+    ReadAhead ahead = scratch.ahead;
+    for (int x = 0; x < pitch; x += 8) {
+        Doubles kept[2][3], value;  // even and odd rows: six sums that do not wait for each other
+        for (auto& parity : kept) {
+            for (Doubles& sum : parity) clear(sum);
+        }
+        const auto take = [&](int y, Doubles(&sum)[3]) {
+            load(value, p + y * pitch + x);
+            add_product(sum[0], value, before[y]);
+            add_product(sum[1], value, at[y]);
+            add_product(sum[2], value, after[y]);
+        };
+        for (int y = 0; y + 1 < rows; y += 2) {
+            take(y, kept[0]);
+            take(y + 1, kept[1]);
+            ahead.step();
+        }
+        take(rows - 1, kept[0]);  // the rows are odd in number
+        for (int arm = 0; arm < 3; ++arm) {
+            add(kept[0][arm], kept[1][arm]);
+            store(sums + arm * pitch + x, kept[0][arm]);
+        }
+    }
+    const double* along_x = kernel.lead_arms.data() + static_cast<std::ptrdiff_t>(scratch.lead) * 3 * size;
+    scratch.ahead = ahead;
+    for (int row = 0; row < 3; ++row) {
+        for (int arm = 0; arm < 3; ++arm) {
+            Doubles sum, value, weight;
+            clear(sum);
+            for (int x = 0; x < pitch; x += 8) {
+                load(value, sums + row * pitch + x);
+                load(weight, along_x + arm * size + x);
+                add_product(sum, value, weight);
+            }
+            blurred[row][arm] = total(sum);
+        }
+    }
+}
+
+}  // namespace
+
+DarkKernel::DarkKernel(double sigma_cells, int factor) {
+    const double sigma = sigma_cells * factor;
+    const int radius = static_cast<int>(std::ceil(3 * sigma));
+    reach = radius + factor;
+    pitch = window_pitch(2 * reach + 1, factor);
+    size = pitch;
+    std::vector<double> gauss;
+    double sum = 0.0;
+    for (int i = -radius; i <= radius; ++i) {
+        gauss.push_back(std::exp(-0.5 * (i / sigma) * (i / sigma)));
+        sum += gauss.back();
+    }
+    for (double& weight : gauss) weight /= sum;
+    lead_arms.assign(static_cast<std::size_t>(3 * factor * size), 0.0);
+    for (int lead = 0; lead < factor; ++lead) {
+        for (int arm = 0; arm < 3; ++arm) {
+            std::copy(gauss.begin(), gauss.end(),
+                      lead_arms.begin() + (3 * lead + arm) * size + lead + arm * factor);
+        }
+    }
+    arms.assign(lead_arms.begin(), lead_arms.begin() + 3 * size);
+}
+
+Offset dark_offset(const DarkKernel& kernel, int factor, WindowScratch& scratch) {
+    const int count = (2 * kernel.reach + 1) * kernel.pitch;
+    const int half = (count + 2 * kLanes - 1) / (2 * kLanes) * kLanes;  // whole vectors, no remainder
+    float* p = scratch.probabilities.reserve(2 * half);
+    sigmoids(scratch.values, half, p);
+
+    double b[3][3];
+    blur(kernel, scratch, p, scratch.sums.reserve(3 * kernel.pitch), b);
+    for (auto& row : b) {
+        for (double& value : row) value = std::max(value, kFloor);
+    }
+    // Differences of logarithms as logarithms of quotients: five instead of nine. Units: cells.
+    const double center = b[1][1] * b[1][1];
+    const double gx = 0.5 * std::log(b[1][2] / b[1][0]), gy = 0.5 * std::log(b[2][1] / b[0][1]);
+    const double xx = std::log(b[1][2] * b[1][0] / center), yy = std::log(b[2][1] * b[0][1] / center);
+    const double xy = 0.25 * std::log(b[2][2] * b[0][0] / (b[2][0] * b[0][2]));
+    const double determinant = xx * yy - xy * xy;
+    if (!(xx < -kCurvature && yy < -kCurvature && determinant > kDeterminant)) return {0.0, 0.0};
+    const double dx = (xy * gy - yy * gx) / determinant, dy = (xy * gx - xx * gy) / determinant;
+    return {std::clamp(dx, -1.0, 1.0) * factor, std::clamp(dy, -1.0, 1.0) * factor};
+}
+
+Offset softargmax_offset(const Window& window, const Peak& peak, WindowScratch& scratch) {
+    const int count = window.height * scratch.pitch;
+    float* p = scratch.probabilities.reserve(count);
+    exponentials(scratch.values, peak.value, count, p);
+    double mass = 0.0, x_moment = 0.0, y_moment = 0.0;
+    for (int y = 0; y < window.height; ++y) {
+        const float* weights = p + y * scratch.pitch + scratch.lead;
+        double row = 0.0;
+        for (int x = 0; x < window.width; ++x) {
+            const double weight = static_cast<double>(weights[x]);
+            row += weight;
+            x_moment += weight * (window.x + x - peak.x);
+        }
+        mass += row;
+        y_moment += row * (window.y + y - peak.y);
+    }
+    return {x_moment / mass, y_moment / mass};
+}
+
+}  // namespace lfpose

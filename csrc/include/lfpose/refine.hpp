@@ -1,0 +1,103 @@
+// From the upsampled peak to a fraction of an upsampled pixel.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "lfpose/upsample.hpp"
+
+namespace lfpose {
+
+// A buffer that grows, aligned to cache lines; its contents do not survive growth.
+template <typename T>
+class AlignedBuffer {
+  public:
+    // At least `size` values, all of them initialised.
+    T* reserve(int size) {
+        const auto wanted = static_cast<std::size_t>(size) + kLine;
+        if (storage_.size() < wanted) storage_.resize(wanted);
+        void* start = storage_.data();
+        std::size_t space = storage_.size() * sizeof(T);
+        return static_cast<T*>(
+            std::align(kLine * sizeof(T), static_cast<std::size_t>(size) * sizeof(T), start, space));
+    }
+
+  private:
+    static constexpr std::size_t kLine = 64 / sizeof(T);
+    std::vector<T> storage_;
+};
+
+struct Offset {
+    double x, y;  // upsampled pixels
+};
+
+// A rectangle of upsampled positions; outside the map the nearest position's value is repeated.
+struct Window {
+    int x, y;  // first position
+    int width, height;
+};
+
+// Fetches the next map while this one is refined, a line now and then: asked for at once, the lines would
+// fill the core's miss buffers and everything would wait.
+class ReadAhead {
+  public:
+    ReadAhead() = default;
+    ReadAhead(const float* begin, std::ptrdiff_t count) : at_(begin), left_(count) {}
+
+    LFPOSE_INLINE void step() {
+        if (left_ <= 0) return;
+        LFPOSE_PREFETCH(at_);
+        at_ += kLine;
+        left_ -= kLine;
+    }
+
+  private:
+    static constexpr std::ptrdiff_t kLine = 16;  // floats
+    const float* at_ = nullptr;
+    std::ptrdiff_t left_ = 0;
+};
+
+struct WindowScratch {
+    ReadAhead ahead;
+    AlignedBuffer<float> samples;  // rows of the map
+    AlignedBuffer<float> rows;     // the same, interpolated along x
+    AlignedBuffer<float> buffer;   // of the values
+    // The window, row-major, from the first position of its first cell: `lead` columns too many on the left,
+    // and to a pitch of whole vectors on the right, so that few vectors straddle a cache line. After it there
+    // are two vectors that may be read.
+    const float* values = nullptr;
+    int lead = 0, pitch = 0;
+    AlignedBuffer<float> probabilities;  // laid out like the values
+    AlignedBuffer<double> sums;
+};
+
+// Weights of the positions of an interpolation cell along one axis.
+std::vector<float> axis_weights(int factor);
+
+// Columns of a window that starts anywhere within a cell, in whole vectors.
+inline int window_pitch(int width, int factor) { return (width + factor - 1 + 7) / 8 * 8; }
+
+// Fills scratch.values, every value the same bits as upsampled_at.
+void sample_window(const MapView& map, int factor, const std::vector<float>& weights, const Window& window,
+                   WindowScratch& scratch);
+
+// The blur of DARK at three positions of an axis, one cell apart: kernels over one window, zero padded.
+struct DarkKernel {
+    int reach;  // the window spans 2 reach + 1 positions
+    int pitch;
+    int size;                       // doubles from one arm to the next
+    std::vector<double> arms;       // (3, size), along y
+    std::vector<double> lead_arms;  // (factor, 3, size), along x: for every lead of the window
+
+    DarkKernel(double sigma_cells, int factor);
+};
+
+// One Newton step on the log of the blurred probabilities (Zhang et al., Distribution-Aware Coordinate
+// Representation for Human Pose Estimation, CVPR 2020). scratch.values: the window around the peak.
+Offset dark_offset(const DarkKernel& kernel, int factor, WindowScratch& scratch);
+
+// The expected offset under exp(value - peak). scratch.values: `window`.
+Offset softargmax_offset(const Window& window, const Peak& peak, WindowScratch& scratch);
+
+}  // namespace lfpose

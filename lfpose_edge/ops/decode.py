@@ -1,0 +1,62 @@
+"""Upsample, find the peak, refine it and map it back to the image, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge import _core
+from lfpose_edge.ops.config import DecodeConfig
+
+Floats = NDArray[np.float32]
+
+
+def decode(
+    cams: Floats,
+    presence: Floats,
+    affines: NDArray[np.float64],
+    config: DecodeConfig,
+    *,
+    flipped: Floats | None = None,
+    flip_permutation: Sequence[int] | NDArray[np.integer] | None = None,
+    threads: int = 1,
+) -> tuple[Floats, Floats, Floats]:
+    """Turn CAMs into joints.
+
+    The result is that of upsampling every CAM bilinearly by ``config.upsample``, taking the first maximum
+    and refining it, but the upsampled map is never written.
+
+    Args:
+        cams: (N, K, h, w) float32 logits, one map a joint. NaN counts as the lowest logit.
+        presence: (N, K) float32 logits.
+        affines: (N, 2, 3) float64, crop to image coordinates; those given to ``preprocess``.
+        config: stride, upsampling and refinement.
+        flipped: (N, K, h, w) float32, the CAMs of the mirrored crops; averaged with ``cams`` before the peak
+            is sought.
+        flip_permutation: (K,) the joint that joint ``k`` becomes in a mirrored image; needed with
+            ``flipped`` and not used without.
+        threads: maps that are decoded at once.
+
+    Returns:
+        Keypoints (N, K, 2) float32, continuous image pixels; scores (N, K) float32, the sigmoid of the peak;
+        presence (N, K) float32, the sigmoid of the logit and 0 for NaN.
+
+    Raises:
+        TypeError: an array of another dtype, or no array.
+        ValueError: another shape, an affine that is not finite, a wrong permutation.
+    """
+    return _core.decode(
+        cams,
+        presence,
+        affines,
+        config.stride,
+        config.upsample,
+        config.method,
+        config.blur_sigma,
+        config.window,
+        flipped,
+        flip_permutation,
+        threads,
+    )

@@ -1,0 +1,251 @@
+"""The decode kernel against its specification."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from lfpose_edge import ops
+from lfpose_edge.geometry import apply_affine
+from lfpose_edge.ops import reference
+
+METHODS = ["none", "quarter", "dark", "softargmax"]
+FACTORS = [1, 2, 3, 4, 8]
+UNIT = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+TOLERANCE_PX = 1e-4
+
+
+def bump(shape: tuple[int, ...], rng: np.random.Generator, noise: float = 0.2) -> np.ndarray:
+    h, w = shape[-2:]
+    y, x = np.mgrid[:h, :w]
+    cy, cx = (rng.uniform(-0.5, side, (*shape[:-2], 1, 1)) for side in (h, w))
+    return 10 * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 5) - 5 + rng.normal(0, noise, shape)
+
+
+def one_hot(shape: tuple[int, ...], rng: np.random.Generator, value: float = 3.0) -> np.ndarray:
+    cams = np.zeros((*shape[:2], shape[2] * shape[3]))
+    np.put_along_axis(cams, rng.integers(0, cams.shape[2], (*shape[:2], 1)), value, axis=2)
+    return cams.reshape(shape)
+
+
+def corner_peak(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    cams = rng.normal(size=shape)
+    cams[..., -1, -1] = 9
+    return cams
+
+
+def with_odd_values(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    return rng.choice([np.nan, np.inf, -np.inf, 3e38, -3e38, 0.0, -0.0, 1.0, 2.5], shape)
+
+
+def plateau(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    return np.minimum(2 * bump(shape, rng, noise=0.0), 3.0)
+
+
+MAPS: dict[str, Callable[[tuple[int, ...], np.random.Generator], np.ndarray]] = {
+    "bump": bump,
+    "smooth bump": lambda shape, rng: bump(shape, rng, noise=0.0),
+    "faint": lambda shape, rng: bump(shape, rng) - 24,  # probabilities about the floor of the logarithm
+    "random": lambda shape, rng: rng.normal(size=shape),
+    "few levels": lambda shape, rng: rng.integers(-2, 3, shape).astype(float),
+    "constant": lambda shape, rng: np.full(shape, 0.7),
+    "one hot": one_hot,
+    "corner peak": corner_peak,
+    "plateau": plateau,
+    "saturated": lambda shape, rng: np.where(rng.random(shape) < 0.2, 100.0, -100.0),
+    "checkerboard": lambda shape, rng: (
+        np.where(np.indices(shape[2:]).sum(0) % 2, 5.0, -5.0) + np.zeros(shape)
+    ),
+    "odd values": with_odd_values,
+    "all NaN": lambda shape, rng: np.full(shape, np.nan),
+    "all infinite": lambda shape, rng: np.full(shape, np.inf),
+    "all beneath the limit": lambda shape, rng: np.full(shape, -1e30),
+}
+SHAPES = {
+    "square": (2, 3, 12, 12),
+    "odd": (1, 2, 13, 7),
+    "one lane more": (1, 1, 9, 17),
+    "whole lanes": (1, 1, 16, 32),
+    "one pixel": (2, 2, 1, 1),
+    "one row": (1, 2, 1, 21),
+    "one column": (1, 2, 21, 1),
+}
+
+
+def assert_same_joints(cams: np.ndarray, config: ops.DecodeConfig, **options: object) -> None:
+    """Agreement with the reference; exact but for rounding where no exponential is taken."""
+    n, k = cams.shape[:2]
+    presence = np.linspace(-5, 5, n * k, dtype=np.float32).reshape(n, k)
+    affines = np.tile(UNIT, (n, 1, 1))
+    arguments = (np.asarray(cams, np.float32), presence, affines, config)
+    expected, actual = reference.decode(*arguments, **options), ops.decode(*arguments, **options)
+    for name, a, b in zip(("keypoints", "scores", "presence"), actual, expected, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype) == ((n, k, 2)[: a.ndim], np.float32)
+        tolerance = 0 if name == "keypoints" and config.method in ("none", "quarter") else TOLERANCE_PX
+        assert np.abs(a - b).max(initial=0) <= (tolerance if name == "keypoints" else 1e-6), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", MAPS)
+def test_maps(kind: str, method: ops.Method) -> None:
+    for case, shape in enumerate(SHAPES.values()):
+        cams = MAPS[kind](shape, np.random.default_rng(case))
+        for factor in FACTORS:
+            assert_same_joints(cams, ops.DecodeConfig(stride=factor, upsample=factor, method=method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(1, 3, 48, 48), (1, 2, 64, 64), (2, 2, 64, 48)], ids=str)
+def test_sizes_in_use(shape: tuple[int, ...], method: ops.Method) -> None:
+    cams = bump(shape, np.random.default_rng(5))
+    assert_same_joints(cams, ops.DecodeConfig(stride=4, upsample=4, method=method))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ops.DecodeConfig(stride=5.5, upsample=6, method="dark", blur_sigma=0.4),
+        ops.DecodeConfig(stride=2, upsample=4, method="dark", blur_sigma=2.3),
+        ops.DecodeConfig(stride=8, upsample=16, method="dark"),
+        ops.DecodeConfig(stride=1, upsample=1, method="dark", blur_sigma=0.2),
+        ops.DecodeConfig(stride=4, upsample=5, method="softargmax", window=1),
+        ops.DecodeConfig(stride=4, upsample=4, method="softargmax", window=16),
+    ],
+    ids=str,
+)
+def test_constants(config: ops.DecodeConfig) -> None:
+    assert_same_joints(bump((2, 3, 20, 18), np.random.default_rng(2)), config)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["bump", "random", "odd values", "constant"])
+def test_flipped(kind: str, method: ops.Method) -> None:
+    rng = np.random.default_rng(3)
+    cams, flipped = (MAPS[kind]((2, 3, 11, 14), rng).astype(np.float32) for _ in range(2))
+    config = ops.DecodeConfig(stride=4, upsample=4, method=method)
+    assert_same_joints(cams, config, flipped=flipped, flip_permutation=np.array([2, 1, 0]))
+
+
+def test_a_mirrored_pair_decodes_as_one() -> None:
+    cams = bump((1, 3, 12, 12), np.random.default_rng(4)).astype(np.float32)
+    order = [1, 0, 2]
+    arguments = (np.zeros((1, 3), np.float32), UNIT[None], ops.DecodeConfig(stride=4))
+    both = ops.decode(cams, *arguments, flipped=cams[:, order, :, ::-1], flip_permutation=order)
+    for a, b in zip(both, ops.decode(cams, *arguments), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda c: c[:, ::2],
+        lambda c: c[..., ::-1],
+        lambda c: c.transpose(0, 1, 3, 2),
+        lambda c: np.asfortranarray(c),
+    ],
+    ids=["every other joint", "mirrored", "transposed", "Fortran order"],
+)
+def test_strides(view: Callable[[np.ndarray], np.ndarray]) -> None:
+    cams = bump((2, 4, 10, 13), np.random.default_rng(6)).astype(np.float32)
+    assert_same_joints(view(cams), ops.DecodeConfig(stride=4))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 8, 8), (2, 0, 8, 8)], ids=["no crops", "no joints"])
+def test_nothing_in_nothing_out(shape: tuple[int, ...]) -> None:
+    assert_same_joints(np.zeros(shape), ops.DecodeConfig(stride=4))
+
+
+def test_threads_change_nothing() -> None:
+    cams = bump((3, 5, 16, 16), np.random.default_rng(7)).astype(np.float32)
+    arguments = (cams, np.zeros((3, 5), np.float32), np.tile(UNIT, (3, 1, 1)), ops.DecodeConfig(stride=4))
+    for a, b in zip(ops.decode(*arguments, threads=1), ops.decode(*arguments, threads=4), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_affines_map_to_the_image() -> None:
+    cams = bump((2, 3, 12, 12), np.random.default_rng(8)).astype(np.float32)
+    affines = np.array([[[1.5, 0.2, 30], [-0.2, 1.5, 70]], [[-0.5, 0, 9], [0, 0.5, -4]]])
+    rest = (np.zeros((2, 3), np.float32), ops.DecodeConfig(stride=4))
+    crop_points = ops.decode(cams, rest[0], np.tile(UNIT, (2, 1, 1)), rest[1])[0]
+    image_points = ops.decode(cams, rest[0], affines, rest[1])[0]
+    np.testing.assert_allclose(image_points, apply_affine(affines, crop_points), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("logit", "expected"), [(np.nan, 0), (-np.inf, 0), (np.inf, 1), (0.0, 0.5), (-200, 0), (200, 1)]
+)
+def test_presence(logit: float, expected: float) -> None:
+    presence = np.full((1, 1), logit, np.float32)
+    assert (
+        ops.decode(np.zeros((1, 1, 2, 2), np.float32), presence, UNIT[None], ops.DecodeConfig(4))[2]
+        == expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "tolerance"), [("none", 0.75), ("quarter", 0.75), ("dark", 0.1), ("softargmax", 0.2)]
+)
+def test_finds_a_known_joint(method: ops.Method, tolerance: float) -> None:
+    """Not only the same as the reference, but right: a smooth peak at a known place, in crop pixels."""
+    y, x = np.mgrid[:24, :24] + 0.5
+    for cx, cy in [(12.0, 12.0), (7.3, 15.8), (10.61, 9.13)]:
+        cams = (8 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 8) - 4).astype(np.float32)[None, None]
+        config = ops.DecodeConfig(stride=4, upsample=4, method=method)
+        keypoints = ops.decode(cams, np.zeros((1, 1), np.float32), UNIT[None], config)[0]
+        # Two bilinear maps and a blur leave a bias of some tenths of a pixel of 4 per cell.
+        np.testing.assert_allclose(keypoints[0, 0], [4 * cx, 4 * cy], atol=4 * tolerance)
+
+
+@pytest.mark.parametrize(
+    ("factor", "spike", "level"), [(2, 16.0, 9.0), (3, 9.0, 9.0), (4, 64.0, 49.0)], ids=["2", "3", "4"]
+)
+@pytest.mark.parametrize("plateau_first", [True, False])
+def test_the_first_of_equal_peaks_wins(factor: int, spike: float, level: float, plateau_first: bool) -> None:
+    """A lone spike, sampled off its centre, and a plateau of lower samples reach exactly the same value."""
+    cam = np.zeros((20, 20), np.float32)
+    cam[2:5, 12:15] = level
+    cam[11, 6] = spike
+    if not plateau_first:
+        cam = cam[::-1]
+    assert (reference.upsample_bilinear(cam, factor) == level).sum() > 1
+    assert_same_joints(cam[None, None], ops.DecodeConfig(stride=factor, upsample=factor, method="none"))
+
+
+levels = st.one_of(
+    st.floats(-20, 20, width=32), st.sampled_from([0.0, 1.0, -1.0, 5.0]), st.floats(width=32)
+)  # many ties, and anything at all
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(
+    cam=st.tuples(st.integers(1, 20), st.integers(1, 20)).flatmap(
+        lambda s: arrays(np.float32, s, elements=levels)
+    ),
+    factor=st.integers(1, 9),
+)
+def test_the_peak_is_that_of_the_upsampled_map(cam: np.ndarray, factor: int) -> None:
+    """Brute force: upsample, first argmax; the same position and the same bits of value."""
+    upsampled = reference.upsample_bilinear(reference.sanitize(cam), factor)
+    row, column = divmod(int(upsampled.argmax()), upsampled.shape[1])
+    config = ops.DecodeConfig(stride=factor, upsample=factor, method="none")
+    keypoints, scores, _ = ops.decode(cam[None, None], np.zeros((1, 1), np.float32), UNIT[None], config)
+    assert keypoints[0, 0].tolist() == [column + 0.5, row + 0.5]
+    assert scores[0, 0] == np.float32(reference.sigmoid(np.float64(upsampled[row, column])))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 24), st.integers(1, 24)),
+    kind=st.sampled_from(sorted(MAPS)),
+    factor=st.integers(1, 6),
+    method=st.sampled_from(METHODS),
+    seed=st.integers(0, 1000),
+)
+def test_any_map(shape: tuple[int, ...], kind: str, factor: int, method: ops.Method, seed: int) -> None:
+    cams = MAPS[kind](shape, np.random.default_rng(seed))
+    assert_same_joints(cams, ops.DecodeConfig(stride=factor, upsample=factor, method=method))
