@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,10 @@ def __dir__() -> list[str]:
 
 
 # In a checkout the folder `export` stands beside this package; installed, it is inside (pyproject.toml).
-_checkout = Path(__file__).resolve().parent.parent
-if (_checkout / "pyproject.toml").is_file() and (_checkout / "export" / "__init__.py").is_file():
-    __path__.append(str(_checkout))
+# And where a checkout comes first on the path, the compiled module is that of the installed package.
+_here = Path(__file__).resolve().parent
+if (_here.parent / "pyproject.toml").is_file() and (_here.parent / "export" / "__init__.py").is_file():
+    __path__.append(str(_here.parent))
+    for _folder in (Path(entry) / "lfpose_edge" for entry in sys.path):
+        if any(p.suffix in (".so", ".pyd") for p in _folder.glob("_core.*")):
+            __path__.append(str(_folder))
