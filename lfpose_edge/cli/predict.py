@@ -44,6 +44,7 @@ def run_predict(options: PredictOptions) -> None:
     """Find the poses in every frame, show a table a frame, and write what was asked for."""
     boxes = None if options.boxes is None else parse_boxes(options.boxes)
     source: str | int = int(options.source) if options.source.isdecimal() else options.source
+    check_outputs(options)
     console = Console(highlight=False)
     with contextlib.ExitStack() as stack:
         estimator = stack.enter_context(
@@ -74,6 +75,27 @@ def run_predict(options: PredictOptions) -> None:
         console.print(f"{total} frame(s), {persons} person(s); {estimator.describe()['backend']}")
         for path in filter(None, (options.save, options.json)):
             console.print(f"wrote {path}")
+
+
+def check_outputs(options: PredictOptions) -> None:
+    """Refuse outputs that would replace the source, each other, or something that is not a file.
+
+    Raises:
+        SourceError: and nothing was read or written.
+    """
+    outputs = {"--save": options.save, "--json": options.json}
+    taken = {Path(options.source).resolve(): "the source"}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        place = path.resolve()
+        if place in taken:
+            message = f"{option} {path} is {taken[place]}: give another path"
+            raise SourceError(message)
+        if place.exists() and not place.is_file() and not (option == "--save" and place.is_dir()):
+            message = f"{option} {path} exists and is not a file: give another path"
+            raise SourceError(message)
+        taken[place] = f"the file of {option} too"
 
 
 def run_demo(model: str, backend: str, out: Path) -> None:
