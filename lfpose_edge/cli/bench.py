@@ -16,12 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from lfpose_edge.backends import available
+from lfpose_edge.bundle import Bundle
 from lfpose_edge.cli.predict import PHOTO
 from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.opencv import cv2
 from lfpose_edge.results import StageTimings
 from lfpose_edge.sources import Image, load_image
+from lfpose_edge.zoo import bundle_path
 
 FRAME_SIZE = (720, 1280)
 RING = 24  # frames of 2.8 MB: more than a core's cache, so that no frame is found there when its turn comes
@@ -66,6 +68,7 @@ def measure(
         One row a case: backend, threads, persons, frames, fps, and for the whole frame and each stage
         ``<stage>_p50_ms``, ``_p95_ms`` and ``_p99_ms``. ``total`` is wall time around the call.
     """
+    Bundle.open(bundle_path(model))  # a model that is not there, or damaged, is an error and no empty table
     counts = tuple(persons)
     with ExitStack() as stack:
         cases = [

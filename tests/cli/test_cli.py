@@ -115,6 +115,7 @@ def _broken(tmp_path: Path) -> None:
         (["predict", "photo.jpg", "--save", "a.jpg", "--json", "a.jpg"], "is the file of --save too"),
         (["predict", "photo.jpg", "--json", "/dev/null"], "exists and is not a file"),
         (["predict", "photo.jpg", "--json", "empty"], "exists and is not a file"),
+        (["bench", "--model", "lfpose-light"], "did you mean 'lfpose-lite'"),
         (["train", "nowhere.yaml"], "no recipe 'nowhere.yaml'"),
         (["eval", "none.json", "images"], "no annotation file"),
     ],
