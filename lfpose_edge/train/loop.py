@@ -113,6 +113,7 @@ def train(
         step, history = state["step"], state["history"]
     model, optimizer = fabric.setup(network, optimizer)
     ema = fabric.to_device(ema)
+    mirror = fabric.to_device(torch.from_numpy(recipe.joints.flip_permutation))
 
     steps_per_epoch = math.ceil(len(train_set) / options.batch_size)
     last_step = steps_per_epoch * recipe.epochs
@@ -159,7 +160,7 @@ def train(
                 set_learning_rate(optimizer, step, last_step, options.warmup_steps)
                 output = model(network.normalize(sample.crop))
                 terms = supervised_loss(
-                    output, sample.joints, sample.labelled, network.cam_stride, recipe.loss
+                    output, sample.joints, sample.labelled, mirror, network.cam_stride, recipe.loss
                 )
                 if not torch.isfinite(terms.total):
                     message = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -40,32 +41,88 @@ def gaussian_maps(joints: Tensor, shape: tuple[int, int], stride: float, sigma: 
 
 
 def supervised_loss(
-    output: PoseOutput, joints: Tensor, labelled: Tensor, stride: float, weights: Loss
+    output: PoseOutput, joints: Tensor, labelled: Tensor, mirror: Tensor, stride: float, weights: Loss
 ) -> LossTerms:
     """The loss of crops whose joints are located.
 
     *Location*: cross-entropy between the softmax of a CAM over its cells and the normalised Gaussian; it
-    puts the peak in the right place and leaves the level of the map free. *Heatmap*: binary cross-entropy
-    of every cell, summed over the map; it sets that level, so that the sigmoid of the peak is a score.
-    *Presence*: binary cross-entropy of the presence logits.
+    puts the peak in the right place and leaves the level of the map free. Coarse CAMs have it too.
+    *Heatmap*: binary cross-entropy of every cell, summed over the map; it sets that level, so that the
+    sigmoid of the peak is a score. *Presence*: binary cross-entropy of the presence logits.
+
+    Where the recipe says that some persons are labelled with left and right exchanged, every target is the
+    mixture of the label and the exchanged label, by :func:`swap_posterior`.
 
     Args:
         output: CAMs (B, K, h, w) and presence (B, K), logits.
         joints: (B, K, 2) crop pixels.
         labelled: (B, K) bool; an unlabelled joint has an empty target map and no location.
+        mirror: (K,) the position of every joint's mirror joint.
         stride: crop pixels per CAM cell.
         weights: the weights of the terms, and the Gaussian's sigma.
     """
+    sigma = weights.sigma_cells * stride  # crop pixels
     cams, presence = output.cams.float(), output.presence.float()
-    target = gaussian_maps(joints, (cams.shape[2], cams.shape[3]), stride, weights.sigma_cells)
-    target = target * labelled[..., None, None]  # (B, K, h, w)
+    target = target_maps(joints, labelled, cams, stride, sigma)
+    swapped = swap_posterior(cams, target, mirror, weights)
 
-    mass = target.sum(dim=(2, 3)).clamp_min(1e-6)  # (B, K)
-    log_probability = cams.flatten(2).log_softmax(dim=2)
-    cross_entropy = -(target.flatten(2) * log_probability).sum(dim=2) / mass
-    location = (cross_entropy * labelled).sum() / labelled.sum().clamp_min(1)
+    def believed(label: Tensor) -> Tensor:
+        share = swapped.view(-1, *[1] * (label.dim() - 1))
+        return torch.lerp(label, label[:, mirror], share)
 
-    heatmap = F.binary_cross_entropy_with_logits(cams, target, reduction="none").sum(dim=(2, 3)).mean()
-    tags = F.binary_cross_entropy_with_logits(presence, labelled.float())
-    total = weights.location * location + weights.heatmap * heatmap + weights.presence * tags
+    count = labelled.sum().clamp_min(1)
+    location = location_costs(cams, believed(to_distribution(target))).sum() / count
+    coarse = cams.new_zeros(())
+    if output.coarse_cams is not None:
+        coarse_cams = output.coarse_cams.float()
+        coarse_stride = stride * cams.shape[3] / coarse_cams.shape[3]
+        coarse_target = target_maps(joints, labelled, coarse_cams, coarse_stride, sigma)
+        coarse = location_costs(coarse_cams, believed(to_distribution(coarse_target))).sum() / count
+    heatmap = F.binary_cross_entropy_with_logits(cams, believed(target), reduction="none")
+    heatmap = heatmap.sum(dim=(2, 3)).mean()
+    tags = F.binary_cross_entropy_with_logits(presence, believed(labelled.float()))
+    total = (
+        weights.location * location
+        + weights.coarse * coarse
+        + weights.heatmap * heatmap
+        + weights.presence * tags
+    )
     return LossTerms(total, location, heatmap, tags)
+
+
+def target_maps(joints: Tensor, labelled: Tensor, cams: Tensor, stride: float, sigma: float) -> Tensor:
+    """Gaussians (B, K, h, w) in the cells of ``cams``; empty where a joint is unlabelled."""
+    maps = gaussian_maps(joints, (cams.shape[2], cams.shape[3]), stride, sigma / stride)
+    return maps * labelled[..., None, None]
+
+
+def to_distribution(maps: Tensor) -> Tensor:
+    """Maps (B, K, h, w) scaled to sum to 1; empty ones stay empty."""
+    return maps / maps.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
+
+
+def location_costs(cams: Tensor, distribution: Tensor) -> Tensor:
+    """Cross-entropy (B, K) of the softmax of CAM logits over their cells against a distribution."""
+    return -(distribution.flatten(2) * cams.flatten(2).log_softmax(dim=2)).sum(dim=2)
+
+
+@torch.no_grad()
+def swap_posterior(cams: Tensor, target: Tensor, mirror: Tensor, weights: Loss) -> Tensor:
+    """How likely each person's label has left and right exchanged, by what the network sees now.
+
+    Crowd workers exchange the sides of a whole person now and then (Johnson and Everingham, CVPR 2011, say
+    so of this data set), and a network that is made to learn those persons by heart unlearns the others.
+    With a prior ``swap_rate`` and the two labels' location costs as evidence this is the E-step of a
+    two-component mixture; ``swap_trust`` tempers the evidence, as the joints of a person are not
+    independent witnesses.
+
+    Returns:
+        (B,) probabilities; 0 everywhere when ``swap_rate`` is 0.
+    """
+    if weights.swap_rate == 0:
+        return cams.new_zeros(len(cams))
+    labelled = (target.amax(dim=(2, 3)) > 0).sum(dim=1).clamp_min(1)
+    places = to_distribution(target)
+    gain = location_costs(cams, places - places[:, mirror])  # (B, K) nats that the exchange would save
+    prior = math.log(weights.swap_rate / (1 - weights.swap_rate))
+    return torch.sigmoid(prior + weights.swap_trust * gain.sum(dim=1) / labelled)

@@ -42,6 +42,8 @@ class Network(_Section):
     """Start from the published ImageNet weights, installed as a package (true) or in a file (its path)."""
     widths: tuple[int, ...] = (128, 96, 64, 48)
     """Decoder channels from stride 32 downwards."""
+    refine: bool = False
+    """Read coarse CAMs at stride 16, supervise them too, and let the rest of the decoder see them."""
     freeze_stages: int = Field(0, ge=0)
     """The backbone's stem and this many of its stages keep their ImageNet weights."""
 
@@ -81,8 +83,14 @@ class Loss(_Section):
     sigma_cells: Positive = 1.5
     """Standard deviation of the target Gaussian, in CAM cells."""
     location: float = Field(1.0, ge=0)
-    heatmap: float = Field(0.1, ge=0)
+    coarse: float = Field(0.5, ge=0)
+    """Weight of the coarse CAMs' location term, for networks that refine."""
+    heatmap: float = Field(0.01, ge=0)
     presence: float = Field(0.1, ge=0)
+    swap_rate: float = Field(0.0, ge=0, lt=0.5)
+    """How many of the labelled persons have left and right exchanged; 0 trusts every label."""
+    swap_trust: Positive = 2.0
+    """How much a nat of evidence, averaged over the joints, counts against a label's sides."""
 
 
 class Optimizer(_Section):

@@ -27,7 +27,10 @@ def build_network(recipe: Network, joints: int, *, pretrained: bool | None = Non
     if not 1 <= len(recipe.widths) <= 4:
         message = f"network.widths takes 1 to 4 channel counts (strides 32 to 4), got {len(recipe.widths)}"
         raise RecipeError(message)
-    network = CamNetwork(recipe.backbone, joints, recipe.widths)
+    if recipe.refine and len(recipe.widths) < 2:
+        message = "network.refine works at stride 16, so network.widths needs two channel counts or more"
+        raise RecipeError(message)
+    network = CamNetwork(recipe.backbone, joints, recipe.widths, refine=recipe.refine)
     source = recipe.pretrained if not isinstance(recipe.pretrained, bool) else None
     if recipe.pretrained is not False if pretrained is None else pretrained:
         load_imagenet_weights(network.backbone, recipe.backbone, source)

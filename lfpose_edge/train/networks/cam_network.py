@@ -22,10 +22,12 @@ class PoseOutput(NamedTuple):
     Attributes:
         cams: (B, K, h, w) class activation maps, logits.
         presence: (B, K) presence logits.
+        coarse_cams: (B, K, H / 16, W / 16) logits that only training looks at, where the network has them.
     """
 
     cams: Tensor
     presence: Tensor
+    coarse_cams: Tensor | None = None
 
 
 class CamNetwork(nn.Module):
@@ -35,27 +37,33 @@ class CamNetwork(nn.Module):
         backbone: a name in ``BACKBONES``.
         joints: K.
         widths: decoder channels from stride 32 downwards; four of them end at stride 4.
+        refine: let the decoder refine coarse CAMs of stride 16.
 
     Attributes:
         cam_stride: crop pixels per CAM cell.
     """
 
-    def __init__(self, backbone: str, joints: int, widths: tuple[int, ...] = (160, 128, 96, 64)) -> None:
+    def __init__(
+        self, backbone: str, joints: int, widths: tuple[int, ...] = (160, 128, 96, 64), *, refine: bool = False
+    ) -> None:
         super().__init__()
         self._frozen: list[nn.Module] = []
         self.backbone = BACKBONES[backbone](backbone)
-        self.decoder = ResizeDecoder(self.backbone.channels, widths)
+        self.decoder = ResizeDecoder(self.backbone.channels, widths, joints if refine else 0)
         self.cam_head = nn.Conv2d(widths[-1], joints, 1)
         self.presence_head = nn.Linear(widths[0], joints)
         self.cam_stride = 32 // 2 ** (len(widths) - 1)
         # A cell holds a joint rarely: start there, so that the first steps are not spent on the background.
-        nn.init.normal_(self.cam_head.weight, std=0.01)
-        nn.init.constant_(self.cam_head.bias, math.log(0.01 / 0.99))
+        heads = [self.cam_head] + ([self.decoder.refiner.cam_head] if self.decoder.refiner else [])
+        for head in heads:
+            nn.init.normal_(head.weight, std=0.01)
+            nn.init.constant_(head.bias, math.log(0.01 / 0.99))
 
     def forward(self, crops: Tensor) -> PoseOutput:
         """(B, 3, H, W) normalised crops to CAMs (B, K, H / stride, W / stride) and presence (B, K)."""
-        fine, top = self.decoder(self.backbone(crops))
-        return PoseOutput(self.cam_head(fine), self.presence_head(F.adaptive_avg_pool2d(top, 1).flatten(1)))
+        fine, top, coarse_cams = self.decoder(self.backbone(crops))
+        presence = self.presence_head(F.adaptive_avg_pool2d(top, 1).flatten(1))
+        return PoseOutput(self.cam_head(fine), presence, coarse_cams)
 
     def freeze(self, stages: int) -> None:
         """Keep the backbone's stem and its first ``stages`` stages as they are; 0 frees everything."""

@@ -7,7 +7,9 @@ convolutions quantise on all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,25 +28,68 @@ class SeparableConv(nn.Sequential):
         )
 
 
+class Refiner(nn.Module):
+    """Reads coarse CAMs off a map and lets the map see them.
+
+    Every joint's evidence then reaches every other joint's within 9 cells, which is how a network can
+    tell that the left knee is taken and this must be the right one (the idea of Convolutional Pose
+    Machines, Wei et al., CVPR 2016, section 3.2).
+
+    Args:
+        channels: of the map.
+        joints: K.
+    """
+
+    def __init__(self, channels: int, joints: int) -> None:
+        super().__init__()
+        self.cam_head = nn.Conv2d(channels, joints, 1)
+        self.exchange = nn.Sequential(
+            SeparableConv(channels + joints, channels), SeparableConv(channels, channels)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, h, w) to the refined map, of the same shape, and CAM logits (B, K, h, w)."""
+        cams = self.cam_head(x)
+        return x + self.exchange(torch.cat([x, cams], dim=1)), cams
+
+
+class Decoded(NamedTuple):
+    """What the decoder returns.
+
+    Attributes:
+        fine: (B, widths[-1], h, w), the finest map.
+        top: (B, widths[0], H / 32, W / 32), the projected coarsest map.
+        coarse_cams: (B, K, H / 16, W / 16) CAM logits, where the decoder has a :class:`Refiner`.
+    """
+
+    fine: Tensor
+    top: Tensor
+    coarse_cams: Tensor | None
+
+
 class ResizeDecoder(nn.Module):
     """From the coarsest map down to the stride of the CAM, adding a lateral map at every step.
 
     Args:
         channels: channels of the backbone's maps, finest first.
         widths: channels after the coarsest map and after every step, coarsest first.
+        refined_joints: K of a :class:`Refiner` at stride 16; 0 for none.
     """
 
-    def __init__(self, channels: Sequence[int], widths: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], widths: Sequence[int], refined_joints: int = 0) -> None:
         super().__init__()
         self.top = nn.Sequential(conv_bn(channels[-1], widths[0], 1), nn.ReLU6(inplace=True))
         laterals = list(channels[-2::-1])[: len(widths) - 1]
         self.laterals = nn.ModuleList(conv_bn(c, w, 1) for c, w in zip(laterals, widths, strict=False))
         self.merges = nn.ModuleList(SeparableConv(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.refiner = Refiner(widths[1], refined_joints) if refined_joints else None
 
-    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Maps finest first to (finest decoded map, projected coarsest map)."""
+    def forward(self, maps: list[Tensor]) -> Decoded:
+        """Maps finest first to decoded maps."""
         top: Tensor = self.top(maps[-1])
-        x = top
+        x, coarse_cams = top, None
         for lateral, merge, fine in zip(self.laterals, self.merges, reversed(maps[:-1]), strict=False):
             x = merge(F.interpolate(x, scale_factor=2.0, mode="nearest") + lateral(fine))
-        return x, top
+            if self.refiner is not None and coarse_cams is None:
+                x, coarse_cams = self.refiner(x)
+        return Decoded(x, top, coarse_cams)
