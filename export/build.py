@@ -63,7 +63,7 @@ def export_bundle(checkpoint: Path, out: Path, *, card: Path | None = None, vers
 
         crops = torch.randn(3, 3, *recipe.input_size, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            expected = [t.numpy() for t in network(crops)]
+            expected = [t.numpy() for t in network(crops)[:2]]  # cams and presence
         backend = load_backend(bundle, "onnxruntime", Request(precision="fp32"))
         worst = max(
             float(np.abs(a - b).max()) for a, b in zip(backend.infer(crops.numpy()), expected, strict=True)

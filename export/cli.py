@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lfpose_edge.cli.errors import run_command
+from lfpose_edge.errors import BackendUnavailable
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -25,6 +26,13 @@ def export(
 
     The ONNX file is compared with the network before anything is written.
     """
+    try:
+        import onnx  # noqa: F401  (asked for here once, so that the hint is one line)
+        import onnxscript  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        message = f"{error.name} is missing: exporting needs the 'export' extra, pip install '.[export]'"
+        raise BackendUnavailable(message) from error
     from lfpose_edge.export.build import export_bundle
 
     bundle = export_bundle(checkpoint, out, card=card, version=version)

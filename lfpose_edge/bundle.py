@@ -21,7 +21,9 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 
 Precision = Literal["fp32", "int8-cpu", "int8-trt"]
-Triple = tuple[float, float, float]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Spread = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Triple = tuple[Number, Number, Number]
 
 
 class _Section(BaseModel):
@@ -40,12 +42,12 @@ class JointSet(_Section):
 class Input(_Section):
     """How a crop is made for the network."""
 
-    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+    size: tuple[Annotated[int, Field(gt=0, le=4096)], Annotated[int, Field(gt=0, le=4096)]]
     """Crop height and width, pixels."""
     color: Literal["rgb", "bgr"] = "rgb"
     mean: Triple
     """Subtracted, in grey levels 0 to 255, in the order of ``color``."""
-    std: Triple
+    std: tuple[Spread, Spread, Spread]
     """Divided by, likewise."""
     padding: Annotated[float, Field(gt=0)]
     """The crop's size over the box's."""
@@ -58,12 +60,12 @@ class Decode(_Section):
 
     cam_stride: Annotated[float, Field(gt=0)]
     """Crop pixels per CAM cell."""
-    upsample: Annotated[int, Field(ge=1)]
+    upsample: Annotated[int, Field(ge=1, le=64)]
     """Factor of the virtual bilinear upsampling."""
     method: Literal["none", "quarter", "dark", "softargmax"]
-    blur_sigma: Annotated[float, Field(gt=0)] = 1.0
+    blur_sigma: Annotated[float, Field(gt=0, le=64)] = 1.0
     """Cells; for ``dark``."""
-    window: Annotated[int, Field(ge=1)] = 2
+    window: Annotated[int, Field(ge=1, le=64)] = 2
     """Radius in cells; for ``softargmax``."""
     presence_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Joints with less presence count as absent."""
@@ -133,7 +135,10 @@ class Bundle:
         name = self.manifest.models.get(precision)
         if name is None:
             have = ", ".join(self.manifest.models)
-            message = f"bundle {self.manifest.name!r} has no {precision} model (it has {have})"
+            message = (
+                f"bundle {self.manifest.name!r} has no {precision} model (it has {have}); "
+                "use a precision that it has"
+            )
             raise BundleError(message)
         return self.path / name
 

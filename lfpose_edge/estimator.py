@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from lfpose_edge import ops
 from lfpose_edge.backends import Request, load_backend
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.detection import Detector, resolve_detector
+from lfpose_edge.errors import BundleError
 from lfpose_edge.geometry import crop_affines
 from lfpose_edge.results import PoseResult, StageTimings
 from lfpose_edge.skeleton import Skeleton
@@ -43,7 +45,8 @@ class PoseEstimator:
         backend: ``auto`` (the best one installed; the log says which and why), ``onnxruntime`` or
             ``openvino``.
         device: ``auto`` or ``cpu``.
-        precision: ``auto`` (INT8 where the bundle has it), ``fp32``, ``bf16`` or ``int8``.
+        precision: ``auto`` (INT8 where the bundle has it), ``fp32``, ``bf16``, ``fp16`` or ``int8``; each
+            engine has some of them.
         detector: what finds the people when no boxes are given. None takes the whole image as one
             person; a callable gets the image, (H, W, 3) in the order of ``color``, and returns boxes
             (N, 4) x1, y1, x2, y2 or (boxes, scores); a path or a zoo name loads an ONNX detector of the
@@ -56,9 +59,9 @@ class PoseEstimator:
             and keeps downloads in the user's cache folder.
 
     Raises:
-        BundleError: there is no such model, or it is damaged.
+        BundleError: there is no such model, it is damaged, contradicts itself, or lacks the precision.
         BackendUnavailable: the backend, device or precision cannot be had here.
-        ValueError: an argument is out of its range.
+        TypeError, ValueError: an argument is of the wrong kind, or out of its range.
     """
 
     def __init__(
@@ -77,15 +80,13 @@ class PoseEstimator:
     ) -> None:
         _check_choice("color", color, ("bgr", "rgb"))
         _check_choice("precision", precision, ("auto", "fp32", "bf16", "fp16", "int8"))
-        if max_batch < 1:
-            message = f"max_batch must be at least 1, got {max_batch}"
-            raise ValueError(message)
-        if threads is not None and threads < 1:
-            message = f"threads must be at least 1, or None for all cores, got {threads}"
-            raise ValueError(message)
+        _check_count("max_batch", max_batch)
+        if threads is not None:
+            _check_count("threads", threads)
         if presence_threshold is not None and not 0 <= presence_threshold <= 1:
             message = f"presence_threshold must be in [0, 1], got {presence_threshold}"
             raise ValueError(message)
+        cache = None if cache_dir is None else _writable_folder("cache_dir", cache_dir)
 
         self._bundle = Bundle.open(bundle_path(model))
         manifest = self._bundle.manifest
@@ -111,9 +112,9 @@ class PoseEstimator:
         self._presence_threshold = (
             self._decode.presence_threshold if presence_threshold is None else presence_threshold
         )
-        cache = None if cache_dir is None else os.fspath(cache_dir)
         self._detector = resolve_detector(detector, color=color, cache_dir=cache, threads=threads)
         self._backend = load_backend(self._bundle, backend, Request(device, precision, threads, cache))
+        self._check_network()
         self._buffers = threading.local()
         self._closed = False
 
@@ -142,6 +143,11 @@ class PoseEstimator:
         self, images: Iterable[object], boxes: Iterable[ArrayLike | None] | None = None
     ) -> list[PoseResult]:
         """Find the poses in several images; ``boxes`` holds one entry an image, as in a call."""
+        if isinstance(images, str | bytes | os.PathLike) or (
+            isinstance(images, np.ndarray) and images.ndim < 4
+        ):
+            message = "predict takes several images, in a list; for one image call the estimator itself"
+            raise TypeError(message)
         given = list(images)
         per_image: list[ArrayLike | None] = [None] * len(given) if boxes is None else list(boxes)
         if len(per_image) != len(given):
@@ -196,6 +202,7 @@ class PoseEstimator:
             self._buffers = threading.local()
 
     def __enter__(self) -> PoseEstimator:
+        self._check_open()
         return self
 
     def __exit__(
@@ -204,10 +211,34 @@ class PoseEstimator:
         self.close()
         return False
 
-    def _estimate(self, image: Image, given: ArrayLike | None) -> PoseResult:
+    def _check_open(self) -> None:
         if self._closed:
             message = "this PoseEstimator is closed"
             raise RuntimeError(message)
+
+    def _check_network(self) -> None:
+        """Run the network once, on black: its maps must be what the manifest says. It is warm afterwards."""
+        height, width = self._input.size
+        stride, joints = self._decode.cam_stride, len(self._bundle.skeleton)
+        expected = [(1, joints, round(height / stride), round(width / stride)), (1, joints)]
+        try:
+            found = [
+                output.shape for output in self._backend.infer(np.zeros((1, 3, height, width), np.float32))
+            ]
+        except Exception as error:  # the engines' errors share no base class
+            self._backend.close()
+            message = f"{self._bundle.path}: the network does not run on {height}x{width} crops: {error}"
+            raise BundleError(message) from error
+        if found != expected:
+            self._backend.close()
+            message = (
+                f"{self._bundle.path}: for {joints} joints, {height}x{width} crops and cam_stride {stride:g} "
+                f"cams and presence must have shapes {expected}, the network gives {found}; export it again"
+            )
+            raise BundleError(message)
+
+    def _estimate(self, image: Image, given: ArrayLike | None) -> PoseResult:
+        self._check_open()
         height, width = image.shape[:2]
         t0 = perf_counter()
         if given is not None:
@@ -280,11 +311,12 @@ def clip_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> Floats:
         ValueError: another shape, or a box that is not finite or has no area inside the image.
     """
     try:
-        xyxy = np.asarray(boxes, np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and said so below
+            xyxy = np.asarray(boxes, np.float32)
     except (TypeError, ValueError) as error:
         message = f"boxes must be numbers of shape (N, 4) or (4,): {error}"
         raise ValueError(message) from error
-    if xyxy.size == 0:
+    if xyxy.shape == (0,):  # an empty list: nobody
         return np.zeros((0, 4), np.float32)
     if xyxy.ndim == 1:
         xyxy = xyxy[None]
@@ -303,6 +335,28 @@ def clip_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> Floats:
         message = f"box {index}, {box}, {why}; boxes are x1, y1, x2, y2 in pixels"
         raise ValueError(message)
     return clipped
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        message = f"{name} must be an int, got {value!r}"
+        raise TypeError(message)
+    if value < 1:
+        message = f"{name} must be at least 1, got {value}"
+        raise ValueError(message)
+
+
+def _writable_folder(name: str, path: str | os.PathLike[str]) -> str:
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"{name} {folder} cannot be a folder: {error.strerror}"
+        raise ValueError(message) from error
+    if not os.access(folder, os.W_OK):
+        message = f"{name} {folder} cannot be written"
+        raise ValueError(message)
+    return str(folder)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

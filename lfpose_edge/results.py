@@ -58,7 +58,7 @@ class Joint:
     presence: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pose:
     """One person: arrays over the K joints, and joints by name.
 
@@ -84,8 +84,16 @@ class Pose:
         x, y = self.keypoints[k].tolist()
         return Joint(x, y, float(self.scores[k]), float(self.presence[k]))
 
+    def __len__(self) -> int:
+        """K."""
+        return len(self.scores)
 
-@dataclass(frozen=True)
+    def __iter__(self) -> Iterator[Joint]:
+        """The joints in the skeleton's order."""
+        return (self[joint] for joint in self.skeleton.keypoints)
+
+
+@dataclass(frozen=True, eq=False)
 class PoseResult:
     """The poses of N persons in one image; N may be 0.
 
@@ -206,7 +214,7 @@ class PoseResult:
         """``to_dict`` as JSON."""
         return json.dumps(self.to_dict(), indent=indent)
 
-    def to_coco(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: SupportsIndex, *, category_id: SupportsIndex = 1) -> list[dict[str, Any]]:
         """Entries of a COCO keypoint results file.
 
         Coordinates become COCO's pixel indices (0.5 less). A person's score is the box score times the
@@ -218,8 +226,8 @@ class PoseResult:
             x1, y1, x2, y2 = pose.box.tolist()
             entries.append(
                 {
-                    "image_id": image_id,
-                    "category_id": category_id,
+                    "image_id": image_id.__index__(),
+                    "category_id": category_id.__index__(),
                     "keypoints": triples.ravel().tolist(),
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "score": pose.box_score * float(pose.scores.mean()),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from lfpose_edge.errors import SourceError
 from lfpose_edge.opencv import cv2
+
+logger = logging.getLogger("lfpose_edge")
 
 Color = Literal["bgr", "rgb"]
 Image = NDArray[np.uint8]
@@ -31,12 +34,16 @@ class Frame:
         name: the file's path, or the source's with the frame's number.
         index: counts from 0.
         time_s: seconds since the start of a video; None for images.
+        count: how many the source says it has; None where it does not say.
+        fps: frames a second of a video that says so.
     """
 
     image: Image
     name: str
     index: int
     time_s: float | None = None
+    count: int | None = None
+    fps: float | None = None
 
 
 def load_image(source: object, color: Color = "bgr") -> Image:
@@ -63,13 +70,17 @@ def load_image(source: object, color: Color = "bgr") -> Image:
     raise TypeError(message)
 
 
-def frames(source: object, color: Color = "bgr") -> Iterator[Frame]:
+def frames(
+    source: object, color: Color = "bgr", *, on_unreadable: Callable[[SourceError], None] | None = None
+) -> Iterator[Frame]:
     """The images of a source, one at a time.
 
     Args:
         source: an image or video file, a folder of images, a glob pattern, a camera's number, the URL of
             a stream, or an iterable of anything that :func:`load_image` takes.
         color: channel order of what is decoded.
+        on_unreadable: called with the error of each file of a folder or glob that cannot be read, which is
+            then left out. None raises it, which ends the iteration.
 
     Raises:
         TypeError, SourceError: as :func:`load_image`; a folder without images; a video that cannot be read.
@@ -77,10 +88,10 @@ def frames(source: object, color: Color = "bgr") -> Iterator[Frame]:
     if isinstance(source, bool):
         message = "a source is a path, a camera's number or a sequence of images, got bool"
         raise TypeError(message)
-    if isinstance(source, int):
-        yield from _video(source, f"camera {source}", color)
+    if isinstance(source, int | np.integer):
+        yield from _camera(int(source), color)
     elif isinstance(source, str | os.PathLike):
-        yield from _path_frames(str(os.fspath(source)), color)
+        yield from _path_frames(str(os.fspath(source)), color, on_unreadable)
     elif isinstance(source, np.ndarray | bytes | bytearray | memoryview):
         yield Frame(load_image(source, color), "image", 0)
     elif isinstance(source, Iterable):
@@ -94,12 +105,11 @@ def frames(source: object, color: Color = "bgr") -> Iterator[Frame]:
         raise TypeError(message)
 
 
-def _path_frames(text: str, color: Color) -> Iterator[Frame]:
+def _path_frames(
+    text: str, color: Color, on_unreadable: Callable[[SourceError], None] | None
+) -> Iterator[Frame]:
     path = Path(text)
-    if "://" in text or path.suffix.lower() in VIDEO_SUFFIXES:
-        if "://" not in text and not path.is_file():
-            message = f"no file {path}"
-            raise SourceError(message)
+    if "://" in text or (path.is_file() and _is_video(path)):
         yield from _video(text, text, color)
         return
     if path.is_dir():
@@ -113,28 +123,59 @@ def _path_frames(text: str, color: Color) -> Iterator[Frame]:
             message = f"no file matches {text}"
             raise SourceError(message)
     else:
-        files = [path]
+        files, on_unreadable = [path], None
     for i, file in enumerate(files):
-        yield Frame(load_image(file, color), str(file), i)
+        try:
+            image = load_image(file, color)
+        except SourceError as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(error)
+            continue
+        yield Frame(image, str(file), i, count=len(files))
+
+
+def _is_video(path: Path) -> bool:
+    """By the suffix; a file of an unknown one is a video when OpenCV sees no image in it."""
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        return suffix in VIDEO_SUFFIXES
+    return path.stat().st_size > 0 and not cv2.haveImageReader(str(path))
+
+
+def _camera(number: int, color: Color) -> Iterator[Frame]:
+    if not 0 <= number < 2**31:
+        message = f"no camera {number}: cameras are numbered from 0"
+        raise SourceError(message)
+    yield from _video(number, f"camera {number}", color)
 
 
 def _video(source: str | int, name: str, color: Color) -> Iterator[Frame]:
     capture = cv2.VideoCapture(source)
     try:
         if not capture.isOpened():
-            message = f"cannot open {name}: no such camera or stream, or a codec that OpenCV lacks"
+            message = f"cannot open {name}: no such camera, stream or video, or a codec that OpenCV lacks"
             raise SourceError(message)
+        # Cameras and streams answer 0, -1 or nonsense.
+        announced = int(max(0.0, min(capture.get(cv2.CAP_PROP_FRAME_COUNT), 1e9))) or None
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        fps = rate if 0 < rate < 1000 else None
         index = 0
         while True:
             good, image = capture.read()
             if not good:
                 break
             time_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            yield Frame(_ordered(image, color), f"{name} frame {index}", index, time_s)
+            yield Frame(_ordered(image, color), f"{name} frame {index}", index, time_s, announced, fps)
             index += 1
         if index == 0:
             message = f"{name} opened, but holds no frame that can be decoded"
             raise SourceError(message)
+        # Containers estimate their length, so a little less is no sign of anything.
+        if announced and index < 0.9 * announced:
+            logger.warning(
+                "%s announces %d frames, but only %d can be read: it may be cut off", name, announced, index
+            )
     finally:
         capture.release()
 
@@ -157,6 +198,9 @@ def _checked_array(image: NDArray[Any]) -> Image:
 def _read_file(path: Path) -> bytes:
     if path.is_dir():
         message = f"{path} is a folder; give an image, or use stream() or `lfpose predict` for a folder"
+        raise SourceError(message)
+    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        message = f"{path} is a video; give an image, or use stream() or `lfpose predict` for a video"
         raise SourceError(message)
     try:
         return path.read_bytes()
@@ -193,13 +237,28 @@ def _ordered(image: Any, color: Color) -> Image:
 def _is_truncated(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end mark; OpenCV would fill the rest with grey and say nothing."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return b"IEND" not in data[-64:]
-    if not data.startswith(b"\xff\xd8"):
-        return False
+        return not _png_ends(data)
+    return data.startswith(b"\xff\xd8") and not _jpeg_ends(data)
+
+
+def _png_ends(data: bytes) -> bool:
+    at = 8
+    while at + 12 <= len(data):
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at += 12 + int.from_bytes(data[at : at + 4], "big")  # length, type, data, checksum
+    return False
+
+
+def _jpeg_ends(data: bytes) -> bool:
     # Walk the segments: an embedded thumbnail in one of them has an end mark of its own.
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xDA:  # the picture's data begin
-            return data.find(b"\xff\xd9", at) < 0
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return True
+        kind = data[at + 1]
+        if kind == 0xFF:  # a fill byte
+            at += 1
+        elif kind == 0xDA:  # the picture's data begin
+            return data.find(b"\xff\xd9", at) >= 0
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False

@@ -57,11 +57,17 @@ def bundle_path(model: str | os.PathLike[str]) -> Path:
     Raises:
         BundleError: neither; the message suggests the nearest name.
     """
+    if not isinstance(model, str | os.PathLike):
+        message = f"a model is a shipped one's name or a bundle's folder, got {type(model).__name__}"
+        raise TypeError(message)
     text = os.fspath(model)
     if text in model_names():
         return SHIPPED / text
-    if Path(text).is_dir():
+    if text and Path(text).is_dir():
         return Path(text)
+    if Path(text).is_file():
+        message = f"{text} is a file; a model is the folder of a bundle, here perhaps {Path(text).parent}"
+        raise BundleError(message)
     hint = did_you_mean(text, model_names())
     message = f"no model {text!r}: neither a shipped model nor a bundle's folder; {hint}"
     raise BundleError(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,9 @@ DAMAGES = {
     "newer schema": (_edit(lambda t: t.update(schema_version=99)), ["schema version 99", "reads version 1"]),
     "unknown key": (_edit(lambda t: t["input"].update(sise=1)), ["input.sise"]),
     "bad value": (_edit(lambda t: t["decode"].update(upsample=0)), ["decode.upsample"]),
+    "divides by zero": (_edit(lambda t: t["input"].update(std=[1, 0, 1])), ["input.std"]),
+    "mean is not a number": (_edit(lambda t: t["input"].update(mean=[1, math.nan, 1])), ["input.mean"]),
+    "absurd size": (_edit(lambda t: t["input"].update(size=[10**9, 64])), ["input.size"]),
     "unlisted model": (
         _edit(lambda t: t["models"].update({"int8-cpu": "x.onnx"})),
         ["'x.onnx' has no checksum"],
@@ -89,6 +93,11 @@ def test_a_precision_that_is_not_there(folder: Path) -> None:
 def test_the_same_files_give_the_same_manifest(tmp_path: Path) -> None:
     first, second = (write_spot_bundle(tmp_path / name) for name in "ab")
     assert (first / "manifest.json").read_bytes() == (second / "manifest.json").read_bytes()
+
+
+def test_the_file_of_a_bundle_is_not_the_bundle(folder: Path) -> None:
+    with pytest.raises(BundleError, match="is a file; a model is the folder"):
+        zoo.bundle_path(folder / "model.onnx")
 
 
 def test_zoo_names() -> None:

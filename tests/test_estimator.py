@@ -152,6 +152,8 @@ BAD_BOXES: dict[str, tuple[Any, str]] = {
     "three numbers": ([1, 2, 3], r"shape \(N, 4\)"),
     "cube": (np.zeros((2, 2, 4)), r"shape \(N, 4\)"),
     "text": ("everyone", "numbers of shape"),
+    "nobody, of another shape": (np.zeros((0, 7)), r"shape \(N, 4\)"),
+    "beyond float32": ([0, 0, 1e300, 5], "box 0, .*, is not finite"),
 }
 
 
@@ -179,6 +181,14 @@ def test_boxes_are_clipped() -> None:
         ({"color": "hsv"}, ValueError, "color must be one of"),
         ({"max_batch": 0}, ValueError, "max_batch"),
         ({"threads": 0}, ValueError, "threads"),
+        ({"threads": "2"}, TypeError, "threads must be an int, got '2'"),
+        ({"threads": 1.5}, TypeError, "threads must be an int"),
+        ({"max_batch": True}, TypeError, "max_batch must be an int"),
+        ({"model": None}, TypeError, "got NoneType"),
+        ({"model": ""}, BundleError, "no model ''"),
+        ({"backend": None}, TypeError, "backend and device are names"),
+        ({"device": 0}, TypeError, "backend and device are names"),
+        ({"cache_dir": __file__}, ValueError, "cache_dir .* cannot be a folder"),
         ({"presence_threshold": 2}, ValueError, "presence_threshold"),
     ],
 )
@@ -213,6 +223,9 @@ def test_predict_and_stream(estimator: PoseEstimator, tmp_path: Path) -> None:
     boxes = [[40, 40, 120, 120], [80, 50, 160, 130]]
     results = estimator.predict(images, boxes)
     assert [r.keypoints[0, 0].round().tolist() for r in results] == [[80, 80], [120, 90]]
+    for one in (images[0], "photo.jpg", b"bytes"):
+        with pytest.raises(TypeError, match="for one image call the estimator itself"):
+            estimator.predict(one)
     with pytest.raises(ValueError, match="one entry for each of the 2 images, got 1"):
         estimator.predict(images, boxes[:1])
     for i, image in enumerate(images):
@@ -254,6 +267,26 @@ def test_a_closed_estimator_says_so(bundle: Path) -> None:
     estimator.close()
     with pytest.raises(RuntimeError, match="closed"):
         estimator(_spots())
+    with pytest.raises(RuntimeError, match="closed"), estimator:
+        pass
+
+
+CONTRADICTIONS: dict[str, dict[str, Any]] = {
+    "stride": {"decode": {"cam_stride": 8, "upsample": 4, "method": "none"}},
+    "joints": {"joints": {"name": "two", "keypoints": ("a", "b"), "edges": (), "sigmas": (0.1, 0.1)}},
+    "size that the network cannot take": {
+        "input": {"size": (2, 2), "mean": (0, 0, 0), "std": (1, 1, 1), "padding": 1}
+    },
+}
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_a_manifest_that_contradicts_its_network_is_refused(tmp_path: Path, case: str, backend: str) -> None:
+    bundle = write_spot_bundle(tmp_path / "b", **CONTRADICTIONS[case])
+    with pytest.raises(BundleError, match="the network") as caught:
+        PoseEstimator(bundle, backend=backend)
+    assert str(bundle) in str(caught.value)
 
 
 def test_describe_is_plain_data(estimator: PoseEstimator) -> None:

@@ -115,6 +115,19 @@ def test_len_and_iteration() -> None:
     assert all(pose.skeleton is LSP14 for pose in result)
 
 
+def test_a_pose_gives_its_joints_in_order() -> None:
+    pose = mock_result(1)[0]
+    assert [joint.x for joint in pose] == pose.keypoints[:, 0].tolist()
+    assert len(pose) == len(pose.skeleton)
+
+
+def test_results_can_be_compared_and_hashed() -> None:
+    result = mock_result(2)
+    assert result == result  # noqa: PLR0124
+    assert result != mock_result(2)
+    assert len({result, result[0], result[0]}) == 3
+
+
 def test_visible_uses_the_threshold_inclusively() -> None:
     presence = np.full((1, 14), 0.25, np.float32)
     presence[0, :2] = (0.2, np.nan)

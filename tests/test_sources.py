@@ -91,6 +91,13 @@ def test_bad_files_are_named(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_whole_files_with_odd_ends_are_read() -> None:
+    assert load_image(_encoded(".png") + b"\0" * 500).shape == (40, 60, 3)
+    assert load_image(_encoded() + b"trailing bytes").shape == (40, 60, 3)
+    jpeg = _encoded()
+    assert load_image(jpeg[:2] + b"\xff\xff" + jpeg[2:]).shape == (40, 60, 3)  # fill bytes before a marker
+
+
 def test_a_truncated_jpeg_with_a_whole_thumbnail_is_still_truncated() -> None:
     thumbnail = _encoded(height=8, width=8)
     segment = b"\xff\xe2" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
@@ -100,9 +107,13 @@ def test_a_truncated_jpeg_with_a_whole_thumbnail_is_still_truncated() -> None:
         load_image((data[:2] + segment + data[2:])[:-100])
 
 
-@pytest.mark.parametrize(("name", "words"), [("folder", "is a folder"), ("none.jpg", "no file")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("folder", "is a folder"), ("none.jpg", "no file"), ("a.mp4", r"is a video; .*stream\(\)")],
+)
 def test_paths_that_are_no_image_file(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "folder").mkdir()
+    (tmp_path / "a.mp4").write_bytes(b"movie")
     with pytest.raises(SourceError, match=words):
         load_image(tmp_path / name)
 
@@ -129,16 +140,50 @@ def test_globs_lists_arrays_and_single_files(folder: Path) -> None:
     assert len(list(frames(_image()))) == 1
 
 
-def test_a_video_gives_its_frames(tmp_path: Path) -> None:
-    path = tmp_path / "a.avi"
+def test_an_unreadable_file_ends_a_folder_or_is_reported_and_left_out(folder: Path) -> None:
+    (folder / "ab.jpg").write_bytes(b"")
+    with pytest.raises(SourceError, match="ab.jpg is empty"):
+        list(frames(folder))
+    errors: list[SourceError] = []
+    found = list(frames(folder, on_unreadable=errors.append))
+    assert [(Path(f.name).name, f.index, f.count) for f in found] == [("a.png", 0, 3), ("b.png", 2, 3)]
+    assert ["ab.jpg is empty" in str(e) for e in errors] == [True]
+
+
+def _write_video(path: Path, levels: tuple[int, ...]) -> None:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for level in (0, 100, 200):
+    for level in levels:
         writer.write(np.full((48, 64, 3), level, np.uint8))
     writer.release()
+
+
+def test_a_video_under_another_name_is_still_a_video(tmp_path: Path) -> None:
+    _write_video(tmp_path / "a.avi", (0, 100))
+    (tmp_path / "a.avi").rename(tmp_path / "recording")
+    assert len(list(frames(tmp_path / "recording"))) == 2
+    (tmp_path / "picture").write_bytes(_encoded(".png"))
+    assert [f.time_s for f in frames(tmp_path / "picture")] == [None]
+
+
+def test_a_video_that_was_cut_off_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.avi"
+    _write_video(path, tuple(range(0, 200, 5)))
+    whole = path.read_bytes()
+    assert len(list(frames(path))) == 40
+    assert caplog.text == ""
+    path.write_bytes(whole[: len(whole) // 2])
+    assert 0 < len(list(frames(path))) < 36
+    assert "announces 40 frames, but only" in caplog.text
+
+
+def test_a_video_gives_its_frames(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    _write_video(path, (0, 100, 200))
     found = list(frames(path))
     assert [round(float(f.image.mean()), -2) for f in found] == [0, 100, 200]
     assert [f.index for f in found] == [0, 1, 2]
     assert found[2].time_s == pytest.approx(0.2, abs=0.11)
+    assert [(f.count, f.fps) for f in found] == [(3, 10.0)] * 3
 
 
 @pytest.mark.parametrize(

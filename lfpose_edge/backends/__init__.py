@@ -34,6 +34,9 @@ def load_backend(bundle: Bundle, name: str, request: Request) -> Backend:
         BackendUnavailable: the name is unknown, the engine is not installed, or it cannot do what the
             request asks.
     """
+    if not isinstance(name, str) or not isinstance(request.device, str):
+        message = f"backend and device are names such as 'auto', got {name!r} and {request.device!r}"
+        raise TypeError(message)
     if name != "auto":
         if name not in _KINDS:
             message = f"unknown backend {name!r}; {did_you_mean(name, ('auto', *_KINDS))}"

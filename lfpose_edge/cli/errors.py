@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import typer
 
 from lfpose_edge.errors import LFPoseError
 
 _EXPECTED = (LFPoseError, ValueError, TypeError, OSError, ImportError)
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Stopped(BaseException):
+    """The user, or the system, asked the command to stop; what was half written goes on the way out."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
 
 
 def run_command(app: typer.Typer) -> None:
@@ -21,15 +35,47 @@ def run_command(app: typer.Typer) -> None:
     verbose = "--verbose" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--verbose"]
     logging.basicConfig(format="%(message)s", level=logging.INFO if verbose else logging.WARNING)
+    if not verbose:
+        # OpenCV and FFmpeg report to stderr what comes as our error too. Set before OpenCV is imported.
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
-        app(args=arguments)
+        with _stop_signals():
+            app(args=arguments)
     except _EXPECTED as error:
         if verbose:
             traceback.print_exc()
         else:
-            first_line = str(error).strip().split("\n", 1)[0]
-            typer.echo(f"error: {first_line or type(error).__name__}", err=True)
+            typer.echo(f"error: {_one_line(error)}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except Stopped as stop:
         typer.echo("stopped", err=True)
-        sys.exit(130)
+        sys.exit(stop.exit_code)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, LFPoseError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}"
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
+@contextmanager
+def _stop_signals() -> Iterator[None]:
+    """Turn signals that end a process into :class:`Stopped`, so that context managers clean up."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise Stopped(number)
+
+    previous: dict[int, Any] = {}
+    try:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job
+                previous[number] = signal.signal(number, stop)
+    except ValueError:  # not in the main thread
+        previous.clear()
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

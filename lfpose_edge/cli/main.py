@@ -11,11 +11,28 @@ from lfpose_edge.cli.errors import run_command
 
 app = typer.Typer(
     name="lfpose",
-    help="2D human pose: run, train, measure. Add --verbose to any command for the log and error traces.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from lfpose_edge import __version__
+
+        typer.echo(f"lfpose-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """2D human pose: run, train, measure. Add --verbose to any command for the log and error traces."""
+
 
 Model = Annotated[str, typer.Option(help="A shipped model's name, or a bundle's folder.")]
 Backend = Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")]
@@ -55,11 +72,17 @@ def predict(
     ] = None,
     json: Annotated[Path | None, typer.Option(help="File for the poses, one JSON line a frame.")] = None,
     threads: Threads = None,
+    keep_going: Annotated[
+        bool,
+        typer.Option("--keep-going", help="Leave out images that cannot be read, and list them at the end."),
+    ] = False,
 ) -> None:
     """Find the poses in images or a video."""
     from lfpose_edge.cli.predict import PredictOptions, run_predict
 
-    run_predict(PredictOptions(source, model, backend, precision, detector, boxes, save, json, threads))
+    run_predict(
+        PredictOptions(source, model, backend, precision, detector, boxes, save, json, threads, keep_going)
+    )
 
 
 @app.command()

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
+import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from lfpose_edge.errors import SourceError
@@ -22,6 +32,8 @@ from lfpose_edge.opencv import cv2
 from lfpose_edge.results import PoseResult
 from lfpose_edge.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, Image, frames
 
+_FPS = 25.0  # of a video made from images
+_LOG_SECONDS = 30.0
 PHOTO = Path(__file__).parent.parent / "models" / "photos" / "astronaut.jpg"
 
 
@@ -38,14 +50,21 @@ class PredictOptions:
     save: Path | None
     json: Path | None
     threads: int | None
+    keep_going: bool
 
 
 def run_predict(options: PredictOptions) -> None:
     """Find the poses in every frame, show a table a frame, and write what was asked for."""
     boxes = None if options.boxes is None else parse_boxes(options.boxes)
-    source: str | int = int(options.source) if options.source.isdecimal() else options.source
+    if boxes is not None and options.detector is not None:
+        message = "--boxes and --detector both say where the people are: give one of them"
+        raise ValueError(message)
+    is_camera = options.source.isdecimal() and not Path(options.source).exists()
+    source: str | int = int(options.source) if is_camera else options.source
     check_outputs(options)
     console = Console(highlight=False)
+    unreadable: list[SourceError] = []
+    total, persons = 0, 0
     with contextlib.ExitStack() as stack:
         estimator = stack.enter_context(
             PoseEstimator(
@@ -58,10 +77,7 @@ def run_predict(options: PredictOptions) -> None:
         )
         overlays = stack.enter_context(OverlayWriter(options.save)) if options.save else None
         lines = stack.enter_context(_open_whole(options.json)) if options.json else None
-        # The frames come lazily, so how many there are is not known.
-        progress = track(frames(source), "frames", total=None, console=Console(stderr=True), transient=True)
-        total, persons = 0, 0
-        for frame in progress:
+        for frame in shown(frames(source, on_unreadable=unreadable.append if options.keep_going else None)):
             result = estimator(frame.image, boxes)
             if overlays:
                 overlays.write(frame, result.draw(frame.image))
@@ -72,13 +88,40 @@ def run_predict(options: PredictOptions) -> None:
                 for pose_table in joint_tables(result):
                     console.print(pose_table)
             total, persons = total + 1, persons + len(result)
-        console.print(f"{total} frame(s), {persons} person(s); {estimator.describe()['backend']}")
-        for path in filter(None, (options.save, options.json)):
-            console.print(f"wrote {path}")
+        backend = estimator.describe()["backend"]
+    console.print(f"{total} frame(s), {persons} person(s); {backend}")
+    for path in filter(None, (options.save, options.json)):
+        console.print(f"wrote {path}")
+    for error in unreadable:
+        typer.echo(f"left out: {error}", err=True)
+    if unreadable:
+        raise typer.Exit(1)
+
+
+def shown(source: Iterator[Frame]) -> Iterator[Frame]:
+    """The frames, with a progress bar on a terminal and a line now and then in a log."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("frames"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        logged_at = monotonic()
+        for done, frame in enumerate(source, 1):
+            progress.update(task, total=frame.count)
+            yield frame
+            progress.advance(task)
+            if not console.is_terminal and monotonic() - logged_at > _LOG_SECONDS:
+                logged_at = monotonic()
+                console.print(f"{done} of {frame.count or 'unknown'} frames")
 
 
 def check_outputs(options: PredictOptions) -> None:
-    """Refuse outputs that would replace the source, each other, or something that is not a file.
+    """Refuse outputs that would replace the source or each other, or that cannot be written.
 
     Raises:
         SourceError: and nothing was read or written.
@@ -94,6 +137,11 @@ def check_outputs(options: PredictOptions) -> None:
             raise SourceError(message)
         if place.exists() and not place.is_file() and not (option == "--save" and place.is_dir()):
             message = f"{option} {path} exists and is not a file: give another path"
+            raise SourceError(message)
+        folder = next(p for p in (place, *place.parents) if p.exists())
+        if folder != place and not (folder.is_dir() and os.access(folder, os.W_OK)):
+            why = "cannot be written" if folder.is_dir() else "is not a folder"
+            message = f"{option} {path}: {folder} {why}"
             raise SourceError(message)
         taken[place] = f"the file of {option} too"
 
@@ -135,7 +183,8 @@ def parse_boxes(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     """``x1,y1,x2,y2;...`` as (N, 4)."""
     try:
         rows = [[float(v) for v in row.split(",")] for row in text.split(";") if row.strip()]
-        return np.array(rows, np.float32).reshape(len(rows), 4)
+        with np.errstate(over="ignore"):  # infinite, and the estimator says so
+            return np.array(rows, np.float32).reshape(max(1, len(rows)), 4)
     except ValueError:
         message = f"--boxes {text!r} must look like x1,y1,x2,y2 or x1,y1,x2,y2;x1,y1,x2,y2"
         raise ValueError(message) from None
@@ -144,17 +193,22 @@ def parse_boxes(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
 class OverlayWriter:
     """Writes overlays as one image, as images into a folder, or as a video, by the path's suffix.
 
-    A file appears only when it is whole.
+    One image or a video appears when the writer is left without an error; a folder's images one by one,
+    each whole.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._kind = path.suffix.lower()
+        self._kind = "" if path.is_dir() else path.suffix.lower()
+        self._image: Image | None = None
         self._video: Any = None
         self._temporary: Path | None = None
-        self._written = 0
+        self._names: set[str] = set()
         if self._kind not in IMAGE_SUFFIXES | VIDEO_SUFFIXES and self._kind:
-            message = f"cannot write {path}: suffix {self._kind!r} is neither an image's nor a video's"
+            message = (
+                f"cannot write {path}: suffix {self._kind!r} is neither an image's nor a video's; "
+                "a folder with a dot in its name must exist"
+            )
             raise SourceError(message)
 
     def __enter__(self) -> OverlayWriter:
@@ -170,34 +224,50 @@ class OverlayWriter:
                 self._temporary.replace(self._path)
             else:
                 self._temporary.unlink(missing_ok=True)
+        if self._image is not None and kind is None:
+            _write_image(self._path, self._image)
 
     def write(self, frame: Frame, overlay: Image) -> None:
         """Add one frame's overlay."""
         if self._kind in VIDEO_SUFFIXES:
-            self._write_video(overlay)
+            self._write_video(overlay, frame.fps or _FPS)
         elif self._kind in IMAGE_SUFFIXES:
-            if self._written:
+            if self._image is not None:
                 message = (
                     f"{self._path} is one image, but the source has more frames: give a folder or a video"
                 )
                 raise SourceError(message)
-            _write_image(self._path, overlay)
+            self._image = overlay
         else:
-            stem = Path(frame.name).stem if frame.time_s is None else f"frame_{frame.index:06d}"
-            _write_image(self._path / f"{stem}.jpg", overlay)
-        self._written += 1
+            _write_image(self._path / self._name(frame), overlay)
 
-    def _write_video(self, overlay: Image) -> None:
+    def _name(self, frame: Frame) -> str:
+        """A file name for a frame's overlay, that no other frame's has."""
+        if frame.time_s is not None:
+            return f"frame_{frame.index:06d}.jpg"
+        source = Path(frame.name)
+        if source.resolve().parent == self._path.resolve():
+            message = f"--save {self._path} is the folder of {source}: overlays need a folder of their own"
+            raise SourceError(message)
+        names = (f"{source.stem}{f'-{i}' if i else ''}.jpg" for i in itertools.count())
+        name = next(name for name in names if name not in self._names)
+        self._names.add(name)
+        return name
+
+    def _write_video(self, overlay: Image, fps: float) -> None:
         height, width = overlay.shape[:2]
         if self._video is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary = self._path.with_name(f".{self._path.stem}.part{self._kind}")
             codec = "mp4v" if self._kind in (".mp4", ".m4v", ".mov") else "MJPG"
             fourcc = cv2.VideoWriter.fourcc(*codec)
-            self._video = cv2.VideoWriter(str(self._temporary), fourcc, 25.0, (width, height))
+            self._video = cv2.VideoWriter(str(self._temporary), fourcc, fps, (width, height))
             self._size = (width, height)
             if not self._video.isOpened():
-                message = f"cannot write {self._path}: OpenCV has no encoder for {self._kind} here; try .avi"
+                message = (
+                    f"cannot write {self._path}: OpenCV writes no {self._kind} of {width}x{height} frames "
+                    "here; try .avi, or a folder"
+                )
                 raise SourceError(message)
         if (width, height) != self._size:
             message = f"cannot write {self._path}: frames differ in size ({self._size} and {(width, height)})"

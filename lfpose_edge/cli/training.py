@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lfpose_edge.cli.errors import Stopped
 from lfpose_edge.errors import BackendUnavailable
 
 try:
@@ -19,8 +21,10 @@ try:
     import yaml  # noqa: F401
     from lightning import fabric  # noqa: F401
 except ImportError as error:
-    message = f"training needs the 'train' extra ({error.name} is missing): pip install 'lfpose-edge[train]'"
+    message = f"{error.name} is missing: training needs the 'train' extra, pip install '.[train]'"
     raise BackendUnavailable(message) from error
+
+logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it says twice which precision it uses
 
 
 def run_train(
@@ -36,7 +40,7 @@ def run_train(
         plan, data_root=data_root(data), out=folder, accelerator=device, validate_every=validate_every
     )
     if not run.finished:
-        raise KeyboardInterrupt
+        raise Stopped
     Console(stderr=True).print(
         f"trained: {run.checkpoint}\nnext: lfpose-export {run.checkpoint} --out {plan.name}"
     )
@@ -110,7 +114,8 @@ def _predict_checkpoint(checkpoint: Path, annotations: Path, images: Path) -> tu
 
 
 def _progress(items: Any) -> Any:
-    return track(items, "persons", console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return track(items, "persons", console=console, transient=True, disable=not console.is_terminal)
 
 
 def _write(path: Path, tree: dict[str, Any]) -> None:

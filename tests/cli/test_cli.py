@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -79,6 +82,7 @@ def test_predict_writes_a_video(lfpose, tmp_path: Path) -> None:
     assert lfpose("predict", "in.avi", "--save", "out.avi").code == 0
     capture = cv2.VideoCapture(str(tmp_path / "out.avi"))
     assert sum(capture.read()[0] for _ in range(4)) == 3
+    assert capture.get(cv2.CAP_PROP_FPS) == 10  # the source's
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.avi", "out.avi"]
 
 
@@ -91,6 +95,7 @@ def _broken(tmp_path: Path) -> None:
     (tmp_path / "cut.jpg").write_bytes(PHOTO.read_bytes()[:20000])
     (tmp_path / "zero.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "empty").mkdir()
 
 
@@ -115,6 +120,13 @@ def _broken(tmp_path: Path) -> None:
         (["predict", "photo.jpg", "--save", "a.jpg", "--json", "a.jpg"], "is the file of --save too"),
         (["predict", "photo.jpg", "--json", "/dev/null"], "exists and is not a file"),
         (["predict", "photo.jpg", "--json", "empty"], "exists and is not a file"),
+        (["predict", "photo.jpg", "--json", "photo.jpg/out.jsonl"], "photo.jpg is not a folder"),
+        (["predict", "photo.jpg", "--save", "."], "--save . is the folder of photo.jpg"),
+        (["predict", "photo.jpg", "--boxes", ""], "--boxes '' must look like"),
+        (["predict", "photo.jpg", "--boxes", "0,0,1e99,9"], "box 0"),
+        (["predict", "photo.jpg", "--boxes", "0,0,9,9", "--detector", "d.onnx"], "give one of them"),
+        (["predict", "99999999999999999999"], "no camera 99999999999999999999"),
+        (["predict", "text.mp4"], "cannot open text.mp4"),
         (["bench", "--model", "lfpose-light"], "did you mean 'lfpose-lite'"),
         (["train", "nowhere.yaml"], "no recipe 'nowhere.yaml'"),
         (["eval", "none.json", "images"], "no annotation file"),
@@ -143,6 +155,74 @@ def test_a_failure_in_the_middle_leaves_no_half_file(lfpose, tmp_path: Path) -> 
     assert done.code == 1
     assert "b.jpg is empty" in done.err
     assert [p.name for p in tmp_path.iterdir()] == ["frames"]
+
+
+def test_one_image_of_many_frames_writes_nothing(lfpose, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for name in "ab":
+        cv2.imwrite(str(tmp_path / "frames" / f"{name}.jpg"), np.zeros((48, 64, 3), np.uint8))
+    done = lfpose("predict", "frames", "--save", "out.jpg")
+    assert done.code == 1
+    assert "out.jpg is one image" in done.err
+    assert [p.name for p in tmp_path.iterdir()] == ["frames"]
+
+
+def test_keep_going_leaves_out_what_cannot_be_read_and_says_so(lfpose, tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for name in ("a.jpg", "a.png"):
+        cv2.imwrite(str(folder / name), np.zeros((48, 64, 3), np.uint8))
+    (folder / "b.jpg").write_bytes(b"")
+    done = lfpose("predict", folder, "--save", "out", "--keep-going")
+    assert done.code == 1
+    assert "2 frame(s)" in done.out
+    assert done.err == f"left out: {folder / 'b.jpg'} is empty (0 bytes)\n"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a-1.jpg", "a.jpg"]
+
+
+def test_a_folder_named_by_digits_is_a_folder(lfpose, tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    cv2.imwrite(str(tmp_path / "7" / "a.png"), np.zeros((48, 64, 3), np.uint8))
+    assert "1 person(s)" in lfpose("predict", "7").out
+
+
+def test_an_existing_folder_may_have_a_dot_in_its_name(lfpose, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(PHOTO.read_bytes())
+    (tmp_path / "run.1").mkdir()
+    assert lfpose("predict", "photo.jpg", "--save", "run.1").code == 0
+    assert (tmp_path / "run.1" / "photo.jpg").is_file()
+
+
+def test_version(lfpose) -> None:
+    done = lfpose("--version")
+    assert done.out.startswith("lfpose-edge ")
+    assert done.code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_says_so_and_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (640, 480))
+    for _ in range(400):
+        writer.write(np.zeros((480, 640, 3), np.uint8))
+    writer.release()
+    code = "from lfpose_edge.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "predict", "in.avi"]
+    process = subprocess.Popen(
+        [*command, "--save", "out.avi", "--json", "out.jsonl"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".out.part.avi").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (128 + number, "", "stopped\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["in.avi"]
 
 
 def test_verbose_adds_the_trace(lfpose) -> None:

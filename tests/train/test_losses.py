@@ -7,9 +7,12 @@ import math
 import pytest
 import torch
 
-from lfpose_edge.train.losses import gaussian_maps, supervised_loss
+from lfpose_edge.train.losses import gaussian_maps, supervised_loss, swap_posterior, target_maps
 from lfpose_edge.train.networks import PoseOutput
 from lfpose_edge.train.recipe import Loss
+
+ONE_JOINT = torch.tensor([0])
+NOSE_AND_HANDS = torch.tensor([0, 2, 1])  # the mirror of: nose, left hand, right hand
 
 
 def test_the_gaussian_peaks_at_the_joint_with_height_one() -> None:
@@ -22,9 +25,8 @@ def test_the_gaussian_peaks_at_the_joint_with_height_one() -> None:
 
 def _loss(cams: torch.Tensor, joints: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
     presence = torch.zeros(cams.shape[:2])
-    return supervised_loss(
-        PoseOutput(cams, presence), joints, labelled, 4.0, Loss(heatmap=0, presence=0)
-    ).total
+    weights = Loss(sigma_cells=1.5, heatmap=0, presence=0)
+    return supervised_loss(PoseOutput(cams, presence), joints, labelled, ONE_JOINT, 4.0, weights).total
 
 
 def test_location_loss_is_the_entropy_of_the_target_when_the_map_is_right() -> None:
@@ -42,7 +44,7 @@ def test_an_unlabelled_joint_has_no_location_loss_but_wants_an_empty_map() -> No
     cams = torch.randn(1, 1, 6, 6, requires_grad=True)
     unlabelled = torch.zeros(1, 1, dtype=torch.bool)
     terms = supervised_loss(
-        PoseOutput(cams, torch.zeros(1, 1)), torch.zeros(1, 1, 2), unlabelled, 4.0, Loss()
+        PoseOutput(cams, torch.zeros(1, 1)), torch.zeros(1, 1, 2), unlabelled, ONE_JOINT, 4.0, Loss()
     )
     assert terms.location == 0
     terms.heatmap.backward()
@@ -54,8 +56,72 @@ def test_a_batch_without_any_label_is_finite() -> None:
         PoseOutput(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3)),
         torch.zeros(2, 3, 2),
         torch.zeros(2, 3, dtype=torch.bool),
+        torch.tensor([0, 2, 1]),
         4.0,
-        Loss(),
+        Loss(swap_rate=0.1),
     )
     assert torch.isfinite(terms.total)
     assert terms.presence.item() == pytest.approx(math.log(2), rel=1e-5)
+
+
+def _sure(joints: torch.Tensor, sharpness: float = 8.0) -> torch.Tensor:
+    """CAMs (B, K, 12, 12) of a network that is sure of these joints."""
+    return sharpness * gaussian_maps(joints, (12, 12), 4.0, 1.5)
+
+
+JOINTS = torch.tensor([[[24.0, 8.0], [8.0, 24.0], [40.0, 24.0]]])
+LABELLED = torch.ones(1, 3, dtype=torch.bool)
+DOUBTFUL = Loss(sigma_cells=1.5, swap_rate=0.1, heatmap=0, presence=0)
+
+
+@pytest.mark.parametrize(
+    ("seen", "low", "high"),
+    [
+        pytest.param(_sure(JOINTS), 0.0, 0.01, id="the network agrees with the label"),
+        pytest.param(_sure(JOINTS[:, NOSE_AND_HANDS]), 0.9, 1.0, id="the network sees it mirrored"),
+        pytest.param(torch.zeros(1, 3, 12, 12), 0.0999, 0.1001, id="no evidence leaves the prior"),
+    ],
+)
+def test_the_label_is_doubted_when_the_network_is_sure_of_the_opposite(
+    seen: torch.Tensor, low: float, high: float
+) -> None:
+    target = target_maps(JOINTS, LABELLED, seen, 4.0, 6.0)
+    posterior = swap_posterior(seen, target, NOSE_AND_HANDS, DOUBTFUL)
+    assert posterior.shape == (1,)
+    assert low <= posterior.item() <= high
+    assert swap_posterior(seen, target, NOSE_AND_HANDS, Loss()).tolist() == [0.0]
+
+
+def _location(cams: torch.Tensor, labelled: torch.Tensor, weights: Loss) -> torch.Tensor:
+    output = PoseOutput(cams, torch.zeros(1, 3))
+    return supervised_loss(output, JOINTS, labelled, NOSE_AND_HANDS, 4.0, weights).location
+
+
+def test_a_doubted_label_costs_little_and_a_trusted_one_what_it_did() -> None:
+    trusting = Loss(sigma_cells=1.5, heatmap=0, presence=0)
+    mirrored = _sure(JOINTS[:, NOSE_AND_HANDS])
+    assert _location(mirrored, LABELLED, DOUBTFUL) < 0.65 * _location(mirrored, LABELLED, trusting)
+    agreeing = _sure(JOINTS)
+    ours, theirs = (_location(agreeing, LABELLED, w).item() for w in (DOUBTFUL, trusting))
+    assert ours == pytest.approx(theirs, rel=0.01)
+
+
+def test_a_joint_whose_mirror_is_unlabelled_is_moved_only_as_far_as_the_label_is_doubted() -> None:
+    # Only the left hand is labelled: the right hand's map may learn from it with the weight of the doubt.
+    labelled = torch.tensor([[False, True, False]])
+    cams = torch.zeros(1, 3, 12, 12, requires_grad=True)
+    _location(cams, labelled, DOUBTFUL).backward()
+    nose, left, right = cams.grad.abs().sum(dim=(2, 3))[0].tolist()
+    assert nose == 0
+    assert right == pytest.approx(left / 9, rel=1e-3)  # 0.1 against 0.9
+
+
+def test_coarse_cams_are_trained_too() -> None:
+    coarse = torch.zeros(1, 3, 3, 3, requires_grad=True)
+    output = PoseOutput(torch.zeros(1, 3, 12, 12), torch.zeros(1, 3), coarse)
+    weights = Loss(sigma_cells=1.5, coarse=0.5, heatmap=0, presence=0)
+    terms = supervised_loss(output, JOINTS, LABELLED, NOSE_AND_HANDS, 4.0, weights)
+    assert terms.total.item() == pytest.approx(terms.location.item() + 0.5 * math.log(9), rel=1e-4)
+    terms.total.backward()
+    # The nose is at (24, 8), in the top row's middle cell: that logit is pushed up most.
+    assert coarse.grad[0, 0].argmin() == 1

@@ -14,7 +14,7 @@ from lfpose_edge.train.networks import BACKBONES, CamNetwork, build_network
 from lfpose_edge.train.networks.cam_network import count_macs, count_parameters
 from lfpose_edge.train.networks.depthwise import DepthwiseConv2d
 from lfpose_edge.train.networks.weights import load_imagenet_weights
-from lfpose_edge.train.recipe import Network
+from lfpose_edge.train.recipe import Network, load_recipe
 
 # Parameters without the classifier, from the published checkpoints.
 PUBLISHED = {
@@ -51,8 +51,20 @@ def test_decoder_depth_sets_the_cam_stride(widths: tuple[int, ...], stride: int)
     assert output.presence.shape == (2, 5)
 
 
+def test_a_refining_decoder_gives_coarse_cams_that_the_fine_ones_depend_on() -> None:
+    network = CamNetwork("efficientnet_lite0", 5, (32, 16, 16, 8), refine=True)
+    crops = torch.randn(2, 3, 64, 96)
+    output = network(crops)
+    assert output.coarse_cams is not None
+    assert output.coarse_cams.shape == (2, 5, 4, 6)
+    output.cams.square().sum().backward()
+    assert network.decoder.refiner.cam_head.weight.grad.abs().max() > 0
+    assert CamNetwork("efficientnet_lite0", 5, (32, 16)).eval()(crops).coarse_cams is None
+
+
 def test_the_shipped_network_fits_the_edge() -> None:
-    network = CamNetwork("efficientnet_lite0", 14, (128, 96, 64, 48))
+    recipe = load_recipe("lfpose_lite")
+    network = build_network(recipe.network, len(recipe.joints), pretrained=False)
     assert count_parameters(network) < 6e6
     assert count_macs(network, (192, 192)) < 0.6e9
 
@@ -63,6 +75,7 @@ def test_the_shipped_network_fits_the_edge() -> None:
         ({"backbone": "efficientnet_lite9"}, "did you mean 'efficientnet_lite"),
         ({"widths": ()}, "1 to 4 channel counts"),
         ({"widths": (8,) * 5}, "1 to 4 channel counts"),
+        ({"widths": (8,), "refine": True}, "network.refine works at stride 16"),
         ({"backbone": "resnet50"}, "name a checkpoint file"),
         ({"pretrained": Path("nowhere.pth")}, "cannot read ImageNet weights"),
     ],

@@ -44,7 +44,12 @@ class CamNetwork(nn.Module):
     """
 
     def __init__(
-        self, backbone: str, joints: int, widths: tuple[int, ...] = (160, 128, 96, 64), *, refine: bool = False
+        self,
+        backbone: str,
+        joints: int,
+        widths: tuple[int, ...] = (160, 128, 96, 64),
+        *,
+        refine: bool = False,
     ) -> None:
         super().__init__()
         self._frozen: list[nn.Module] = []
