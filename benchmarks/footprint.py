@@ -17,6 +17,7 @@ import numpy as np
 from recording import percentiles, print_table, write
 
 from lfpose_edge import PoseEstimator
+from lfpose_edge.backends import available
 from lfpose_edge.cli.bench import frame_ring, person_boxes
 
 RESULTS = Path(__file__).parent / "results"
@@ -40,12 +41,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--frames", type=int, default=20_000)
+    parser.add_argument("--starts", type=int, default=16, help="how often each program is started")
     parser.add_argument("--json", type=Path, default=RESULTS / "footprint.json")
     options = parser.parse_args()
 
     rows: list[dict[str, object]] = []
     times: dict[str, list[float]] = {name: [] for name in STARTS}
-    for _ in range(16):
+    for _ in range(options.starts + 1):  # the first fills the file cache
         for name, command in STARTS.items():
             started = perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -54,9 +56,9 @@ def main() -> None:
         rows.append({"what": name, **{f"{k}_ms": v for k, v in percentiles(samples[1:]).items()}})
 
     frames, boxes = frame_ring(), person_boxes(2)
-    for backend in ("onnxruntime", "openvino"):
+    for backend in (name for name, reason in available().items() if reason is None):
         with PoseEstimator(backend=backend) as estimator:
-            for i in range(1000):  # pools and caches fill
+            for i in range(min(1000, options.frames)):  # pools and caches fill
                 estimator(frames[i % len(frames)], boxes)
             before = resident_mb()
             for i in range(options.frames):
@@ -66,7 +68,7 @@ def main() -> None:
         row = {"what": f"{options.frames} frames of 2 persons, {backend}", "grown_mb": round(grown, 2)}
         rows.append({**row, "resident_mb": round(before, 1)})
     print_table(rows)
-    write(options.json, "python benchmarks/footprint.py", rows)
+    write(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def main() -> None:
     threads = options.threads or sorted({1, os.cpu_count() or 1})
     rows = measure(options.model, thread_counts=threads, persons=options.persons, seconds=options.seconds)
     Console(highlight=False, width=140).print(table(rows))
-    write(options.json, "python benchmarks/fps.py", rows)
+    write(options.json, rows)
 
 
 if __name__ == "__main__":

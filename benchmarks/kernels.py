@@ -199,7 +199,7 @@ def main() -> None:
                 spread = {f"{key}_us": round(value * 1e3, 2) for key, value in percentiles(times).items()}
                 rows.append({"case": case, "way": name, **spread, "times_ours": round(ratios[name], 3)})
     print_table(rows)
-    write(options.json, "python benchmarks/kernels.py", rows)
+    write(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ def main() -> None:
             steps[f"{options.model}, {estimator.describe()['backend']}"] = our_step(estimator)
     rows = compare(steps, persons)
     print_table(rows)
-    write(options.json, f"python benchmarks/peers.py --data {options.data}", rows)
+    write(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -105,9 +107,16 @@ def interleave(
     return samples, {name: float(np.median(np.array(samples[name]) / first)) for name in names}
 
 
-def write(path: Path, command: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def command() -> str:
+    """The command line of this process, from the checkout's folder."""
+    script = Path(sys.argv[0]).resolve()
+    shown = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
+    return shlex.join(["python", str(shown), *sys.argv[1:]])
+
+
+def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as ``{"command", "commit", "machine", "rows"}``; the file appears whole or not at all."""
-    record = {"command": command, "commit": commit(), "machine": machine(), "rows": list(rows)}
+    record = {"command": command(), "commit": commit(), "machine": machine(), "rows": list(rows)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
         file.write(json.dumps(record, indent=1) + "\n")
