@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -96,18 +97,23 @@ def measure(
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """The rows as a table of medians, with the whole frame's percentiles."""
-    shown = Table(title="milliseconds a frame (median of each stage; p50 / p95 / p99 of the whole)")
-    for column in ("backend", "threads", "persons"):
-        shown.add_column(column, justify="left" if column == "backend" else "right")
-    for column in ("crop", "network", "decode", "end to end", "frames/s"):
+    """The rows as a table of 80 columns: the median of each stage, percentiles of the whole frame."""
+    shown = Table(
+        title="milliseconds a frame: stages (median), and end to end",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    shown.add_column("backend")
+    for column in ("threads", "persons", "crop", "network", "decode", "p50", "p95", "p99", "fps"):
         shown.add_column(column, justify="right")
     for row in rows:
-        whole = " / ".join(f"{row[f'total_p{p}_ms']:.2f}" for p in PERCENTILES)
-        stages = (f"{row[f'{stage}_p50_ms']:.3f}" for stage in ("preprocess", "infer", "decode"))
-        shown.add_row(
-            row["backend"], str(row["threads"]), str(row["persons"]), *stages, whole, f"{row['fps']:.0f}"
-        )
+        engine, *_, precision = row["backend"].split()
+        stages = (f"{row[f'{stage}_p50_ms']:.2f}" for stage in ("preprocess", "infer", "decode"))
+        whole = (f"{row[f'total_p{p}_ms']:.1f}" for p in PERCENTILES)
+        counts = (str(row["threads"]), str(row["persons"]))
+        shown.add_row(f"{engine} {precision}", *counts, *stages, *whole, f"{row['fps']:.0f}")
     return shown
 
 
