@@ -106,7 +106,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
         pad_edge=False,
     )
     shown.add_column("backend")
-    for column in ("threads", "persons", "crop", "network", "decode", "p50", "p95", "p99", "fps"):
+    for column in ("threads", "people", "crop", "net", "decode", "p50", "p95", "p99", "fps"):
         shown.add_column(column, justify="right")
     for row in rows:
         engine, *_, precision = row["backend"].split()
