@@ -1,0 +1,194 @@
+"""INT8 as explicit QuantizeLinear / DequantizeLinear pairs, from one table of ranges in two styles.
+
+No single style serves every engine, so the same ranges are written twice:
+
+- ``cpu``: activations uint8 and asymmetric, biases int32, a pair on every tensor between quantised
+  operators. ONNX Runtime and OpenVINO turn this into integer kernels.
+- ``trt``: activations int8 and symmetric, biases float, no pair between a convolution and the activation or
+  addition that TensorRT fuses into it. TensorRT's parser refuses the int32 biases of the other style.
+
+Weights are int8, symmetric, with one scale for each output channel, in both. Libraries insert one style or
+the other, and none lets both come from the same ranges: hence this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from lfpose_edge.export.graph import Graph
+from lfpose_edge.export.ranges import Calibration
+
+Style = Literal["cpu", "trt"]
+
+_WEIGHTED = ("Conv", "Gemm")
+_ACTIVATIONS = ("Clip", "Relu")
+_GLUE = ("Add", "Concat", "Resize", "MaxPool", "GlobalAveragePool")  # have integer kernels, and no weights
+_SAME_GRID = ("Resize", "MaxPool")  # their outputs are values of their inputs
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An affine grid of 8-bit integers: value = scale * (integer - zero_point)."""
+
+    scale: np.float32
+    zero_point: int
+    dtype: Any
+
+    @classmethod
+    def over(cls, low: float, high: float, style: Style) -> Grid:
+        """The grid of a style that covers an interval with 0 in it."""
+        if style == "trt":
+            scale = np.float32(max(-low, high, 1e-8) / 127)
+            return cls(scale, 0, np.int8)
+        scale = np.float32(max(high - low, 1e-8) / 255)
+        return cls(scale, int(np.clip(round(-low / float(scale)), 0, 255)), np.uint8)
+
+
+def weighted_layers(graph: Graph) -> list[str]:
+    """Names of the nodes with weights, in order: what can be quantised or kept in float one by one."""
+    return [node.name for node in graph.nodes if node.op_type in _WEIGHTED]
+
+
+def tail_layers(graph: Graph) -> list[str]:
+    """Names of the layers that make the graph's outputs: the last of the CAM head, and the presence head."""
+    return [n.name for n in graph.nodes if n.op_type in _WEIGHTED and set(n.output) & set(graph.outputs)]
+
+
+def quantised_tensors(graph: Graph) -> list[str]:
+    """Tensors that need a range: whatever an operator with an integer kernel reads or writes."""
+    names: list[str] = []
+    for node in graph.nodes:
+        if node.op_type in (*_WEIGHTED, *_GLUE):
+            names += [name for name in node.input if name and name not in graph.constants]
+        if node.op_type in (*_WEIGHTED, *_GLUE, *_ACTIVATIONS):
+            names += node.output
+    return list(dict.fromkeys(names))
+
+
+def quantise(
+    model: onnx.ModelProto, calibration: Calibration, style: Style, *, in_float: Collection[str] = ()
+) -> onnx.ModelProto:
+    """Insert Q/DQ pairs.
+
+    Args:
+        model: float32.
+        calibration: ranges of :func:`quantised_tensors`.
+        style: ``cpu`` or ``trt``.
+        in_float: names of layers that stay in float.
+
+    Returns:
+        A model of the same inputs and outputs.
+    """
+    graph = Graph(model)
+    grids = _grids(graph, calibration, style, set(in_float))
+    writer = _Writer(graph, style)
+    new_nodes: list[onnx.NodeProto] = []
+    replaced: dict[str, str] = {}
+    for name in graph.inputs:
+        if name in grids:
+            new_nodes += writer.pair(name, grids[name], replaced)
+    for node in graph.nodes:
+        for i, name in enumerate(node.input):
+            node.input[i] = replaced.get(name, name)
+        if node.op_type in _WEIGHTED and node.name not in in_float:
+            given = next(original for original, now in replaced.items() if now == node.input[0])
+            new_nodes += writer.weights(node, grids[given])
+        new_nodes.append(node)
+        for name in node.output:
+            if name in grids:
+                new_nodes += writer.pair(name, grids[name], replaced)
+    graph.nodes = new_nodes
+    return graph.to_model()
+
+
+def _grids(graph: Graph, calibration: Calibration, style: Style, in_float: set[str]) -> dict[str, Grid]:
+    """The tensors that get a pair, and their grids."""
+    consumers, producers = graph.consumers(), graph.producers()
+    grids: dict[str, Grid] = {}
+    for name in quantised_tensors(graph):
+        if name in graph.outputs:
+            continue
+        reads = any(n.op_type in (*_WEIGHTED, *_GLUE) and n.name not in in_float for n in consumers[name])
+        # CPU engines compute a layer in integers only if it gives integers too.
+        makes = style == "cpu" and _made_in_integers(name, producers, in_float)
+        before_activation = any(n.op_type in _ACTIVATIONS for n in consumers[name])
+        if not reads and (before_activation or not makes):
+            continue
+        if style == "trt" and _fused_into_addition(producers.get(name), consumers[name]):
+            continue
+        source = name
+        while source in producers and producers[source].op_type in _SAME_GRID:
+            source = producers[source].input[0]
+        grids[name] = Grid.over(*calibration.ranges[source], style)
+    return grids
+
+
+def _made_in_integers(name: str, producers: dict[str, onnx.NodeProto], in_float: set[str]) -> bool:
+    maker = producers.get(name)
+    while maker is not None and maker.op_type in _ACTIVATIONS:
+        maker = producers.get(maker.input[0])
+    return maker is not None and maker.op_type in _WEIGHTED and maker.name not in in_float
+
+
+def _fused_into_addition(maker: onnx.NodeProto | None, readers: list[onnx.NodeProto]) -> bool:
+    """Whether TensorRT adds a residual inside the convolution that makes this tensor."""
+    return maker is not None and maker.op_type == "Conv" and [r.op_type for r in readers] == ["Add"]
+
+
+class _Writer:
+    """Makes Q/DQ nodes and their constants."""
+
+    def __init__(self, graph: Graph, style: Style) -> None:
+        self._graph, self._style = graph, style
+
+    def pair(self, name: str, grid: Grid, replaced: dict[str, str]) -> list[onnx.NodeProto]:
+        """Quantise and dequantise a tensor; its readers are to read the result."""
+        scale, zero = f"{name}/scale", f"{name}/zero_point"
+        self._graph.constants[scale] = np.array(grid.scale, np.float32)
+        self._graph.constants[zero] = np.array(grid.zero_point, grid.dtype)
+        quantised, restored = f"{name}/quantised", f"{name}/restored"
+        replaced[name] = restored
+        return [
+            helper.make_node("QuantizeLinear", [name, scale, zero], [quantised], name=f"{name}/q"),
+            helper.make_node("DequantizeLinear", [quantised, scale, zero], [restored], name=f"{name}/dq"),
+        ]
+
+    def weights(self, node: onnx.NodeProto, given: Grid) -> list[onnx.NodeProto]:
+        """Store a layer's weights, and in the ``cpu`` style its bias, as integers."""
+        constants = self._graph.constants
+        weight = constants[node.input[1]]
+        integers, scales = quantise_weights(weight)
+        name = f"{node.name}/weight"
+        constants[f"{name}/quantised"] = integers
+        constants[f"{name}/scale"] = scales
+        constants[f"{name}/zero_point"] = np.zeros(len(scales), np.int8)
+        parts = [f"{name}/quantised", f"{name}/scale", f"{name}/zero_point"]
+        nodes = [helper.make_node("DequantizeLinear", parts, [name], name=f"{name}/dq", axis=0)]
+        node.input[1] = name
+        if self._style == "cpu" and len(node.input) > 2:
+            bias = constants[node.input[2]].astype(np.float64)
+            steps = given.scale.astype(np.float64) * scales
+            name = f"{node.name}/bias"
+            limit = 2**31 - 1
+            constants[f"{name}/quantised"] = np.clip(np.rint(bias / steps), -limit, limit).astype(np.int32)
+            constants[f"{name}/scale"] = steps.astype(np.float32)
+            constants[f"{name}/zero_point"] = np.zeros(len(steps), np.int32)
+            parts = [f"{name}/quantised", f"{name}/scale", f"{name}/zero_point"]
+            nodes.append(helper.make_node("DequantizeLinear", parts, [name], name=f"{name}/dq", axis=0))
+            node.input[2] = name
+        return nodes
+
+
+def quantise_weights(weight: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """int8 weights and the scale of every output channel (the first axis), symmetric."""
+    largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
+    scales = (np.maximum(largest, 1e-8) / 127).astype(np.float32)
+    steps = scales.reshape(-1, *[1] * (weight.ndim - 1))
+    return np.clip(np.rint(weight / steps), -127, 127).astype(np.int8), scales
