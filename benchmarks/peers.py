@@ -28,9 +28,8 @@ from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.geometry import apply_affine, crop_affines
 from lfpose_edge.metrics import box_thresholds, pck
 from lfpose_edge.metrics.pck import LIMB_JOINTS
+from lfpose_edge.persons import PersonTable, read_coco_keypoints
 from lfpose_edge.skeleton import COCO17, SKELETONS
-from lfpose_edge.train.data.coco import PersonTable, read_coco_keypoints
-from lfpose_edge.train.data.crops import read_bgr
 
 Floats = NDArray[np.float32]
 Step = Callable[[NDArray[np.uint8], NDArray[np.float64]], tuple[NDArray[np.float64], float]]
@@ -128,7 +127,7 @@ def our_step(estimator: PoseEstimator) -> Step:
 
 def compare(steps: dict[str, Step], persons: PersonTable) -> list[dict[str, Any]]:
     """Run all models in turn on every person; one row a model, the first one is the yardstick."""
-    images = [read_bgr(persons, i) for i in range(len(persons))]
+    images = [persons.image(i) for i in range(len(persons))]
     for step in steps.values():
         for i in range(min(WARM_UP, len(persons))):
             step(images[i], persons.boxes[i])

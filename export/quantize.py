@@ -19,11 +19,10 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import helper
-
 from lfpose_edge.export.graph import Graph
 from lfpose_edge.export.ranges import Calibration
+from numpy.typing import NDArray
+from onnx import helper
 
 Style = Literal["cpu", "trt"]
 

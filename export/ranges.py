@@ -14,9 +14,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-
 from lfpose_edge.export.graph import Graph
+from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 RangeMethod = Literal["minmax", "percentile", "mse", "entropy"]

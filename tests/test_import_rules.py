@@ -28,7 +28,8 @@ ALLOWED = {
     "bundle": {"errors", "skeleton"},
     "zoo": {"errors", "bundle"},
     "draw": {"opencv", "results", "skeleton"},
-    "metrics": {"skeleton"},
+    "persons": {"errors", "opencv", "skeleton"},
+    "metrics": {"persons", "skeleton"},
     "ops": {"_core", "geometry"},
     "backends": {"bundle", "errors"},
     "detection": {"errors", "geometry", "opencv", "ops", "zoo"},
@@ -47,12 +48,16 @@ ALLOWED = {
         ),
     },
     "cli": {
-        *("", "backends", "bundle", "errors", "estimator", "opencv", "results", "sources", "zoo"),
+        *("", "backends", "bundle", "errors", "estimator", "metrics", "opencv", "persons", "results"),
+        *("sources", "zoo"),
     },
-    "train": {"bundle", "errors", "geometry", "metrics", "opencv", "ops", "skeleton"},
-    "export": {"backends", "bundle", "cli", "errors", "metrics"},
+    "train": {"bundle", "errors", "geometry", "metrics", "ops", "persons", "skeleton"},
+    "export": {
+        *("backends", "bundle", "cli", "detection", "errors", "estimator", "geometry", "metrics", "opencv"),
+        *("ops", "persons", "skeleton", "sources", "zoo"),
+    },
 }
-IN_FUNCTIONS = {"results": {"draw"}, "cli": {"train", "metrics"}, "export": {"train"}}
+IN_FUNCTIONS = {"results": {"draw"}, "cli": {"train"}, "export": {"train"}}
 RUNTIME = set(ALLOWED) - {"train", "export"}
 HEAVY = {"torch", "lightning", "onnx", "onnxscript", "onnxsim", "tensorrt", "pycuda", "pandas", "pycocotools"}
 

@@ -117,7 +117,7 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(help="File for the result.")] = None,
 ) -> None:
     """Measure accuracy on located persons, in their own boxes: PCK and OKS AP."""
-    from lfpose_edge.cli.training import run_eval
+    from lfpose_edge.cli.evaluate import run_eval
 
     run_eval(annotations, images, model, backend, precision, data, json)
 

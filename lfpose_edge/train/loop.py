@@ -25,8 +25,8 @@ from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
 from lfpose_edge.errors import BundleError, LFPoseError
+from lfpose_edge.persons import PersonTable, read_coco_keypoints
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
-from lfpose_edge.train.data.coco import PersonTable, read_coco_keypoints
 from lfpose_edge.train.data.crops import CropView, PersonCrops, Sample
 from lfpose_edge.train.evaluate import evaluate_network
 from lfpose_edge.train.losses import supervised_loss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -185,11 +184,6 @@ def parse_recipe(tree: object, *, where: str) -> Recipe:
         else:
             message = f"{where}: {key or 'recipe'}: {first['msg']}"
         raise RecipeError(message) from None
-
-
-def data_root(given: str | Path | None = None) -> Path:
-    """The folder that data paths are relative to: the one given, ``$LFPOSE_DATA``, or the current one."""
-    return Path(given or os.environ.get("LFPOSE_DATA") or Path.cwd())
 
 
 def _find(source: str | Path) -> Path:

@@ -1,71 +1,17 @@
-"""Reading COCO keypoints and cutting crops."""
+"""Cutting crops, and the random changes of a training crop."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from lfpose_edge.errors import SourceError
-from lfpose_edge.skeleton import COCO17, LSP14
+from lfpose_edge.persons import read_coco_keypoints
+from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.data.augment import random_part, random_pixels
-from lfpose_edge.train.data.coco import read_coco_keypoints
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.recipe import Augment
-
-
-def _tree(**changes: Any) -> dict[str, Any]:
-    person = {"id": 7, "image_id": 3, "bbox": [1, 2, 30, 40], "keypoints": [5, 6, 2, 0, 0, 0], "iscrowd": 0}
-    return {
-        "images": [{"id": 3, "file_name": "a.png"}],
-        "annotations": [{**person, **changes}],
-        "categories": [{"id": 1, "keypoints": ["left_knee", "nose"]}],
-    }
-
-
-def _read(tmp_path: Path, tree: Any, *, image: bool = True) -> Any:
-    (tmp_path / "a.json").write_text(tree if isinstance(tree, str) else json.dumps(tree))
-    if image:
-        (tmp_path / "a.png").write_bytes(b"x")
-    return read_coco_keypoints(tmp_path / "a.json", tmp_path, LSP14)
-
-
-def test_joints_are_matched_by_name_and_become_continuous(tmp_path: Path) -> None:
-    persons = _read(tmp_path, _tree())
-    knee = LSP14.index("left_knee")
-    assert len(persons) == 1
-    assert persons.joints[0, knee].tolist() == [5.5, 6.5]
-    assert persons.labelled[0].nonzero()[0].tolist() == [knee]
-    assert persons.boxes[0].tolist() == [1, 2, 31, 42]
-
-
-@pytest.mark.parametrize(
-    ("tree", "words"),
-    [
-        ("{", "not a COCO-keypoints JSON"),
-        ("[]", "not a COCO-keypoints JSON"),
-        ({"images": [], "annotations": []}, "not a COCO-keypoints JSON"),
-        ({**_tree(), "categories": [{"keypoints": ["tail"]}]}, "none of its joints"),
-        (_tree(keypoints=[0] * 6), "no person has a labelled joint"),
-        (_tree(iscrowd=1), "no person has a labelled joint"),
-    ],
-)
-def test_a_file_that_cannot_be_used(tmp_path: Path, tree: Any, words: str) -> None:
-    with pytest.raises(SourceError, match=words):
-        _read(tmp_path, tree)
-
-
-def test_a_missing_image_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"a\.png"):
-        _read(tmp_path, _tree(), image=False)
-
-
-def test_missing_annotations_say_where_they_are_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="LFPOSE_DATA"):
-        read_coco_keypoints(tmp_path / "none.json", tmp_path, COCO17)
 
 
 def _figures(root: Path) -> Any:

@@ -7,16 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lfpose_edge import ops
-from lfpose_edge.errors import SourceError
 from lfpose_edge.geometry import apply_affine, crop_affines, invert_affine
-from lfpose_edge.opencv import cv2
+from lfpose_edge.persons import PersonTable
 from lfpose_edge.train.data.augment import random_crop_affine, random_pixels
-from lfpose_edge.train.data.coco import PersonTable
 from lfpose_edge.train.recipe import Augment
 
 
@@ -78,7 +75,7 @@ class PersonCrops(Dataset[Sample]):
             affine, flip = random_crop_affine(box, view.size, view.padding, view.augment, rng)
 
         crop = ops.preprocess(
-            read_bgr(self.persons, index), affine[None], view.size, swap_rb=True, dtype=np.uint8
+            self.persons.image(index), affine[None], view.size, swap_rb=True, dtype=np.uint8
         )[0]
         if view.augment is not None:
             crop = random_pixels(crop, view.augment, rng)
@@ -92,14 +89,3 @@ class PersonCrops(Dataset[Sample]):
         return Sample(
             torch.from_numpy(crop), torch.from_numpy(joints.astype(np.float32)), torch.from_numpy(labelled)
         )
-
-
-def read_bgr(persons: PersonTable, index: int) -> NDArray[np.uint8]:
-    """Decode a person's image, (H, W, 3) uint8 BGR; annotations are in stored, not EXIF-turned, pixels."""
-    path = persons.images[index]
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imread(str(path), flags)
-    if image is None:
-        message = f"cannot decode {path}: damaged, or not an image"
-        raise SourceError(message)
-    return image  # type: ignore[return-value]

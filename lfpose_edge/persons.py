@@ -1,8 +1,10 @@
-"""Persons of a COCO-keypoints JSON: boxes, located joints, and the images they are in."""
+"""Located persons, for training, evaluation and export: boxes, joints, and the images they are in."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge.errors import SourceError
+from lfpose_edge.opencv import cv2
 from lfpose_edge.skeleton import Skeleton
 
 
@@ -42,8 +45,23 @@ class PersonTable:
 
     def first(self, count: int) -> PersonTable:
         """The first ``count`` persons."""
-        rows = {f.name: getattr(self, f.name)[:count] for f in fields(self) if f.name != "skeleton"}
-        return PersonTable(**rows, skeleton=self.skeleton)
+        return self.chosen(range(min(count, len(self))))
+
+    def chosen(self, rows: Sequence[int]) -> PersonTable:
+        """These persons, in this order."""
+        index = np.asarray(rows, np.intp)
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        columns |= {name: column[index] for name, column in columns.items() if isinstance(column, np.ndarray)}
+        return PersonTable(**{**columns, "images": [self.images[i] for i in index]})
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """A person's image, (H, W, 3) uint8 BGR; annotations are in stored, not EXIF-turned, pixels."""
+        path = self.images[row]
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is None:
+            message = f"cannot decode {path}: damaged, or not an image"
+            raise SourceError(message)
+        return image  # type: ignore[return-value]
 
 
 def read_coco_keypoints(annotations: Path, images: Path, skeleton: Skeleton) -> PersonTable:
@@ -100,3 +118,8 @@ def read_coco_keypoints(annotations: Path, images: Path, skeleton: Skeleton) -> 
         areas=np.array([p.get("area") or p["bbox"][2] * p["bbox"][3] for p in persons], np.float64),
         skeleton=skeleton,
     )
+
+
+def data_root(given: str | Path | None = None) -> Path:
+    """The folder that data paths are relative to: the one given, ``$LFPOSE_DATA``, or the current one."""
+    return Path(given or os.environ.get("LFPOSE_DATA") or Path.cwd())

@@ -1,0 +1,109 @@
+"""Accuracy of predicted joints on located persons, and of an estimator as it is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge.metrics.oks_ap import OksAp, oks_ap
+from lfpose_edge.metrics.pck import LIMB_JOINTS, PckResult, box_thresholds, pck, torso_thresholds
+from lfpose_edge.persons import PersonTable
+
+if TYPE_CHECKING:
+    from lfpose_edge.estimator import PoseEstimator
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy on N persons.
+
+    Attributes:
+        persons: N.
+        pck_box: PCK at 0.1 of the box's longer side, the twelve limb joints.
+        pck_box_all: the same over all joints.
+        pck_torso: PCK at 0.2 of the torso, all joints; persons without a labelled torso do not count.
+        oks: OKS average precision, where it was asked for.
+    """
+
+    persons: int
+    pck_box: PckResult
+    pck_box_all: PckResult
+    pck_torso: PckResult
+    oks: OksAp | None = None
+
+
+def predict_persons(
+    estimator: PoseEstimator,
+    persons: PersonTable,
+    *,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Joints (N, K, 2) in image pixels and scores (N, K), through the deployed runtime.
+
+    Args:
+        estimator: takes BGR images.
+        persons: each is predicted in its own box.
+        progress: wraps the loop, to show it.
+    """
+    results = [estimator(persons.image(i), persons.boxes[i]) for i in progress(range(len(persons)))]
+    return np.concatenate([r.keypoints for r in results]), np.concatenate([r.scores for r in results])
+
+
+def measure(
+    keypoints: NDArray[np.float32], persons: PersonTable, scores: NDArray[np.float32] | None = None
+) -> Accuracy:
+    """Compare predicted joints with a person table.
+
+    Args:
+        keypoints: (N, K, 2) image pixels.
+        persons: the truth.
+        scores: (N, K); with them OKS AP is measured too.
+    """
+    skeleton = persons.skeleton
+    box = box_thresholds(persons.boxes)
+    torso = torso_thresholds(persons.joints, persons.labelled, skeleton)
+    limbs = [j for j in LIMB_JOINTS if j in skeleton.keypoints]
+    truth, labelled = persons.joints, persons.labelled
+    return Accuracy(
+        persons=len(persons),
+        pck_box=pck(keypoints, truth, labelled, box, skeleton, limbs),
+        pck_box_all=pck(keypoints, truth, labelled, box, skeleton),
+        pck_torso=pck(keypoints, truth, labelled, torso, skeleton),
+        oks=None if scores is None else _oks(keypoints, scores, persons),
+    )
+
+
+def _oks(keypoints: NDArray[np.float32], scores: NDArray[np.float32], persons: PersonTable) -> OksAp:
+    # Both sides as COCO stores them: pixel indices, joints that lack a label at 0 with v = 0.
+    truth = np.concatenate([persons.joints - 0.5, 2.0 * persons.labelled[..., None]], axis=2)
+    truth *= persons.labelled[..., None]
+    guess = np.concatenate([keypoints - 0.5, scores[..., None]], axis=2)
+    corner, extent = persons.boxes[:, :2], persons.boxes[:, 2:] - persons.boxes[:, :2]
+    xywh = np.concatenate([corner, extent], axis=1)
+    annotations, predictions = [], []
+    for i in range(len(persons)):
+        common = {"image_id": int(persons.image_ids[i]), "category_id": 1}
+        annotations.append(
+            {
+                **common,
+                "id": int(persons.annotation_ids[i]),
+                "keypoints": truth[i].ravel().tolist(),
+                "num_keypoints": int(persons.labelled[i].sum()),
+                "bbox": xywh[i].tolist(),
+                "area": float(persons.areas[i]),
+                "iscrowd": 0,
+            }
+        )
+        predictions.append(
+            {**common, "keypoints": guess[i].ravel().tolist(), "score": float(scores[i].mean())}
+        )
+    tree = {
+        "images": [{"id": i} for i in sorted({a["image_id"] for a in annotations})],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(persons.skeleton.keypoints)}],
+        "annotations": annotations,
+    }
+    return oks_ap(tree, predictions, persons.skeleton)
