@@ -9,13 +9,14 @@ import platform
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+
+from lfpose_edge.files import write_text_whole
 
 PACKAGES = ("numpy", "opencv-python", "onnxruntime", "openvino", "torch")
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,12 +118,7 @@ def command() -> str:
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as ``{"command", "commit", "machine", "rows"}``; the file appears whole or not at all."""
     record = {"command": command(), "commit": commit(), "machine": machine(), "rows": list(rows)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        file.write(json.dumps(record, indent=1) + "\n")
-    temporary = Path(file.name)
-    temporary.chmod(0o644)
-    temporary.replace(path)
+    write_text_whole(path, json.dumps(record, indent=1) + "\n")
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from lfpose_edge.bundle import MANIFEST
 from lfpose_edge.errors import BundleError, did_you_mean
+from lfpose_edge.files import write_bytes_whole
 
 SHIPPED = Path(__file__).parent / "models"
 
@@ -113,12 +113,4 @@ def _download(source: Download, path: Path) -> None:
     if found != source.sha256:
         message = f"{source.url} gave a file with sha256 {found}, expected {source.sha256}; it was not kept"
         raise BundleError(message)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_bytes_whole(path, data)

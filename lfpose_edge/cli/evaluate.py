@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lfpose_edge.estimator import PoseEstimator
+from lfpose_edge.files import write_text_whole
 from lfpose_edge.metrics.accuracy import measure, predict_persons
 from lfpose_edge.persons import data_root, read_coco_keypoints
 
@@ -61,7 +61,7 @@ def run_eval(
         console.print("OKS AP: not measured, it needs pycocotools (pip install pycocotools)")
     if json_path is not None:
         row = {"model": model, "annotations": str(annotations), "runs_on": runs_on, **asdict(accuracy)}
-        _write(json_path, row)
+        write_text_whole(json_path, json.dumps(row, indent=2) + "\n")
         console.print(f"wrote {json_path}")
 
 
@@ -84,10 +84,3 @@ def _predict_checkpoint(checkpoint: Path, annotations: Path, images: Path) -> tu
 def _progress(items: Any) -> Any:
     console = Console(stderr=True)
     return track(items, "persons", console=console, transient=True, disable=not console.is_terminal)
-
-
-def _write(path: Path, tree: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)

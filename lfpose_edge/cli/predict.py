@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from rich.table import Table
 
 from lfpose_edge.errors import SourceError
 from lfpose_edge.estimator import PoseEstimator
+from lfpose_edge.files import whole_file, write_bytes_whole
 from lfpose_edge.opencv import cv2
 from lfpose_edge.results import PoseResult
 from lfpose_edge.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, Image, frames
@@ -202,7 +202,7 @@ class OverlayWriter:
         self._kind = "" if path.is_dir() else path.suffix.lower()
         self._image: Image | None = None
         self._video: Any = None
-        self._temporary: Path | None = None
+        self._file = contextlib.ExitStack()
         self._names: set[str] = set()
         if self._kind not in IMAGE_SUFFIXES | VIDEO_SUFFIXES and self._kind:
             message = (
@@ -219,11 +219,7 @@ class OverlayWriter:
     ) -> None:
         if self._video is not None:
             self._video.release()
-        if self._temporary is not None:
-            if kind is None:
-                self._temporary.replace(self._path)
-            else:
-                self._temporary.unlink(missing_ok=True)
+        self._file.__exit__(kind, value, trace)
         if self._image is not None and kind is None:
             _write_image(self._path, self._image)
 
@@ -257,11 +253,10 @@ class OverlayWriter:
     def _write_video(self, overlay: Image, fps: float) -> None:
         height, width = overlay.shape[:2]
         if self._video is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._temporary = self._path.with_name(f".{self._path.stem}.part{self._kind}")
+            temporary = self._file.enter_context(whole_file(self._path))
             codec = "mp4v" if self._kind in (".mp4", ".m4v", ".mov") else "MJPG"
             fourcc = cv2.VideoWriter.fourcc(*codec)
-            self._video = cv2.VideoWriter(str(self._temporary), fourcc, fps, (width, height))
+            self._video = cv2.VideoWriter(str(temporary), fourcc, fps, (width, height))
             self._size = (width, height)
             if not self._video.isOpened():
                 message = (
@@ -280,29 +275,13 @@ def _write_image(path: Path, image: Image) -> None:
     if not good:
         message = f"cannot encode {path}"
         raise SourceError(message)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.tobytes())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_bytes_whole(path, data.tobytes())
 
 
 @contextlib.contextmanager
 def _open_whole(path: Path) -> Iterator[IO[str]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            yield file
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yield file
 
 
 def _json_line(frame: Frame, result: PoseResult) -> str:

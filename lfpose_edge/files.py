@@ -1,0 +1,37 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
+
+    The folder is made when it is not there. The temporary file has the suffix of ``path`` and goes when
+    the block fails or is left by a signal's exception.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes_whole(path: Path, data: bytes) -> None:
+    """Write a file that appears with all of its bytes."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a UTF-8 file that appears with all of its text."""
+    write_bytes_whole(path, text.encode("utf-8"))

@@ -1,0 +1,33 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lfpose_edge.files import whole_file, write_text_whole
+
+
+def test_a_file_appears_with_its_folder_and_replaces_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    write_text_whole(path, "one")
+    write_text_whole(path, "tw\u00f6")
+    assert path.read_text(encoding="utf-8") == "tw\u00f6"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error), whole_file(path) as temporary:
+        temporary.write_text("half")
+        assert temporary.suffix == ".txt"  # writers that go by the suffix still work
+        raise error
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_a_block_that_wrote_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "a.txt"):
+        pass
