@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -17,41 +14,9 @@ from typing import Any
 import numpy as np
 
 from lfpose_edge.files import write_text_whole
+from lfpose_edge.machine import machine
 
-PACKAGES = ("numpy", "opencv-python", "onnxruntime", "openvino", "torch")
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def machine() -> dict[str, Any]:
-    """What a reader needs to judge a time; nothing that names the machine or its user."""
-    facts: dict[str, Any] = {
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "os": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
-    for package in PACKAGES:
-        try:
-            facts[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return facts
-
-
-def cpu_model() -> str:
-    """The processor's own name; clouds hide it, so its family, model and best vector set are added."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    fields = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
-    entries = {key.strip(): value.strip() for key, value in fields.items()}
-    name = entries.get("model name") or entries.get("Model") or platform.machine()
-    if "cpu family" in entries:
-        name += f" (family {entries['cpu family']}, model {entries.get('model', '?')})"
-    flags = entries.get("flags", "").split()
-    best = next((flag for flag in ("avx512bw", "avx2", "sse4_2") if flag in flags), None)
-    return f"{name}, {best}" if best else name
 
 
 def commit() -> str | None:

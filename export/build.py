@@ -1,105 +1,211 @@
-"""The whole export: checkpoint to ONNX, checked against the network, as a bundle that appears whole."""
+"""The whole export: a source becomes a bundle that is proven before it appears."""
 
 from __future__ import annotations
 
+import os
 import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lfpose_edge.export.to_onnx import to_onnx
+from lfpose_edge.export.calibration import load_calibration_set
+from lfpose_edge.export.graph import Graph
+from lfpose_edge.export.proof import Judge, Show, silent
+from lfpose_edge.export.quantize import quantised_tensors
+from lfpose_edge.export.ranges import RangeMethod, observe
+from lfpose_edge.export.report import Report, write_report
+from lfpose_edge.export.search import Quantised, quantise_within
+from lfpose_edge.export.source import Source, open_source
 
 from lfpose_edge.backends import Request, load_backend
-from lfpose_edge.bundle import Bundle, write_manifest
+from lfpose_edge.bundle import Bundle, Decode, Input, JointSet, write_manifest
 from lfpose_edge.errors import AccuracyGateError, BundleError
+from lfpose_edge.skeleton import Skeleton
 
-_DECODE = {"upsample": 4, "method": "dark", "blur_sigma": 1.0, "window": 2, "presence_threshold": 0.5}
 _LARGEST_LOGIT_ERROR = 0.05  # float16 weights change CAM logits by less than this; a wrong graph by far more
+_TUNING_CROPS = 64
 
 
-def export_bundle(checkpoint: Path, out: Path, *, card: Path | None = None, version: str = "1") -> Bundle:
-    """Write the bundle of a checkpoint.
+@dataclass(frozen=True)
+class Int8:
+    """How a model is quantised; see :func:`lfpose_edge.export.calibration.load_calibration_set`.
+
+    Attributes:
+        calibration: name, folder, JSON or ``.npz`` of the calibration set.
+        data_root: what named sets are relative to.
+        images: folder of the JSON's images.
+        proof: COCO-keypoints JSON and images folder of the held-out set.
+        detector: finds the persons of a folder's images.
+        crops: most crops for the ranges.
+        method: how ranges are chosen; None takes the best of all.
+        max_drop: PCK points (or percent of the joints moved, where nothing is labelled) that INT8 may cost.
+    """
+
+    calibration: str
+    data_root: Path
+    images: Path | None = None
+    proof: tuple[Path, Path] | None = None
+    detector: str | None = None
+    crops: int = 512
+    method: RangeMethod | None = None
+    max_drop: float = 0.5
+
+
+def export_bundle(
+    source: str | Path,
+    out: Path,
+    *,
+    int8: Int8 | None = None,
+    card: Path | None = None,
+    version: str = "1",
+    like: str | None = None,
+    show: Show[Any] = silent,
+) -> Bundle:
+    """Write the bundle of a model.
 
     Args:
-        checkpoint: a ``last.pt`` of ``lfpose train``; its averaged weights are exported.
+        source: a ``last.pt`` of ``lfpose train`` (its averaged weights are exported), a bundle's folder, a
+            shipped model's name, or an fp32 ONNX file.
         out: the bundle's folder; it must not exist, or be empty.
-        card: a Markdown file that becomes the bundle's ``card.md``.
+        int8: how to quantise; None makes an fp32 bundle.
+        card: a Markdown file that becomes the bundle's ``card.md``; the source's own when not given.
         version: the model's version, for the manifest.
+        like: for an ONNX file, the bundle whose joints, input and decode it shares.
+        show: shows the progress of long loops.
 
     Raises:
-        BundleError: the checkpoint cannot be read, or ``out`` is in use.
-        AccuracyGateError: the ONNX file does not compute what the network computes; nothing is written.
+        BundleError: the source cannot be read, or ``out`` is in use.
+        CalibrationError: the calibration set is missing or too small.
+        AccuracyGateError: what was made does not compute what the source computes, or INT8 costs too much;
+            nothing is written.
     """
     import onnx
-    import torch
 
-    from lfpose_edge.train.checkpoint import load_checkpoint
-    from lfpose_edge.train.networks import build_network
-    from lfpose_edge.train.recipe import parse_recipe
-
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        message = f"{out} exists; choose another --out, or remove it"
-        raise BundleError(message)
-    state = load_checkpoint(checkpoint)
-    recipe = parse_recipe(state["recipe"], where=str(checkpoint))
-    network = build_network(recipe.network, len(recipe.joints), pretrained=False)
-    try:
-        network.load_state_dict(state["ema"])
-    except RuntimeError as error:
-        message = f"{checkpoint} does not hold the network that its recipe describes: {error}"
-        raise BundleError(message) from error
-    network.eval()
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        folder = Path(temporary) / "bundle"
-        folder.mkdir()
-        onnx.save(to_onnx(network, recipe.input_size), folder / "model.onnx")
-        if card is not None:
-            shutil.copyfile(card, folder / "card.md")
-        write_manifest(folder, _facts(recipe, network, state, version))
+    _require_free(out)
+    opened = open_source(str(source), like)
+    facts: dict[str, Any] = {**opened.facts, "version": version, "models": {"fp32": "model.onnx"}}
+    with _folder_beside(out) as folder:
+        onnx.save(opened.model, folder / "model.onnx")
+        if card or opened.card:
+            shutil.copyfile(card or opened.card, folder / "card.md")  # type: ignore[arg-type]
+        report = None
+        if int8 is not None:
+            report = _quantise(opened, int8, folder, facts, show)
+        write_manifest(folder, facts)
         bundle = Bundle.open(folder)
-
-        crops = torch.randn(3, 3, *recipe.input_size, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            expected = [t.numpy() for t in network(crops)[:2]]  # cams and presence
-        backend = load_backend(bundle, "onnxruntime", Request(precision="fp32"))
-        worst = max(
-            float(np.abs(a - b).max()) for a, b in zip(backend.infer(crops.numpy()), expected, strict=True)
-        )
-        backend.close()
-        if not worst <= _LARGEST_LOGIT_ERROR:
-            message = (
-                f"the exported ONNX differs from the network by {worst:.3g} logits "
-                f"(allowed {_LARGEST_LOGIT_ERROR}); nothing was written"
-            )
-            raise AccuracyGateError(message)
+        if opened.network is not None:
+            _require_parity(bundle, opened.network)
+        if report is not None:
+            write_report(folder, report, bundle)
+        _require_free(out)
         if out.is_dir():
             out.rmdir()
         folder.rename(out)
     return Bundle.open(out)
 
 
-def _facts(recipe: Any, network: Any, state: dict[str, Any], version: str) -> dict[str, Any]:
-    joints = recipe.joints
-    return {
-        "name": recipe.name,
-        "version": version,
-        "joints": {
-            "name": joints.name,
-            "keypoints": joints.keypoints,
-            "edges": joints.edges,
-            "sigmas": joints.sigmas,
+def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], show: Show[Any]) -> Report:
+    import onnx
+
+    graph = Graph(source.model)
+    model = graph.to_model()  # float32 constants, as every engine sees them
+    skeleton = Skeleton(**JointSet.model_validate(facts["joints"]).model_dump())
+    decode = Decode.model_validate(facts["decode"])
+    data = load_calibration_set(
+        how.calibration,
+        Input.model_validate(facts["input"]),
+        skeleton,
+        data_root=how.data_root,
+        images=how.images,
+        proof=how.proof,
+        detector=how.detector,
+        limit=how.crops,
+        progress=lambda items: show(items, "crops"),
+    )
+    seen = observe(
+        model,
+        quantised_tensors(graph),
+        data.crops.crops,
+        progress=lambda items: show(items, "activations"),
+    )
+    held_out = Judge(data.held_out, skeleton, decode)
+    quantised: Quantised = quantise_within(
+        model,
+        seen,
+        method=how.method,
+        tuning=Judge(data.crops.part(slice(_TUNING_CROPS)), skeleton, decode),
+        held_out=held_out,
+        max_drop=how.max_drop,
+        crops=len(data.crops),
+        source_sha256=data.crops.sha256,
+        show=show,
+    )
+    for style, quantised_model in quantised.models.items():
+        name = f"model.int8-{style}.onnx"
+        onnx.save(quantised_model, folder / name)
+        facts["models"] = {**facts["models"], f"int8-{style}": name}
+    quantised.calibration.write(folder / "calibration.json")
+    facts["provenance"] = {
+        **facts["provenance"],
+        "int8": {
+            "calibration": Path(
+                how.calibration
+            ).name,  # a folder's place on this machine is nobody's business
+            "crops": len(data.crops),
+            "sha256": data.crops.sha256,
+            "ranges": quantised.calibration.method,
+            "in_float": quantised.in_float,
         },
-        "input": {
-            "size": recipe.input_size,
-            "color": "rgb",
-            "mean": network.backbone.pixel_mean,
-            "std": network.backbone.pixel_std,
-            "padding": recipe.data.padding,
-        },
-        "decode": {"cam_stride": network.cam_stride, **_DECODE},
-        "models": {"fp32": "model.onnx"},
-        "provenance": {"recipe": state["recipe"], "steps": state["step"]},
     }
+    return Report(data, held_out, quantised, model)
+
+
+def _require_parity(bundle: Bundle, network: Any) -> None:
+    """Compare the ONNX file with the torch network on random crops."""
+    import torch
+
+    crops = torch.randn(3, 3, *bundle.manifest.input.size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = [t.numpy() for t in network(crops)[:2]]  # cams and presence
+    backend = load_backend(bundle, "onnxruntime", Request(precision="fp32"))
+    found = backend.infer(crops.numpy())
+    backend.close()
+    worst = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
+    if not worst <= _LARGEST_LOGIT_ERROR:
+        message = (
+            f"the exported ONNX differs from the network by {worst:.3g} logits "
+            f"(allowed {_LARGEST_LOGIT_ERROR}); nothing was written"
+        )
+        raise AccuracyGateError(message)
+
+
+def _require_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        message = f"{out} exists; choose another --out, or remove it"
+        raise BundleError(message)
+
+
+@contextmanager
+def _folder_beside(out: Path) -> Iterator[Path]:
+    """A folder to fill, beside ``out``; what is still in it goes. So do folders of killed exports."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for left in out.parent.glob(f".{out.name}.*.export"):
+            if not _is_running(left.name.split(".")[-2]):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = out.parent / f".{out.name}.{os.getpid()}.export"
+        folder.mkdir()
+    except OSError as error:
+        message = f"cannot write into {out.parent}: {error.strerror}"
+        raise BundleError(message) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process: str) -> bool:
+    return not Path("/proc/self").exists() or Path(f"/proc/{process}").exists()

@@ -2,42 +2,119 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lfpose_edge.cli.errors import run_command
-from lfpose_edge.errors import BackendUnavailable
+from lfpose_edge.errors import CalibrationError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="The last.pt of a training.")],
+    source: Annotated[
+        str, typer.Argument(help="A training's last.pt; or a bundle, a shipped model, or an fp32 ONNX file.")
+    ],
     out: Annotated[Path, typer.Option(help="The bundle's folder; it must not exist yet.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise; needs --calib.")] = False,
+    calib: Annotated[
+        str | None,
+        typer.Option(
+            help="Calibration set: coco_subset, lspet_subset, a folder of images, a COCO-keypoints JSON, "
+            "or an .npz of crops."
+        ),
+    ] = None,
+    calib_images: Annotated[
+        Path | None, typer.Option(help="Folder of the JSON's images; 'images' beside it when not given.")
+    ] = None,
+    calib_crops: Annotated[int, typer.Option(min=32, help="Most crops for the ranges.")] = 512,
+    detector: Annotated[
+        str | None, typer.Option(help="Finds the people of a folder's images; none: one person an image.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets; $LFPOSE_DATA when not given.")
+    ] = None,
+    proof: Annotated[
+        Path | None, typer.Option(help="COCO-keypoints JSON of persons to prove INT8 on, relative to --data.")
+    ] = None,
+    proof_images: Annotated[
+        Path | None, typer.Option(help="Folder of its images, relative to --data.")
+    ] = None,
+    ranges: Annotated[
+        str, typer.Option(help="minmax, percentile, mse, entropy; auto takes the best of them.")
+    ] = "auto",
+    max_drop: Annotated[
+        float, typer.Option(min=0, help="PCK points that INT8 may cost; beyond, nothing is published.")
+    ] = 0.5,
+    like: Annotated[
+        str | None, typer.Option(help="For an ONNX file: the bundle that has the same joints and input.")
+    ] = None,
     card: Annotated[
         Path | None, typer.Option(help="A Markdown file that becomes the bundle's card.md.")
     ] = None,
     version: Annotated[str, typer.Option(help="The model's version.")] = "1",
 ) -> None:
-    """Turn a training checkpoint into a bundle: ONNX, manifest and card, checksummed.
+    """Turn a model into a bundle: ONNX, INT8 on request, manifest, card and report, checksummed.
 
-    The ONNX file is compared with the network before anything is written.
+    Everything is compared with the source before anything appears.
     """
-    try:
-        import onnx  # noqa: F401  (asked for here once, so that the hint is one line)
-        import onnxscript  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        message = f"{error.name} is missing: exporting needs the 'export' extra, pip install '.[export]'"
-        raise BackendUnavailable(message) from error
-    from lfpose_edge.export.build import export_bundle
+    if int8 and calib is None:
+        message = (
+            "--int8 needs --calib: ranges are seen on real crops, never on random ones; give coco_subset, "
+            "lspet_subset, a folder of your own frames, a COCO-keypoints JSON or an .npz"
+        )
+        raise CalibrationError(message)
+    if calib is not None and not int8:
+        message = "--calib is for --int8: give both, or neither"
+        raise CalibrationError(message)
+    from lfpose_edge.export.source import require_export_extra
 
-    bundle = export_bundle(checkpoint, out, card=card, version=version)
-    size = bundle.manifest.files["model.onnx"].bytes
-    typer.echo(f"{out}: {bundle.manifest.name} version {version}, model.onnx {size / 1e6:.1f} MB")
+    require_export_extra()
+    from lfpose_edge.export.build import Int8, export_bundle
+    from lfpose_edge.export.ranges import range_method
+
+    from lfpose_edge.persons import data_root
+
+    root = data_root(data)
+    how = None
+    if calib is not None:
+        how = Int8(
+            calib,
+            root,
+            images=calib_images,
+            proof=_proof(root, proof, proof_images),
+            detector=detector,
+            crops=calib_crops,
+            method=range_method(ranges),
+            max_drop=max_drop,
+        )
+    bundle = export_bundle(source, out, int8=how, card=card, version=version, like=like, show=_show)
+    for precision, name in bundle.manifest.models.items():
+        typer.echo(f"{precision:9} {name}  {bundle.manifest.files[name].bytes / 1e6:.1f} MB")
+    typer.echo(f"wrote {out}: {bundle.manifest.name} version {version}")
+    if how is not None:
+        typer.echo(f"report: {out / 'report.md'}")
+
+
+def _proof(root: Path, annotations: Path | None, images: Path | None) -> tuple[Path, Path] | None:
+    if annotations is None:
+        return None
+    path = root / annotations
+    return path, root / images if images is not None else path.parent / "images"
+
+
+def _show(items: Iterable[Any], label: str) -> Iterable[Any]:
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        typer.echo(label, err=True)
+    return track(items, label, console=console, transient=True, disable=not console.is_terminal)
 
 
 def main() -> None:

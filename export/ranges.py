@@ -17,9 +17,11 @@ import onnx
 from lfpose_edge.export.graph import Graph
 from numpy.typing import NDArray
 
+from lfpose_edge.errors import CalibrationError, did_you_mean
+
 Floats = NDArray[np.float32]
 RangeMethod = Literal["minmax", "percentile", "mse", "entropy"]
-METHODS = get_args(RangeMethod)
+METHODS: tuple[RangeMethod, ...] = get_args(RangeMethod)
 
 _KEPT_PER_CROP = 2048  # values of a tensor that are kept of every crop, beside its exact extremes
 _PERCENTILE = 99.99
@@ -183,6 +185,17 @@ _RULES: dict[str, Callable[[Observation], tuple[float, float]]] = {
     "mse": _mse,
     "entropy": _entropy,
 }
+
+
+def range_method(name: str) -> RangeMethod | None:
+    """A method by its name; None for ``auto``. CalibrationError for another."""
+    if name == "auto":
+        return None
+    for method in METHODS:
+        if method == name:
+            return method
+    message = f"unknown way to choose ranges {name!r}; {did_you_mean(name, ('auto', *METHODS))}"
+    raise CalibrationError(message)
 
 
 def calibration_from(

@@ -58,6 +58,7 @@ def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
             kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
             del node.attribute[:]
             node.attribute.extend(kept)
+    _name_by_layer(model)
     _forget_origin(model)
     _store_as_half(model)
     return model
@@ -77,6 +78,28 @@ def _plain_tuple(network: torch.nn.Module) -> torch.nn.Module:
             return output[0], output[1]
 
     return Export()
+
+
+def _name_by_layer(model: onnx.ModelProto) -> None:
+    """Name nodes and tensors after the layers, so that a report says ``decoder.top.0.0`` and not a number."""
+    graph = model.graph
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    weights = {tensor.name for tensor in graph.initializer}
+    renamed: dict[str, str] = {}
+    count: dict[str, int] = {}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+        weight = next((name for name in node.input if name in weights and name.endswith(".weight")), None)
+        if weight is not None:
+            node.name = weight.removeprefix("network.").removesuffix(".weight")
+        else:
+            kind = node.op_type.lower()
+            count[kind] = count.get(kind, 0) + 1
+            node.name = f"{kind}.{count[kind]}"
+        for i, name in enumerate(node.output):
+            if name not in fixed:
+                renamed[name] = node.output[i] = f"{node.name}/out{i or ''}"
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:

@@ -19,6 +19,7 @@ from lfpose_edge.skeleton import Skeleton
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+REPORT = "report"  # files so called hold times, which differ from run to run, and are no part of the model
 
 Precision = Literal["fp32", "int8-cpu", "int8-trt"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -86,7 +87,7 @@ class Manifest(_Section):
     models: dict[Precision, str] = Field(min_length=1)
     """Precision to file name. Every ONNX takes ``crops`` and gives ``cams`` and ``presence``."""
     files: dict[str, File]
-    """Checksums of every file but the manifest."""
+    """Checksums of every file but the manifest and the report."""
     provenance: dict[str, Any] = {}
     """Where the weights come from: recipe, data, command, commit."""
 
@@ -144,13 +145,14 @@ class Bundle:
 
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> Manifest:
-    """Write a folder's manifest, with the checksum of every file in it.
+    """Write a folder's manifest, with the checksum of every file in it but the report.
 
     Args:
         folder: a folder that holds all of the bundle's other files.
         facts: the manifest's entries but ``schema_version`` and ``files``.
     """
-    names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != MANIFEST)
+    parts = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith(REPORT))
+    names = sorted(p.name for p in parts if p.name != MANIFEST)
     files = {name: _describe(folder / name) for name in names}
     manifest = Manifest.model_validate({"schema_version": SCHEMA_VERSION, **facts, "files": files})
     text = json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n"

@@ -29,6 +29,7 @@ class PersonTable:
         labelled: (N, K) bool, the joint has a location (COCO v > 0).
         areas: (N,) the annotations' areas, square pixels.
         skeleton: the K joints' names and order.
+        exif: whether boxes and joints are in the image as its EXIF entry turns it; annotations are not.
     """
 
     images: list[Path]
@@ -39,6 +40,7 @@ class PersonTable:
     labelled: NDArray[np.bool_]
     areas: NDArray[np.float64]
     skeleton: Skeleton
+    exif: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -55,9 +57,10 @@ class PersonTable:
         return PersonTable(**{**columns, "images": [self.images[i] for i in index]})
 
     def image(self, row: int) -> NDArray[np.uint8]:
-        """A person's image, (H, W, 3) uint8 BGR; annotations are in stored, not EXIF-turned, pixels."""
+        """A person's image, (H, W, 3) uint8 BGR."""
         path = self.images[row]
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        flags = cv2.IMREAD_COLOR | (0 if self.exif else cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imread(str(path), flags)
         if image is None:
             message = f"cannot decode {path}: damaged, or not an image"
             raise SourceError(message)
@@ -117,6 +120,22 @@ def read_coco_keypoints(annotations: Path, images: Path, skeleton: Skeleton) -> 
         labelled=labelled,
         areas=np.array([p.get("area") or p["bbox"][2] * p["bbox"][3] for p in persons], np.float64),
         skeleton=skeleton,
+    )
+
+
+def unlabelled_persons(images: list[Path], boxes: NDArray[np.float64], skeleton: Skeleton) -> PersonTable:
+    """Persons of whom only the boxes are known: image paths, and boxes (N, 4), EXIF honoured."""
+    n, k = len(images), len(skeleton)
+    return PersonTable(
+        images=images,
+        image_ids=np.arange(n),
+        annotation_ids=np.arange(n),
+        boxes=boxes,
+        joints=np.zeros((n, k, 2)),
+        labelled=np.zeros((n, k), bool),
+        areas=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
+        skeleton=skeleton,
+        exif=True,
     )
 
 

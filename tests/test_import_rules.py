@@ -23,6 +23,7 @@ ALLOWED = {
     for room, others in {
         "errors": "",
         "files": "",
+        "machine": "",
         "skeleton": "errors",
         "geometry": "",
         "opencv": "errors",
@@ -37,10 +38,11 @@ ALLOWED = {
         "backends": "bundle errors",
         "detection": "errors geometry opencv ops zoo",
         "estimator": "backends bundle detection errors geometry ops results skeleton sources zoo",
-        "cli": "backends bundle errors estimator files metrics opencv package persons results sources zoo",
+        "cli": "backends bundle errors estimator files machine "
+        "metrics opencv package persons results sources zoo",
         "train": "bundle errors files geometry metrics ops persons skeleton",
         "export": "backends bundle cli detection errors estimator files "
-        "geometry metrics opencv ops persons skeleton sources zoo",
+        "geometry machine metrics opencv ops persons skeleton sources zoo",
     }.items()
 }
 IN_FUNCTIONS = {"results": {"draw"}, "cli": {"train"}, "export": {"train"}}

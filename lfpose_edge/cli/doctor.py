@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 from rich.console import Console
 from rich.table import Table
@@ -12,20 +11,18 @@ from rich.table import Table
 from lfpose_edge import __version__, zoo
 from lfpose_edge.backends import available
 from lfpose_edge.bundle import Bundle
-
-_PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "openvino", "torch", "onnx")
+from lfpose_edge.machine import PACKAGES, cpu_model, versions
 
 
 def run_doctor() -> None:
     """Print the machine, the package versions and every backend with the reason it lacks, if it does."""
     console = Console(highlight=False)
     console.print(f"lfpose-edge {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    console.print(f"CPU: {os.cpu_count()} cores, {platform.machine()}")
-    for name in _PACKAGES:
-        try:
-            console.print(f"  {name} {version(name)}")
-        except PackageNotFoundError:
-            console.print(f"  {name}: not installed", style="dim")
+    console.print(f"CPU: {os.cpu_count()} cores, {cpu_model()}")
+    installed = versions()
+    for name in PACKAGES:
+        text = f"{name} {installed[name]}" if name in installed else f"{name}: not installed"
+        console.print(f"  {text}", style=None if name in installed else "dim")
     console.print("backends, best first:")
     for name, reason in available().items():
         console.print(f"  {name}: {'ready' if reason is None else reason}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from lfpose_edge.export import build, export_bundle
+from lfpose_edge.export import export_bundle
 from lfpose_edge.export.to_onnx import to_onnx
 
 from lfpose_edge.backends import Request, load_backend
@@ -71,13 +72,17 @@ def test_the_bundle_computes_what_the_network_computes(checkpoint: Path, tmp_pat
     assert bundle.skeleton.name == "lsp14"
 
 
+@pytest.mark.parametrize("refine", [False, True])
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_exports(name: str) -> None:
+def test_every_network_exports(name: str, refine: bool) -> None:
     torch.manual_seed(0)
-    network = CamNetwork(name, 5, (16, 16, 16, 16)).eval()
+    network = CamNetwork(name, 5, (16, 16, 16, 16), refine=refine).eval()
     model = to_onnx(network, (64, 64))
     onnx.checker.check_model(model)
     assert [o.version for o in model.opset_import if o.domain == ""] == [17]
+    layers = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    assert layers[-1] == "cam_head"
+    assert len(set(layers)) == len(layers)
     operators = {node.op_type for node in model.graph.node}
     assert "BatchNormalization" not in operators
     assert "Pad" not in operators
@@ -114,7 +119,7 @@ def test_a_wrong_graph_is_not_published(
         torch.nn.init.zeros_(network.cam_head.weight)
         return model
 
-    monkeypatch.setattr(build, "to_onnx", wrong)
+    monkeypatch.setattr(sys.modules["lfpose_edge.export.to_onnx"], "to_onnx", wrong)
     with pytest.raises(AccuracyGateError, match="nothing was written"):
         export_bundle(checkpoint, tmp_path / "bundle")
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]

@@ -1,0 +1,284 @@
+"""Crops for calibration and for proof: from a named rule, a folder, a COCO-keypoints JSON or an ``.npz``.
+
+A named set is a rule, not a download: anyone with a copy of the data set gets the same persons. Random data
+is never substituted for a set that is not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge import ops
+from lfpose_edge.bundle import Input
+from lfpose_edge.detection import Detector, resolve_detector
+from lfpose_edge.errors import CalibrationError, did_you_mean
+from lfpose_edge.geometry import Affines, crop_affines
+from lfpose_edge.persons import PersonTable, read_coco_keypoints, unlabelled_persons
+from lfpose_edge.skeleton import COCO17, LSP14, Skeleton
+from lfpose_edge.sources import IMAGE_SUFFIXES, load_image
+
+Floats = NDArray[np.float32]
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+FEWEST = 32
+MOST_HELD_OUT = 256
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A rule that picks persons of a public data set.
+
+    Attributes:
+        annotations: COCO-keypoints JSON, relative to the data root.
+        images: folder of its images, likewise.
+        held_out: annotations and images of its validation part, for the proof.
+        skeleton: its joints.
+        persons: how many are taken, by the smallest SHA-256 of their annotation ids.
+        least_joints: labelled joints that a person must have.
+        least_side: width and height that a person's box must have, pixels.
+    """
+
+    annotations: str
+    images: str
+    held_out: tuple[str, str]
+    skeleton: Skeleton
+    persons: int = 512
+    least_joints: int = 8
+    least_side: float = 96.0
+
+
+SUBSETS = {
+    "coco_subset": Subset(
+        "coco/annotations/person_keypoints_train2017.json",
+        "coco/train2017",
+        ("coco/annotations/person_keypoints_val2017.json", "coco/val2017"),
+        COCO17,
+    ),
+    "lspet_subset": Subset("lspet/train.json", "lspet/images", ("lspet/val.json", "lspet/images"), LSP14),
+}
+
+
+@dataclass(frozen=True)
+class CropSet:
+    """Crops, ready for the network, and where they come from.
+
+    Attributes:
+        crops: (N, 3, H, W) float32, normalised as the manifest says.
+        affines: (N, 2, 3) crop to image coordinates.
+        persons: boxes, and joints where they are labelled, of the N crops.
+        sha256: of the images' bytes and the boxes, in order: the same set has the same hash everywhere.
+    """
+
+    crops: Floats
+    affines: Affines
+    persons: PersonTable
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def part(self, rows: slice) -> CropSet:
+        """Some of the crops, under the same hash."""
+        persons = self.persons.chosen(range(*rows.indices(len(self))))
+        return CropSet(self.crops[rows], self.affines[rows], persons, self.sha256)
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Two sets that share no crop: one for the ranges, one for the proof.
+
+    Attributes:
+        name: how the user called it.
+        crops: the ranges are seen on these.
+        held_out: the proof is made on these.
+        asked: how many crops the rule asks for; there may be fewer.
+    """
+
+    name: str
+    crops: CropSet
+    held_out: CropSet
+    asked: int
+
+
+def load_calibration_set(
+    spec: str,
+    how: Input,
+    skeleton: Skeleton,
+    *,
+    data_root: Path,
+    images: Path | None = None,
+    proof: tuple[Path, Path] | None = None,
+    detector: str | Detector | None = None,
+    limit: int = 512,
+    progress: Progress = iter,
+) -> CalibrationSet:
+    """Load a calibration set, and a held-out set for the proof.
+
+    Without ``proof`` the held-out set is the validation part of a named set, or else a fifth of the crops.
+
+    Args:
+        spec: a name in ``SUBSETS``; a folder of images; a COCO-keypoints JSON; or an ``.npz`` with ``crops``
+            (N, H, W, 3) uint8 of the network's input size and ``color`` ("rgb" or "bgr").
+        how: the bundle's input section: size, colour order, normalisation, padding.
+        skeleton: the bundle's joints.
+        data_root: what named sets are relative to.
+        images: folder of the JSON's images; the folder ``images`` beside it when not given.
+        proof: COCO-keypoints JSON and images folder of the held-out set.
+        detector: finds the persons of a folder's images; None takes each image as one person.
+        limit: most crops that are taken for the ranges.
+        progress: wraps the loop over crops, to show it.
+
+    Raises:
+        CalibrationError: there is no such set, or it has fewer than ``FEWEST`` usable crops.
+        SourceError: an image or an annotation file cannot be read.
+    """
+    path = Path(spec)
+    if spec in SUBSETS:
+        persons, asked = _named_subset(spec, data_root, skeleton), min(limit, SUBSETS[spec].persons)
+        if proof is None:
+            annotations, folder = (data_root / part for part in SUBSETS[spec].held_out)
+            proof = (annotations, folder) if annotations.is_file() and folder.is_dir() else None
+    elif path.is_dir():
+        persons, asked = _folder(path, skeleton, detector, limit), limit
+    elif path.suffix == ".npz" and path.is_file():
+        both, asked = _from_npz(path, how, skeleton), limit
+        return CalibrationSet(spec, *_split(both, spec, limit), asked)
+    elif path.suffix == ".json" and path.is_file():
+        persons, asked = (
+            _shuffled(read_coco_keypoints(path, images or path.parent / "images", skeleton)),
+            limit,
+        )
+    else:
+        message = (
+            f"no calibration set {spec!r}: neither a folder, a COCO-keypoints JSON, an .npz nor a known set; "
+            f"{did_you_mean(spec, SUBSETS)}"
+        )
+        raise CalibrationError(message)
+
+    if proof is None:
+        both = cut_crops(persons.first(asked + MOST_HELD_OUT), how, progress)
+        return CalibrationSet(spec, *_split(both, spec, asked), asked)
+    _require_enough(spec, len(persons))
+    others = _shuffled(read_coco_keypoints(*proof, skeleton)).first(MOST_HELD_OUT)
+    held_out = cut_crops(others, how, progress)
+    return CalibrationSet(spec, cut_crops(persons.first(asked), how, progress), held_out, asked)
+
+
+def cut_crops(persons: PersonTable, how: Input, progress: Progress = iter) -> CropSet:
+    """Cut the persons' crops as the runtime cuts them."""
+    affines = crop_affines(persons.boxes, how.size, padding=how.padding)
+    swap = how.color == "rgb"
+    border = how.border[::-1] if swap else how.border
+    digest = hashlib.sha256()
+    crops = np.empty((len(persons), 3, *how.size), np.float32)
+    for i in progress(range(len(persons))):
+        digest.update(hashlib.sha256(persons.images[i].read_bytes()).digest())
+        digest.update(np.round(persons.boxes[i], 3).tobytes())
+        crops[i : i + 1] = ops.preprocess(
+            persons.image(i),
+            affines[i : i + 1],
+            how.size,
+            swap_rb=swap,
+            mean=how.mean,
+            std=how.std,
+            border=border,
+        )
+    return CropSet(crops, affines, persons, digest.hexdigest())
+
+
+def _split(both: CropSet, name: str, asked: int) -> tuple[CropSet, CropSet]:
+    """Crops for the ranges and for the proof: all that are left over, or at least a fifth."""
+    for_ranges = min(asked, len(both) - len(both) // 5)
+    _require_enough(name, for_ranges)
+    return both.part(slice(for_ranges)), both.part(slice(for_ranges, for_ranges + MOST_HELD_OUT))
+
+
+def _require_enough(name: str, count: int) -> None:
+    if count < FEWEST:
+        message = (
+            f"calibration set {name!r} has {count} persons for the ranges, at least {FEWEST} are needed: "
+            "ranges seen on fewer do not hold for the next ones"
+        )
+        raise CalibrationError(message)
+
+
+def _named_subset(name: str, root: Path, skeleton: Skeleton) -> PersonTable:
+    subset = SUBSETS[name]
+    annotations, images = root / subset.annotations, root / subset.images
+    if not annotations.is_file() or not images.is_dir():
+        missing = images if annotations.is_file() else annotations
+        message = (
+            f"calibration set {name!r} needs {subset.annotations} and the images in {subset.images} under "
+            f"{root} (--data or LFPOSE_DATA); {missing} is not there"
+        )
+        raise CalibrationError(message)
+    own = read_coco_keypoints(annotations, images, subset.skeleton)
+    sides = own.boxes[:, 2:] - own.boxes[:, :2]
+    usable = (own.labelled.sum(axis=1) >= subset.least_joints) & (sides >= subset.least_side).all(axis=1)
+    chosen = set(_shuffled(own.chosen(np.flatnonzero(usable).tolist())).first(subset.persons).annotation_ids)
+    # Read again in the network's joints, in which the proof may look at them.
+    persons = _shuffled(read_coco_keypoints(annotations, images, skeleton))
+    return persons.chosen([row for row, a in enumerate(persons.annotation_ids) if a in chosen])
+
+
+def _shuffled(persons: PersonTable) -> PersonTable:
+    """In an order by the annotations' ids that has nothing to do with how the file is sorted."""
+
+    def key(row: int) -> str:
+        return hashlib.sha256(str(int(persons.annotation_ids[row])).encode()).hexdigest()
+
+    return persons.chosen(sorted(range(len(persons)), key=key))
+
+
+def _folder(folder: Path, skeleton: Skeleton, detector: str | Detector | None, limit: int) -> PersonTable:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not files:
+        message = f"calibration folder {folder} holds no image"
+        raise CalibrationError(message)
+    find = resolve_detector(detector)
+    images: list[Path] = []
+    boxes: list[NDArray[np.floating]] = []
+    for file in files:
+        image = load_image(file)
+        height, width = image.shape[:2]
+        found = [np.array([0, 0, width, height])] if find is None else list(find(image)[0])
+        images += [file] * len(found)
+        boxes += found
+        if len(boxes) >= limit + MOST_HELD_OUT:
+            break
+    if not boxes:
+        message = f"calibration folder {folder}: the detector finds no person in its {len(files)} images"
+        raise CalibrationError(message)
+    return unlabelled_persons(images, np.array(boxes, np.float64), skeleton)
+
+
+def _from_npz(path: Path, how: Input, skeleton: Skeleton) -> CropSet:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            crops, color = archive["crops"], str(archive["color"])
+    except (OSError, ValueError, KeyError) as error:
+        message = f"{path} is no calibration set: an .npz with 'crops' and 'color' ({error})"
+        raise CalibrationError(message) from error
+    height, width = how.size
+    if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (height, width, 3):
+        got = f"{crops.dtype} {crops.shape}"
+        message = f"{path}: crops must be uint8 (N, {height}, {width}, 3), the network's input, got {got}"
+        raise CalibrationError(message)
+    if color not in ("rgb", "bgr"):
+        message = f"{path}: color must be 'rgb' or 'bgr', got {color!r}"
+        raise CalibrationError(message)
+    ordered = crops if color == how.color else crops[..., ::-1]
+    normal = (ordered.astype(np.float32) - np.float32(how.mean)) / np.float32(how.std)
+    boxes = np.tile(np.array([0.0, 0.0, width, height]), (len(crops), 1))
+    return CropSet(
+        np.ascontiguousarray(normal.transpose(0, 3, 1, 2)),
+        np.tile(np.array([[1.0, 0, 0], [0, 1, 0]]), (len(crops), 1, 1)),
+        unlabelled_persons([path] * len(crops), boxes, skeleton),
+        hashlib.sha256(color.encode() + np.ascontiguousarray(crops).tobytes()).hexdigest(),
+    )

@@ -1,0 +1,156 @@
+"""What a conversion costs and wins: joints moved, accuracy lost, time saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TypeVar
+
+import numpy as np
+import onnx
+from lfpose_edge.export.calibration import CropSet
+from numpy.typing import NDArray
+
+from lfpose_edge import ops
+from lfpose_edge.backends import Backend
+from lfpose_edge.bundle import Decode
+from lfpose_edge.metrics.pck import LIMB_JOINTS, PckResult, box_thresholds, pck
+from lfpose_edge.skeleton import Skeleton
+
+Floats = NDArray[np.float32]
+T = TypeVar("T")
+Show = Callable[[Iterable[T], str], Iterable[T]]
+"""Wraps a loop to show its progress under a label."""
+
+
+def silent(items: Iterable[T], _: str) -> Iterable[T]:
+    """Show nothing."""
+    return items
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of N crops.
+
+    Attributes:
+        joints: (N, K, 2) image pixels.
+        presence: (N, K) in [0, 1].
+    """
+
+    joints: Floats
+    presence: Floats
+
+
+class Judge:
+    """Compares converted models with the original on crops that no range was made from.
+
+    Args:
+        crops: the held-out crops.
+        skeleton: the bundle's joints.
+        decode: the bundle's decode section.
+
+    Attributes:
+        labelled: whether the crops have joints to be right or wrong about. Where they have none, the
+            original's own joints are the truth, and a drop is the share of them that moved.
+    """
+
+    def __init__(self, crops: CropSet, skeleton: Skeleton, decode: Decode) -> None:
+        self._crops, self._skeleton = crops, skeleton
+        self._config = ops.DecodeConfig(
+            decode.cam_stride, decode.upsample, decode.method, decode.blur_sigma, decode.window
+        )
+        self._threshold = decode.presence_threshold
+        self.labelled = bool(crops.persons.labelled.any())
+        self._truth = crops.persons
+
+    def __len__(self) -> int:
+        return len(self._crops)
+
+    def predict(self, infer: Callable[[Floats], tuple[Floats, Floats]], batch: int = 8) -> Predictions:
+        """Run a network, given as crops to (cams, presence), on all crops."""
+        parts = []
+        for first in range(0, len(self._crops), batch):
+            rows = slice(first, first + batch)
+            cams, presence = infer(self._crops.crops[rows])
+            parts.append(ops.decode(cams, presence, self._crops.affines[rows], self._config))
+        joints, _, presence = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return Predictions(joints, presence)
+
+    def trust(self, original: Predictions) -> None:
+        """Take the original's joints as the truth where there are no labels."""
+        if not self.labelled:
+            seen = original.presence >= self._threshold
+            self._truth = replace(self._crops.persons, joints=original.joints.astype(float), labelled=seen)
+
+    def points(self, predictions: Predictions) -> float:
+        """PCK at 0.1 of the box's longer side, in points (0 to 100), of the limb joints or of all."""
+        limbs = [joint for joint in LIMB_JOINTS if joint in self._skeleton.keypoints]
+        return 100 * self._pck(predictions, limbs or None).mean
+
+    def per_joint(self, predictions: Predictions) -> dict[str, float]:
+        """The same for every joint."""
+        return {joint: 100 * value for joint, value in self._pck(predictions, None).per_joint.items()}
+
+    def _pck(self, predictions: Predictions, joints: list[str] | None) -> PckResult:
+        truth = self._truth
+        thresholds = box_thresholds(truth.boxes)
+        return pck(predictions.joints, truth.joints, truth.labelled, thresholds, self._skeleton, joints)
+
+    def moved(self, predictions: Predictions, original: Predictions) -> NDArray[np.float64]:
+        """(N, K) how far each joint moved, as a part of its box's longer side; NaN where none was seen."""
+        distance = np.linalg.norm(predictions.joints - original.joints, axis=2).astype(np.float64)
+        sides = box_thresholds(self._crops.persons.boxes, 1.0)[:, None]
+        return np.where(original.presence >= self._threshold, distance / sides, np.nan)
+
+
+def session(model: onnx.ModelProto, threads: int = 0) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """A model in ONNX Runtime, as crops to (cams, presence)."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    engine = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+    def infer(crops: Floats) -> tuple[Floats, Floats]:
+        cams, presence = engine.run(("cams", "presence"), {"crops": crops})
+        return cams, presence
+
+    return infer
+
+
+def time_interleaved(
+    backends: dict[str, Backend], crop: Floats, *, rounds: int = 60, warm_up: int = 5
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of one crop through each engine, all taking turns: p50, p95, and times the first's."""
+    samples: dict[str, list[float]] = {name: [] for name in backends}
+    for i in range(rounds + warm_up):
+        for name, backend in backends.items():
+            started = perf_counter()
+            backend.infer(crop)
+            if i >= warm_up:
+                samples[name].append((perf_counter() - started) * 1e3)
+    first = np.array(next(iter(samples.values())))
+    return {
+        name: {
+            "p50_ms": float(np.percentile(times, 50)),
+            "p95_ms": float(np.percentile(times, 95)),
+            "speedup": float(np.median(first / np.array(times))),
+        }
+        for name, times in samples.items()
+    }
+
+
+def summary(moved: NDArray[np.float64]) -> dict[str, float]:
+    """Mean, median and 95th percentile of how far joints moved, in percent of the box's longer side."""
+    seen = moved[np.isfinite(moved)] * 100
+    if seen.size == 0:
+        return {"mean_percent": 0.0, "median_percent": 0.0, "p95_percent": 0.0}
+    return {
+        "mean_percent": float(seen.mean()),
+        "median_percent": float(np.median(seen)),
+        "p95_percent": float(np.percentile(seen, 95)),
+    }

@@ -1,0 +1,178 @@
+"""The report of an export: what each precision costs in accuracy and wins in time, with pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from lfpose_edge.export.calibration import CalibrationSet
+from lfpose_edge.export.proof import Judge, Predictions, session, summary, time_interleaved
+from lfpose_edge.export.search import Quantised
+
+from lfpose_edge.backends import Request, available, load_backend
+from lfpose_edge.bundle import REPORT, Bundle
+from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.machine import machine
+
+_SHOWN_LAYERS = 20
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an INT8 export found.
+
+    Attributes:
+        data: the calibration set and the held-out set.
+        held_out: the judge of the held-out set.
+        quantised: the INT8 models and how they were found.
+        model: the float model they came from.
+    """
+
+    data: CalibrationSet
+    held_out: Judge
+    quantised: Quantised
+    model: onnx.ModelProto
+
+
+def write_report(folder: Path, report: Report, bundle: Bundle) -> None:
+    """Write ``report.json``, ``report.md`` and its pictures into a bundle's folder."""
+    tree = _tree(report, bundle)
+    (folder / f"{REPORT}.json").write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    pictures = _draw(folder, tree)
+    (folder / f"{REPORT}.md").write_text(_markdown(tree, pictures), encoding="utf-8")
+
+
+def _tree(report: Report, bundle: Bundle) -> dict[str, Any]:
+    judge, quantised, data = report.held_out, report.quantised, report.data
+    original = judge.predict(session(report.model))
+    judged: dict[str, Predictions] = {"fp32": original}
+    judged |= {f"int8-{style}": found for style, found in quantised.predictions.items()}
+    before = judge.points(original)
+    rows = []
+    for precision, found in judged.items():
+        name = bundle.manifest.models[precision]  # type: ignore[index]
+        rows.append(
+            {
+                "precision": precision,
+                "file": name,
+                "megabytes": bundle.manifest.files[name].bytes / 1e6,
+                "pck_points": judge.points(found),
+                "drop_points": before - judge.points(found),
+                **{f"moved_{k}": v for k, v in summary(judge.moved(found, original)).items()},
+            }
+        )
+    return {
+        "model": bundle.manifest.name,
+        "version": bundle.manifest.version,
+        "calibration": {
+            "set": bundle.manifest.provenance["int8"]["calibration"],
+            "crops": len(data.crops),
+            "asked": data.asked,
+            "sha256": data.crops.sha256,
+            "ranges": quantised.calibration.method,
+        },
+        "held_out": {"crops": len(judge), "labelled": judge.labelled, "sha256": data.held_out.sha256},
+        "precisions": rows,
+        "per_joint": {precision: judge.per_joint(found) for precision, found in judged.items()},
+        "in_float": quantised.in_float,
+        "sensitivity_percent": {layer: 100 * cost for layer, cost in quantised.sensitivity.items()},
+        "latency": _latency(report, bundle),
+        "machine": machine(),
+    }
+
+
+def _latency(report: Report, bundle: Bundle) -> list[dict[str, Any]]:
+    """One crop through every engine that is installed, fp32 and INT8 taking turns."""
+    rows = []
+    for threads in sorted({1, min(2, os.cpu_count() or 1)}):
+        for engine in (name for name, reason in available().items() if reason is None):
+            backends = {}
+            for precision in ("fp32", "int8"):
+                try:
+                    backends[precision] = load_backend(
+                        bundle, engine, Request(precision=precision, threads=threads)
+                    )
+                except (BackendUnavailable, BundleError):
+                    continue
+            timed = time_interleaved(backends, report.data.crops.crops[:1])
+            for precision, times in timed.items():
+                rows.append({"engine": engine, "threads": threads, "precision": precision, **times})
+            for backend in backends.values():
+                backend.close()
+    return rows
+
+
+def _draw(folder: Path, tree: dict[str, Any]) -> list[tuple[str, str]]:
+    """The pictures as (file name, caption); none where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return []
+    joints = list(tree["per_joint"]["fp32"])
+    figure = Figure(figsize=(8, 0.32 * len(joints) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    height = 0.8 / len(tree["per_joint"])
+    for i, (precision, points) in enumerate(tree["per_joint"].items()):
+        places = [row + i * height for row in range(len(joints))]
+        axes.barh(places, [points[j] for j in joints], height, label=precision)
+    axes.set_yticks([row + 0.4 - height / 2 for row in range(len(joints))], joints)
+    axes.invert_yaxis()
+    axes.set_xlabel("PCK@0.1 box, points" if tree["held_out"]["labelled"] else "joints that stayed, percent")
+    axes.legend(loc="lower right")
+    figure.savefig(folder / f"{REPORT}-joints.png", dpi=110, metadata={"Software": None})
+
+    layers = list(tree["sensitivity_percent"].items())[:_SHOWN_LAYERS]
+    figure = Figure(figsize=(8, 0.28 * len(layers) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    kept = set(tree["in_float"])
+    colors = ["tab:orange" if layer in kept else "tab:blue" for layer, _ in layers]
+    axes.barh([layer for layer, _ in layers], [cost for _, cost in layers], color=colors)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_xlabel("joints move, percent of the box, when this layer alone is INT8 (orange: kept in float)")
+    figure.savefig(folder / f"{REPORT}-layers.png", dpi=110, metadata={"Software": None})
+    return [
+        (f"{REPORT}-joints.png", "Accuracy of every joint"),
+        (f"{REPORT}-layers.png", f"The {len(layers)} layers that INT8 moves most"),
+    ]
+
+
+def _markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
+    calibration, held_out = tree["calibration"], tree["held_out"]
+    what = "labelled persons" if held_out["labelled"] else "unlabelled crops, against fp32"
+    lines = [
+        f"# {tree['model']} {tree['version']}: what INT8 costs and wins",
+        "",
+        f"Ranges: {calibration['ranges']}, from {calibration['crops']} crops of `{calibration['set']}` "
+        f"(asked for {calibration['asked']}). Accuracy: PCK@0.1 of the box on {held_out['crops']} {what} "
+        "that no range was made from.",
+        "",
+        "| precision | file | MB | PCK points | drop | joints move, median % of box | 95 % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['precision']} | {row['file']} | {row['megabytes']:.2f} | {row['pck_points']:.2f} | "
+        f"{row['drop_points']:+.2f} | {row['moved_median_percent']:.2f} | {row['moved_p95_percent']:.2f} |"
+        for row in tree["precisions"]
+    ]
+    cpu = tree["machine"]["cpu"]
+    lines += [
+        "",
+        f"One crop, the network alone, fp32 and INT8 taking turns on {cpu}:",
+        "",
+        "| engine | threads | precision | p50 ms | p95 ms | times as fast as fp32 |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['engine']} | {row['threads']} | {row['precision']} | {row['p50_ms']:.2f} | "
+        f"{row['p95_ms']:.2f} | {row['speedup']:.2f} |"
+        for row in tree["latency"]
+    ]
+    lines += ["", f"Layers in float: {', '.join(f'`{layer}`' for layer in tree['in_float'])}.", ""]
+    for name, caption in pictures:
+        lines += [f"![{caption}]({name})", ""]
+    return "\n".join(lines)

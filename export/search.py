@@ -1,0 +1,119 @@
+"""Which ranges to take, which layers INT8 hurts, and which of them stay in float until the gate holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from lfpose_edge.export.graph import Graph
+from lfpose_edge.export.proof import Judge, Predictions, Show, session, silent
+from lfpose_edge.export.quantize import Style, quantise, tail_layers, weighted_layers
+from lfpose_edge.export.ranges import METHODS, Calibration, Observation, RangeMethod, calibration_from
+
+from lfpose_edge.errors import AccuracyGateError
+
+STYLES: tuple[Style, ...] = ("cpu", "trt")
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """INT8 models that passed the gate, and how they were found.
+
+    Attributes:
+        models: by style.
+        calibration: the ranges that both use.
+        in_float: layers that stayed in float.
+        sensitivity: layer to the mean movement of the joints, as a part of the box, when it alone is INT8;
+            the worst first.
+        predictions: of each style's model on the held-out crops.
+        drops: of each style, in PCK points.
+    """
+
+    models: dict[Style, onnx.ModelProto]
+    calibration: Calibration
+    in_float: list[str]
+    sensitivity: dict[str, float]
+    predictions: dict[Style, Predictions]
+    drops: dict[Style, float]
+
+
+def quantise_within(
+    model: onnx.ModelProto,
+    seen: dict[str, Observation],
+    *,
+    method: RangeMethod | None,
+    tuning: Judge,
+    held_out: Judge,
+    max_drop: float,
+    crops: int,
+    source_sha256: str,
+    show: Show = silent,
+) -> Quantised:
+    """Quantise a model so that it loses at most ``max_drop`` PCK points on the held-out crops.
+
+    The layers that make the outputs stay in float. If that is not enough, the layers that move the joints
+    most join them: the worst one, the worst two, four, and so on.
+
+    Args:
+        model: float32.
+        seen: what calibration saw of its tensors.
+        method: how ranges are chosen; None takes the one that moves the joints of ``tuning`` least.
+        tuning: judges ranges and layers on calibration crops, so that the held-out crops stay unseen.
+        held_out: judges the result.
+        max_drop: PCK points.
+        crops, source_sha256: what ``seen`` was made from, for the record.
+        show: shows progress.
+
+    Raises:
+        AccuracyGateError: half of the layers in float are not enough; the message names the worst.
+    """
+    graph = Graph(model)
+    tail = tail_layers(graph)
+    original = tuning.predict(session(model))
+    tuning.trust(original)
+
+    def movement(candidate: onnx.ModelProto) -> float:
+        return float(np.nanmean(tuning.moved(tuning.predict(session(candidate)), original)))
+
+    def calibrated(by: RangeMethod) -> Calibration:
+        return calibration_from(seen, by, crops=crops, source_sha256=source_sha256)
+
+    candidates: Sequence[RangeMethod] = [method] if method else METHODS
+    scores = {
+        by: sum(movement(quantise(model, calibrated(by), style, in_float=tail)) for style in STYLES)
+        for by in (show(candidates, "ranges") if len(candidates) > 1 else candidates)
+    }
+    calibration = calibrated(min(scores, key=lambda by: scores[by]))
+
+    layers = [layer for layer in weighted_layers(graph) if layer not in tail]
+    costs = {
+        layer: movement(quantise(model, calibration, "cpu", in_float=set(layers + tail) - {layer}))
+        for layer in show(layers, "layers")
+    }
+    sensitivity = dict(sorted(costs.items(), key=lambda entry: -entry[1]))
+
+    reference = held_out.predict(session(model))
+    held_out.trust(reference)
+    before = held_out.points(reference)
+    kept = 0
+    while True:
+        in_float = [*tail, *list(sensitivity)[:kept]]
+        models = {style: quantise(model, calibration, style, in_float=in_float) for style in STYLES}
+        found = {
+            style: held_out.predict(session(models[style]))
+            for style in show(STYLES, f"accuracy, {len(in_float)} layers in float")
+        }
+        drops = {style: before - held_out.points(prediction) for style, prediction in found.items()}
+        if max(drops.values()) <= max_drop:
+            return Quantised(models, calibration, in_float, sensitivity, found, drops)
+        kept = max(1, 2 * kept)
+        if kept > len(layers) // 2:
+            break
+    worst = ", ".join(list(sensitivity)[:5])
+    message = (
+        f"INT8 loses {max(drops.values()):.2f} PCK points with {len(in_float)} layers in float, more than "
+        f"--max-drop {max_drop:g}; nothing was published. The layers that hurt most: {worst}"
+    )
+    raise AccuracyGateError(message)

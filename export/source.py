@@ -1,0 +1,139 @@
+"""What is exported: a training checkpoint, a bundle, or an fp32 ONNX file with the facts of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lfpose_edge.export.graph import Graph
+
+from lfpose_edge.bundle import Bundle
+from lfpose_edge.errors import BundleError, LFPoseError
+from lfpose_edge.zoo import bundle_path
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+_DECODE = {"upsample": 4, "method": "dark", "blur_sigma": 1.0, "window": 2, "presence_threshold": 0.5}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to export.
+
+    Attributes:
+        model: float32 ONNX, weights stored as they will be shipped.
+        facts: the manifest's entries but for version, models, files and schema version.
+        network: the torch network that ``model`` came from, for the parity check.
+        card: the source's own card.
+    """
+
+    model: onnx.ModelProto
+    facts: dict[str, Any]
+    network: torch.nn.Module | None = None
+    card: Path | None = None
+
+
+def open_source(source: str, like: str | None = None) -> Source:
+    """Open a checkpoint (``.pt``), an ONNX file, a bundle's folder, or a shipped model by its name.
+
+    Args:
+        source: which.
+        like: for an ONNX file, the bundle whose joints, input and decode it shares.
+
+    Raises:
+        BundleError: it cannot be read, or is none of these.
+    """
+    path = Path(source)
+    if path.suffix == ".pt":
+        return _from_checkpoint(path)
+    if path.suffix == ".onnx":
+        if like is None:
+            message = (
+                f"{path}: an ONNX file does not say its joints, input and decode; name a bundle that has "
+            )
+            raise BundleError(message + "the same with --like")
+        bundle = Bundle.open(bundle_path(like))
+        return Source(_load_onnx(path), _facts_of(bundle, {"onnx": path.name}))
+    bundle = Bundle.open(bundle_path(source))
+    card = bundle.path / "card.md"
+    facts = _facts_of(bundle, bundle.manifest.provenance)
+    return Source(_load_onnx(bundle.model_file("fp32")), facts, card=card if card.is_file() else None)
+
+
+def _from_checkpoint(path: Path) -> Source:
+    from lfpose_edge.export.to_onnx import to_onnx
+
+    from lfpose_edge.train.checkpoint import load_checkpoint
+    from lfpose_edge.train.networks import build_network
+    from lfpose_edge.train.recipe import parse_recipe
+
+    state = load_checkpoint(path)
+    recipe = parse_recipe(state["recipe"], where=str(path))
+    network = build_network(recipe.network, len(recipe.joints), pretrained=False)
+    try:
+        network.load_state_dict(state["ema"])
+    except RuntimeError as error:
+        message = f"{path} does not hold the network that its recipe describes: {error}"
+        raise BundleError(message) from error
+    network.eval()
+    joints = recipe.joints
+    facts = {
+        "name": recipe.name,
+        "joints": {
+            "name": joints.name,
+            "keypoints": joints.keypoints,
+            "edges": joints.edges,
+            "sigmas": joints.sigmas,
+        },
+        "input": {
+            "size": recipe.input_size,
+            "color": "rgb",
+            "mean": network.backbone.pixel_mean,
+            "std": network.backbone.pixel_std,
+            "padding": recipe.data.padding,
+        },
+        "decode": {"cam_stride": network.cam_stride, **_DECODE},
+        "provenance": {"recipe": state["recipe"], "steps": state["step"]},
+    }
+    return Source(to_onnx(network, recipe.input_size), facts, network)
+
+
+def _facts_of(bundle: Bundle, provenance: dict[str, Any]) -> dict[str, Any]:
+    kept = bundle.manifest.model_dump(mode="json", include={"name", "joints", "input", "decode"})
+    return {**kept, "provenance": provenance}
+
+
+def _load_onnx(path: Path) -> onnx.ModelProto:
+    import onnx
+
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf and the checker raise kinds of their own
+        message = f"{path} is no ONNX model: {str(error).splitlines()[0] if str(error) else error!r}"
+        raise BundleError(message) from error
+    if {"QuantizeLinear", "DequantizeLinear", "QLinearConv"} & {node.op_type for node in model.graph.node}:
+        message = f"{path} is quantised already; export from the float model"
+        raise BundleError(message)
+    names = Graph(model)
+    if names.inputs != ["crops"] or names.outputs != ["cams", "presence"]:
+        message = (
+            f"{path} has inputs {names.inputs} and outputs {names.outputs}; a pose network takes 'crops' and "
+            "gives 'cams' and 'presence'"
+        )
+        raise BundleError(message)
+    return model
+
+
+def require_export_extra() -> None:
+    """Say what to install, in one line, where the ``export`` extra is missing."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        message = f"{error.name} is missing: exporting needs the 'export' extra, pip install '.[export]'"
+        raise LFPoseError(message) from error

@@ -1,0 +1,49 @@
+"""What a reader needs to judge a time: the processor, the system, the versions; nothing that names a user."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "openvino", "onnx", "torch")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, system, Python, and the versions of the packages that are installed."""
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "os": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed packages that a result may depend on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_model() -> str:
+    """The processor's own name; clouds hide it, so its family, model and best vector set are added."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    entries = {key.strip(): value.strip() for key, value in fields.items()}
+    name = entries.get("model name") or entries.get("Model") or platform.machine()
+    if "cpu family" in entries:
+        name += f" (family {entries['cpu family']}, model {entries.get('model', '?')})"
+    flags = entries.get("flags", "").split()
+    best = next((flag for flag in ("avx512bw", "avx2", "sse4_2") if flag in flags), None)
+    return f"{name}, {best}" if best else name
