@@ -141,8 +141,9 @@ def train(
     ):
         while step < last_step:
             epoch, first_batch = divmod(step, steps_per_epoch)
-            size = recipe.size_at(epoch)
-            crops = train_set.with_view(size=size, augment=recipe.augment, seed=(recipe.seed, epoch))
+            stage = recipe.stage_at(epoch)
+            size, augment = stage.size, stage.augment or recipe.augment
+            crops = train_set.with_view(size=size, augment=augment, seed=(recipe.seed, epoch))
             batches = epoch_batches(len(crops), options.batch_size, (recipe.seed, epoch))[first_batch:]
             shares = [batch[fabric.global_rank :: fabric.world_size] for batch in batches]
             loader = DataLoader(

@@ -47,21 +47,6 @@ class Network(_Section):
     """The backbone's stem and this many of its stages keep their ImageNet weights."""
 
 
-class Stage(_Section):
-    """Some epochs at one crop size; small crops first make a training cheaper."""
-
-    epochs: int = Field(ge=1)
-    size: tuple[int, int]
-    """Crop height and width; multiples of 32."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Stage:
-        if any(s % 32 or s <= 0 for s in self.size):
-            message = f"size {list(self.size)} must be positive multiples of 32"
-            raise ValueError(message)
-        return self
-
-
 class Augment(_Section):
     rotation_deg: float = Field(30.0, ge=0)
     """Standard deviation of the turn, cut off at three times that or a half turn."""
@@ -76,6 +61,23 @@ class Augment(_Section):
     """Largest change of brightness, contrast and of each channel's gain."""
     cutout: Fraction = 0.3
     """Chance that a rectangle of up to a third of the crop is filled with noise."""
+
+
+class Stage(_Section):
+    """Some epochs at one crop size; small crops first make a training cheaper."""
+
+    epochs: int = Field(ge=1)
+    size: tuple[int, int]
+    """Crop height and width; multiples of 32."""
+    augment: Augment | None = None
+    """Random changes of this stage; the recipe's when not given. Milder ones at the end fit real pictures."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Stage:
+        if any(s % 32 or s <= 0 for s in self.size):
+            message = f"size {list(self.size)} must be positive multiples of 32"
+            raise ValueError(message)
+        return self
 
 
 class Loss(_Section):
@@ -138,13 +140,13 @@ class Recipe(_Section):
     def joints(self) -> Skeleton:
         return SKELETONS[self.skeleton]
 
-    def size_at(self, epoch: int) -> tuple[int, int]:
-        """The crop's height and width in an epoch."""
+    def stage_at(self, epoch: int) -> Stage:
+        """The stage that an epoch belongs to."""
         for stage in self.stages:
             if epoch < stage.epochs:
-                return stage.size
+                return stage
             epoch -= stage.epochs
-        return self.input_size
+        return self.stages[-1]
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lfpose_edge.errors import RecipeError
-from lfpose_edge.train.recipe import load_recipe, parse_recipe
+from lfpose_edge.train.recipe import Augment, load_recipe, parse_recipe
 
 GOOD = """
 name: tiny
@@ -31,9 +31,16 @@ def recipe_file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("epoch", "size"), [(0, (64, 64)), (2, (64, 64)), (3, (128, 96)), (4, (128, 96))])
 def test_size_follows_the_stages(recipe_file: Path, epoch: int, size: tuple[int, int]) -> None:
     recipe = load_recipe(recipe_file)
-    assert recipe.size_at(epoch) == size
+    assert recipe.stage_at(epoch).size == size
     assert recipe.epochs == 5
     assert recipe.input_size == (128, 96)
+
+
+def test_a_stage_may_have_changes_of_its_own(recipe_file: Path) -> None:
+    mild = "stages=[{epochs: 1, size: [64, 64]}, {epochs: 1, size: [64, 64], augment: {cutout: 0.1}}]"
+    recipe = load_recipe(recipe_file, [mild])
+    assert recipe.stage_at(0).augment is None
+    assert recipe.stage_at(1).augment == Augment(cutout=0.1)
 
 
 def test_overrides_reach_any_depth(recipe_file: Path) -> None:
