@@ -1,0 +1,174 @@
+"""Calibration sets: names, folders, JSON files and archives; and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from lfpose_edge.export import calibration
+from lfpose_edge.export.calibration import CalibrationSet, load_calibration_set
+from nets import spot_image
+
+from lfpose_edge.bundle import Input
+from lfpose_edge.errors import CalibrationError
+from lfpose_edge.skeleton import COCO17, LSP14
+
+HOW = Input(size=(64, 48), mean=(10.0, 20.0, 30.0), std=(2.0, 2.0, 2.0), padding=1.0)
+
+
+def _images(folder: Path, count: int, seed: int = 0) -> Path:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        cv2.imwrite(str(folder / f"{i:03d}.png"), spot_image(rng))
+    return folder
+
+
+def _coco(root: Path, part: str, count: int, *, side: float = 120.0, joints: int = 9) -> None:
+    """A COCO folder in miniature, laid out as COCO 2017 is."""
+    folder = _images(root / f"coco/{part}2017", count, seed=len(part))
+    annotations = root / f"coco/annotations/person_keypoints_{part}2017.json"
+    annotations.parent.mkdir(parents=True, exist_ok=True)
+    names = list(COCO17.keypoints)
+    tree: dict[str, Any] = {
+        "images": [{"id": i, "file_name": p.name} for i, p in enumerate(sorted(folder.iterdir()))],
+        "annotations": [
+            {
+                "id": 1000 + i,
+                "image_id": i,
+                "bbox": [0, 0, side, side],
+                "keypoints": [20, 30, 2] * joints + [0, 0, 0] * (len(names) - joints),
+            }
+            for i in range(count)
+        ],
+        "categories": [{"id": 1, "keypoints": names}],
+    }
+    annotations.write_text(json.dumps(tree))
+
+
+def _load(spec: Any, root: Path, **options: Any) -> CalibrationSet:
+    return load_calibration_set(str(spec), HOW, LSP14, data_root=root, **options)
+
+
+def test_a_folder_is_split_into_ranges_and_proof(tmp_path: Path) -> None:
+    found = _load(_images(tmp_path / "frames", 50), tmp_path)
+    assert (len(found.crops), len(found.held_out), found.asked) == (40, 10, 512)
+    assert not set(found.crops.persons.images) & set(found.held_out.persons.images)
+    assert found.crops.crops.shape == (40, 3, 64, 48)
+    image = cv2.imread(str(found.crops.persons.images[0]))[..., ::-1]
+    expected = (image.astype(np.float32) - (10, 20, 30)) / 2
+    np.testing.assert_allclose(found.crops.crops[0].transpose(1, 2, 0), expected, atol=1e-4)
+
+
+def test_a_detector_finds_the_people_of_a_folder(tmp_path: Path) -> None:
+    boxes = np.array([[0, 0, 20, 30], [10, 10, 40, 60.0]])
+    found = _load(_images(tmp_path / "frames", 30), tmp_path, detector=lambda image: boxes)
+    assert len(found.crops) + len(found.held_out) == 60
+    assert found.crops.persons.boxes[1].tolist() == boxes[1].tolist()
+    with pytest.raises(CalibrationError, match="finds no person in its 30 images"):
+        _load(tmp_path / "frames", tmp_path, detector=lambda image: np.zeros((0, 4)))
+
+
+def test_coco_subset_is_a_rule(tmp_path: Path) -> None:
+    _coco(tmp_path, "train", 60)
+    _coco(tmp_path, "val", 20)
+    found = _load("coco_subset", tmp_path)
+    assert (len(found.crops), len(found.held_out), found.asked) == (60, 20, 512)
+    assert found.held_out.persons.labelled.any()
+    ids = found.crops.persons.annotation_ids.tolist()
+    assert ids != sorted(ids)
+    # Another order of the same file changes nothing.
+    path = tmp_path / "coco/annotations/person_keypoints_train2017.json"
+    tree = json.loads(path.read_text())
+    tree["annotations"].reverse()
+    path.write_text(json.dumps(tree))
+    again = _load("coco_subset", tmp_path)
+    assert again.crops.sha256 == found.crops.sha256
+    assert _load("coco_subset", tmp_path, limit=40).crops.persons.annotation_ids.tolist() == ids[:40]
+
+
+@pytest.mark.parametrize(("side", "joints"), [(90.0, 9), (120.0, 7)], ids=["small", "few joints"])
+def test_persons_that_the_rule_leaves_out(tmp_path: Path, side: float, joints: int) -> None:
+    _coco(tmp_path, "train", 40, side=side, joints=joints)
+    with pytest.raises(CalibrationError, match="has 0 persons"):
+        _load("coco_subset", tmp_path)
+
+
+def test_a_json_of_ones_own(tmp_path: Path) -> None:
+    _coco(tmp_path, "train", 50)
+    path = tmp_path / "coco/annotations/person_keypoints_train2017.json"
+    found = _load(path, tmp_path, images=tmp_path / "coco/train2017")
+    assert (len(found.crops), len(found.held_out)) == (40, 10)
+    proof = (path, tmp_path / "coco/train2017")
+    assert len(_load(path, tmp_path, images=proof[1], proof=proof).held_out) == 50
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+def test_an_archive_of_crops(tmp_path: Path, color: str) -> None:
+    rng = np.random.default_rng(0)
+    bgr = np.stack([spot_image(rng) for _ in range(50)])
+    crops = bgr if color == "bgr" else bgr[..., ::-1]
+    np.savez(tmp_path / "c.npz", crops=crops, color=color)
+    found = _load(tmp_path / "c.npz", tmp_path)
+    assert (len(found.crops), len(found.held_out)) == (40, 10)
+    expected = (bgr[0, ..., ::-1].astype(np.float32) - (10, 20, 30)) / 2
+    np.testing.assert_allclose(found.crops.crops[0].transpose(1, 2, 0), expected, atol=1e-4)
+
+
+def _few(root: Path) -> str:
+    return str(_images(root / "few", 3))
+
+
+def _empty(root: Path) -> str:
+    (root / "empty").mkdir()
+    return str(root / "empty")
+
+
+def _npz(**arrays: Any) -> Any:
+    def make(root: Path) -> str:
+        np.savez(root / "c.npz", **arrays)
+        return str(root / "c.npz")
+
+    return make
+
+
+_GOOD = np.zeros((40, 64, 48, 3), np.uint8)
+BAD = {
+    "three images": (_few, ["has 3 persons", "at least 32", "do not hold"]),
+    "no image": (_empty, ["holds no image"]),
+    "coco is not there": (
+        lambda root: "coco_subset",
+        ["person_keypoints_train2017.json", "coco/train2017", "LFPOSE_DATA", "is not there"],
+    ),
+    "unknown name": (lambda root: "coco_subsett", ["did you mean 'coco_subset'"]),
+    "no colour order": (_npz(crops=_GOOD), ["an .npz with 'crops' and 'color'"]),
+    "odd colour order": (_npz(crops=_GOOD, color="hsv"), ["'rgb' or 'bgr', got 'hsv'"]),
+    "other size": (_npz(crops=_GOOD[:, :32], color="rgb"), ["uint8 (N, 64, 48, 3)", "(40, 32, 48, 3)"]),
+    "float crops": (_npz(crops=_GOOD.astype(np.float32), color="rgb"), ["must be uint8", "got float32"]),
+    "few crops": (_npz(crops=_GOOD[:10], color="rgb"), ["has 8 persons for the ranges"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_set_that_cannot_be_used(tmp_path: Path, case: str) -> None:
+    make, words = BAD[case]
+    with pytest.raises(CalibrationError) as caught:
+        _load(make(tmp_path), tmp_path)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_lspet_subset_is_there(shared_data: Path) -> None:
+    found = calibration.load_calibration_set(
+        "lspet_subset", HOW, LSP14, data_root=shared_data / "data", limit=32
+    )
+    assert len(found.crops) == 32
+    assert len(found.held_out) == 256
+    assert found.crops.persons.labelled.sum(axis=1).min() >= 8
+    first = found.crops.persons.annotation_ids[:3].tolist()
+    assert first == found.crops.persons.chosen(range(3)).annotation_ids.tolist()

@@ -1,0 +1,193 @@
+"""lfpose-export --int8: from a source to a proven bundle, or nothing at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from lfpose_edge.export import cli, search
+from nets import blob_network, spot_image, write_blob_bundle
+
+from lfpose_edge import PoseEstimator
+from lfpose_edge.bundle import Bundle
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(48):
+        cv2.imwrite(str(folder / f"{i}.png"), spot_image(rng))
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path):
+    """Runs lfpose-export in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LFPOSE_DATA", str(tmp_path / "data"))
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lfpose-export", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        return code, *capfd.readouterr()
+
+    return call
+
+
+def test_a_bundle_is_quantised_with_frames_of_ones_own(run, frames: Path, tmp_path: Path) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    code, out, err = run("blob", "--out", "blob8", "--int8", "--calib", frames, "--max-drop", "5")
+    assert code == 0, err
+    assert "report: blob8/report.md" in out
+
+    bundle = Bundle.open(tmp_path / "blob8")
+    assert bundle.manifest.models == {
+        "fp32": "model.onnx",
+        "int8-cpu": "model.int8-cpu.onnx",
+        "int8-trt": "model.int8-trt.onnx",
+    }
+    assert bundle.manifest.provenance["int8"]["calibration"] == "frames"  # and not its place on this machine
+    assert bundle.manifest.provenance["int8"]["crops"] == 39
+    assert (bundle.path / "card.md").read_text() == "# blob\n"
+    assert set(bundle.manifest.files) == {*bundle.manifest.models.values(), "calibration.json", "card.md"}
+
+    report = json.loads((tmp_path / "blob8/report.json").read_text())
+    assert [row["precision"] for row in report["precisions"]] == ["fp32", "int8-cpu", "int8-trt"]
+    assert report["held_out"] == {**report["held_out"], "crops": 9, "labelled": False}
+    assert report["precisions"][0]["pck_points"] == 100  # unlabelled: the original is the truth
+    assert set(report["in_float"]) == {"head", "presence_head"}
+    assert set(report["sensitivity_percent"]) == {"stem", "dw", "mix"}
+    timed = {(row["engine"], row["threads"], row["precision"]) for row in report["latency"]}
+    assert ("onnxruntime", 1, "int8") in timed
+    text = (tmp_path / "blob8/report.md").read_text()
+    for picture in ("report-joints.png", "report-layers.png"):
+        assert picture in text
+        assert cv2.imread(str(tmp_path / "blob8" / picture)) is not None
+
+    image = cv2.imread(str(frames / "0.png"))
+    with (
+        PoseEstimator(tmp_path / "blob8", precision="int8") as int8,
+        PoseEstimator(tmp_path / "blob") as fp32,
+    ):
+        assert int8.describe()["backend"].endswith("int8")
+        np.testing.assert_allclose(int8(image).keypoints, fp32(image).keypoints, atol=2.0)
+    with PoseEstimator(tmp_path / "blob8") as auto:
+        assert auto.describe()["backend"].endswith("int8")
+
+
+def test_the_same_input_gives_the_same_bundle(run, frames: Path, tmp_path: Path) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    for name in ("one", "two"):
+        code, _, err = run(
+            "blob", "--out", name, "--int8", "--calib", frames, "--ranges", "mse", "--max-drop", "5"
+        )
+        assert code == 0, err
+    files = [p.name for p in (tmp_path / "one").iterdir() if not p.name.startswith("report")]
+    assert len(files) == 6
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_an_onnx_file_is_exported_like_a_bundle(run, tmp_path: Path) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    onnx.save(blob_network(), tmp_path / "mine.onnx")
+    assert run("mine.onnx", "--out", "b", "--like", "blob")[0] == 0
+    assert Bundle.open(tmp_path / "b").manifest.name == "blob"
+
+
+def _list(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+MISTAKES = {
+    "no calibration": (["blob", "--int8"], "--int8 needs --calib"),
+    "calibration without int8": (["blob", "--calib", "frames"], "--calib is for --int8"),
+    "unknown set": (["blob", "--int8", "--calib", "coco_subse"], "did you mean 'coco_subset'"),
+    "coco is not there": (["blob", "--int8", "--calib", "coco_subset"], "person_keypoints_train2017.json"),
+    "unknown ranges": (["blob", "--int8", "--calib", "frames", "--ranges", "max"], "unknown way"),
+    "no such source": (["lfpose-light"], "did you mean 'lfpose-lite'"),
+    "no such checkpoint": (["none.pt"], "no checkpoint at none.pt"),
+    "broken checkpoint": (["broken.pt"], "damaged or not a checkpoint"),
+    "onnx without facts": (["mine.onnx"], "--like"),
+    "broken onnx": (["broken.onnx", "--like", "blob"], "broken.onnx is no ONNX model"),
+    "other onnx": (["other.onnx", "--like", "blob"], "takes 'crops'"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(run, frames: Path, tmp_path: Path, case: str) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    onnx.save(blob_network(), tmp_path / "mine.onnx")
+    (tmp_path / "broken.pt").write_bytes(b"PK")
+    (tmp_path / "broken.onnx").write_bytes(b"nothing")
+    other = blob_network()
+    other.graph.node[0].input[0] = other.graph.input[0].name = "images"
+    onnx.save(other, tmp_path / "other.onnx")
+    before = _list(tmp_path)
+    arguments, words = MISTAKES[case]
+    code, _, err = run(*arguments, "--out", "out")
+    assert code == 1
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, err
+    assert words in errors[0]
+    assert _list(tmp_path) == before
+
+
+def _ruin_scales(monkeypatch: pytest.MonkeyPatch, spared_by: str) -> None:
+    """Make every activation's grid useless unless a certain layer is in float."""
+    real = search.quantise
+
+    def ruined(model, calibration, style, *, in_float=()):
+        quantised = real(model, calibration, style, in_float=in_float)
+        if spared_by not in in_float:
+            for tensor in quantised.graph.initializer:
+                if tensor.name.endswith("/scale") and not tensor.dims:
+                    tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(1e-6, np.float32), tensor.name))
+        return quantised
+
+    monkeypatch.setattr(search, "quantise", ruined)
+
+
+def test_a_gate_that_fails_names_the_layers_and_publishes_nothing(
+    run, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    _ruin_scales(monkeypatch, spared_by="none")
+    before = _list(tmp_path)
+    code, _, err = run("blob", "--out", "out", "--int8", "--calib", frames)
+    assert code == 1
+    assert "nothing was published. The layers that hurt most: " in err
+    assert "--max-drop 0.5" in err
+    assert _list(tmp_path) == before
+
+
+def test_a_sensitive_layer_stays_in_float(
+    run, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    _ruin_scales(monkeypatch, spared_by="dw")
+    code, _, err = run("blob", "--out", "out", "--int8", "--calib", frames, "--max-drop", "5")
+    assert code == 0, err
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["in_float"][-1] == "dw"
+    assert len(report["in_float"]) == 3
+
+
+def test_what_a_killed_export_left_goes_and_a_running_one_stays(run, tmp_path: Path) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    (tmp_path / f".out.{2**22 + 1}.export").mkdir()
+    (tmp_path / f".out.{os.getppid()}.export").mkdir()
+    assert run("blob", "--out", "out")[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f".out.{os.getppid()}.export", "blob", "out"]

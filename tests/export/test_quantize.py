@@ -1,0 +1,187 @@
+"""Ranges, and Q/DQ pairs in two styles."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from lfpose_edge.export.graph import Graph
+from lfpose_edge.export.quantize import (
+    Grid,
+    Style,
+    quantise,
+    quantise_weights,
+    quantised_tensors,
+    tail_layers,
+    weighted_layers,
+)
+from lfpose_edge.export.ranges import (
+    METHODS,
+    Observation,
+    RangeMethod,
+    calibration_from,
+    choose_range,
+    observe,
+    range_method,
+    read_calibration,
+)
+from nets import blob_network, spot_image
+
+from lfpose_edge.errors import CalibrationError
+
+STYLES: list[Style] = ["cpu", "trt"]
+
+
+def _crops(n: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    images = np.stack([spot_image(rng) for _ in range(n)])[..., ::-1]
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / 64
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    model = blob_network()
+    seen = observe(model, quantised_tensors(Graph(model)), _crops(40))
+    return calibration_from(seen, "minmax", crops=40, source_sha256="0" * 64)
+
+
+def _run(model: onnx.ModelProto, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    onnx.checker.check_model(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    cams, presence = session.run(("cams", "presence"), {"crops": crops})
+    return cams, presence
+
+
+def test_observation_has_the_exact_extremes() -> None:
+    model, crops = blob_network(), _crops(10)
+    seen = observe(model, ["crops", "b", "cams"], crops, batch=4)
+    cams, _ = _run(model, crops)
+    assert seen["crops"].low == crops.min()
+    assert seen["crops"].high == crops.max()
+    assert seen["cams"].high == pytest.approx(cams.max(), abs=1e-6)
+    assert seen["b"].low == 0
+    assert len(seen["b"].kept) == 10 * min(2048, 8 * 16 * 12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_range_covers_the_bulk_and_zero(method: RangeMethod) -> None:
+    rng = np.random.default_rng(0)
+    values = np.abs(rng.normal(0, 1, 200_000)).astype(np.float32) + 0.5
+    values[0] = 1000.0  # an outlier that a finer grid should give up
+    low, high = choose_range(Observation(float(values.min()), 1000.0, values), method)
+    assert low == 0.0
+    assert np.mean(values <= high) > 0.99
+    if method == "percentile":
+        assert high < 6
+    if method == "minmax":
+        assert high == 1000.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_constant_tensor_has_a_range(method: RangeMethod) -> None:
+    zeros = Observation(0.0, 0.0, np.zeros(1000, np.float32))
+    assert choose_range(zeros, method) == (0.0, 0.0)
+    assert np.isfinite(Grid.over(0.0, 0.0, "cpu").scale)
+
+
+def test_the_mse_range_has_no_more_error_than_the_widest() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.laplace(0, 1, 100_000).astype(np.float32)
+    seen = Observation(float(values.min()), float(values.max()), values)
+
+    def error(bounds: tuple[float, float]) -> float:
+        grid = Grid.over(*bounds, "cpu")
+        integers = np.clip(np.rint(values / grid.scale) + grid.zero_point, 0, 255)
+        return float(np.mean(((integers - grid.zero_point) * grid.scale - values) ** 2))
+
+    assert error(choose_range(seen, "mse")) < error(choose_range(seen, "minmax"))
+
+
+def test_an_unknown_way_suggests_the_nearest() -> None:
+    assert range_method("auto") is None
+    with pytest.raises(CalibrationError, match="did you mean 'entropy'"):
+        range_method("entrophy")
+
+
+def test_ranges_survive_their_file(calibration, tmp_path: Path) -> None:
+    calibration.write(tmp_path / "calibration.json")
+    again = read_calibration(tmp_path / "calibration.json")
+    assert (again.method, again.crops, again.source_sha256) == ("minmax", 40, "0" * 64)
+    assert again.ranges.keys() == calibration.ranges.keys()
+    for name, bounds in again.ranges.items():
+        assert bounds == pytest.approx(calibration.ranges[name], abs=1e-6)
+
+
+def test_weights_are_restored_to_half_a_step_in_every_channel() -> None:
+    weight = np.random.default_rng(0).normal(size=(5, 3, 3, 3)) * np.array([1e-3, 1, 10, 0, 5]).reshape(
+        5, 1, 1, 1
+    )
+    integers, scales = quantise_weights(weight.astype(np.float32))
+    restored = integers * scales.reshape(5, 1, 1, 1)
+    assert (np.abs(restored - weight).reshape(5, -1).max(axis=1) <= scales / 2 + 1e-9).all()
+    assert np.abs(integers).max() == 127
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_int8_finds_the_same_spots(calibration, style: Style) -> None:
+    model, crops = blob_network(), _crops(16, seed=9)
+    cams, presence = _run(model, crops)
+    quantised = quantise(model, calibration, style, in_float=tail_layers(Graph(model)))
+    our_cams, our_presence = _run(quantised, crops)
+    assert np.abs(our_cams - cams).max() < 0.05 * np.ptp(cams)
+    assert np.abs(our_presence - presence).max() < 0.05
+    peaks = (a.reshape(16, 3, -1).argmax(axis=2) for a in (cams, our_cams))
+    assert np.mean(np.equal(*peaks)) > 0.8
+
+
+def _kinds(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def test_the_cpu_style_has_integer_biases_and_a_pair_on_every_tensor(calibration) -> None:
+    model = quantise(blob_network(), calibration, "cpu", in_float=["head", "presence_head"])
+    graph = Graph(model)
+    assert graph.constants["stem/bias/quantised"].dtype == np.int32
+    assert graph.constants["crops/zero_point"].dtype == np.uint8
+    assert {node.input[0] for node in graph.nodes if node.op_type == "QuantizeLinear"} == set("bdefg") | {
+        "crops"
+    }
+
+
+def test_the_trt_style_has_float_biases_and_leaves_fused_tensors_alone(calibration) -> None:
+    model = quantise(blob_network(), calibration, "trt", in_float=["head", "presence_head"])
+    graph = Graph(model)
+    assert not any(array.dtype == np.int32 for array in graph.constants.values())
+    assert graph.constants["stem.bias"].dtype == np.float32
+    pairs = {node.input[0] for node in graph.nodes if node.op_type == "QuantizeLinear"}
+    assert "a" not in pairs  # between convolution and activation
+    assert "e" not in pairs  # between convolution and the residual's addition
+    zero_points = [graph.constants[n] for n in graph.constants if n.endswith("/zero_point")]
+    assert all(array.dtype == np.int8 and not array.any() for array in zero_points)
+
+
+def test_a_resize_keeps_its_grid(calibration) -> None:
+    graph = Graph(quantise(blob_network(), calibration, "cpu"))
+    assert graph.constants["f/scale"] == graph.constants["g/scale"]
+
+
+def test_layers_in_float_keep_their_weights(calibration) -> None:
+    model = blob_network()
+    everything = weighted_layers(Graph(model))
+    assert everything == ["stem", "dw", "mix", "head", "presence_head"]
+    assert tail_layers(Graph(model)) == ["head", "presence_head"]
+    graph = Graph(quantise(model, calibration, "cpu", in_float=everything))
+    assert not any(array.dtype == np.int8 for array in graph.constants.values())
+    graph = Graph(quantise(model, calibration, "cpu", in_float={*everything} - {"mix"}))
+    assert [n for n, array in graph.constants.items() if array.dtype == np.int8 and array.ndim == 4] == [
+        "mix/weight/quantised"
+    ]
+
+
+def test_the_same_input_gives_the_same_bytes(calibration) -> None:
+    one, two = (quantise(blob_network(), calibration, "cpu").SerializeToString() for _ in range(2))
+    assert one == two
