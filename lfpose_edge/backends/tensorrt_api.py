@@ -1,0 +1,229 @@
+"""One face for every TensorRT: 8.6, 10.x, 11.x, and TensorRT for RTX. All differences of version are in this file.
+
+What changed, in short: 8.6 wants the explicit-batch flag and knows no strong typing; 10 dropped bindings by
+index; 11 dropped calibrators and the precision flags, so that a network's types are its ONNX file's; TensorRT
+for RTX has 11's rules and builds for GPUs that are not here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from lfpose_edge.errors import BackendUnavailable, BundleError
+
+logger = logging.getLogger("lfpose_edge")
+
+Flavour = Literal["tensorrt", "tensorrt_rtx"]
+Report = Callable[[str, int, int], None]
+"""Called with a phase of the build, the steps done and the steps in all."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How an engine is built.
+
+    Attributes:
+        fp16: compute in half precision; below version 11 a flag, from 11 on the ONNX file must be typed so.
+        int8: the ONNX file holds Q/DQ pairs.
+        batches: least, usual and largest batch.
+        workspace_mb: most scratch memory that a layer may ask for.
+        compute_capability: GPU to build for, such as ``SM86``; only TensorRT for RTX can build for another
+            than the one that is here. None is the one here.
+        dla_core: run what can be on this deep-learning accelerator of a Jetson, the rest on the GPU.
+        timing_cache: file of layer timings, read and updated; makes the next build of the kind fast.
+    """
+
+    fp16: bool = False
+    int8: bool = False
+    batches: tuple[int, int, int] = (1, 4, 16)
+    workspace_mb: int = 1024
+    compute_capability: str | None = None
+    dla_core: int | None = None
+    timing_cache: Path | None = None
+
+
+class TensorRt:
+    """An imported TensorRT.
+
+    Args:
+        module: ``tensorrt`` or ``tensorrt_rtx``.
+
+    Attributes:
+        trt: the module.
+        version: such as (10, 3).
+        is_rtx: whether it is TensorRT for RTX.
+        types_are_the_files: whether an engine computes in the types of its ONNX file, and in no others.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.trt = module
+        self.version = tuple(int(part) for part in module.__version__.split(".")[:2])
+        self.is_rtx = module.__name__ == "tensorrt_rtx"
+        self.types_are_the_files = self.is_rtx or self.version >= (11, 0)
+
+    @classmethod
+    def load(cls, flavour: Flavour) -> TensorRt:
+        """Import it; BackendUnavailable, with what to do, when that fails."""
+        reason = unavailable(flavour)
+        if reason:
+            raise BackendUnavailable(reason)
+        return cls(import_module(flavour))
+
+    @property
+    def name(self) -> str:
+        """Such as ``tensorrt 10.3`` or ``tensorrt_rtx 1.7``."""
+        return f"{self.trt.__name__} {self.trt.__version__}"
+
+    def build(self, onnx_file: bytes, options: BuildOptions, report: Report | None = None) -> bytes:
+        """Build an engine.
+
+        Args:
+            onnx_file: a serialised ONNX model with one input ``crops`` (N, 3, H, W), N free.
+            options: how.
+            report: called as the build goes on, where the version tells.
+
+        Raises:
+            BackendUnavailable: this version, or this machine, cannot build so.
+            BundleError: the parser or the builder refuses the model; the message names node and operator.
+        """
+        trt = self.trt
+        log = _make_log(trt)
+        builder = trt.Builder(log)
+        network = builder.create_network(self._network_flags())
+        parser = trt.OnnxParser(network, log)
+        if not parser.parse(onnx_file):
+            raise BundleError(_parser_message(self.name, parser, onnx_file))
+        config = builder.create_builder_config()
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
+        profile = builder.create_optimization_profile()
+        crops = network.get_input(0)
+        least, usual, most = ((n, *tuple(crops.shape)[1:]) for n in options.batches)
+        profile.set_shape(crops.name, least, usual, most)
+        config.add_optimization_profile(profile)
+        self._set_precision(config, options)
+        self._set_target(config, options)
+        cache = self._open_timing_cache(config, options.timing_cache)
+        if report is not None and hasattr(trt, "IProgressMonitor"):
+            config.progress_monitor = _make_monitor(trt, report)
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            message = f"{self.name} cannot build the engine: {'; '.join(log.errors) or 'it gives no reason'}"
+            raise BundleError(message)
+        if cache is not None and options.timing_cache is not None:
+            options.timing_cache.write_bytes(bytes(cache.serialize()))
+        return bytes(plan)
+
+    def _network_flags(self) -> int:
+        flags = self.trt.NetworkDefinitionCreationFlag
+        if self.version < (10, 0) and not self.is_rtx:
+            return 1 << int(flags.EXPLICIT_BATCH)
+        return 1 << int(flags.STRONGLY_TYPED) if self.types_are_the_files else 0
+
+    def _set_precision(self, config: Any, options: BuildOptions) -> None:
+        if self.types_are_the_files:
+            return
+        flags = self.trt.BuilderFlag
+        if options.fp16:
+            config.set_flag(flags.FP16)
+        if options.int8:
+            config.set_flag(flags.INT8)
+
+    def _set_target(self, config: Any, options: BuildOptions) -> None:
+        trt = self.trt
+        if options.compute_capability is not None:
+            known = getattr(trt, "ComputeCapability", None) if self.is_rtx else None
+            wanted = getattr(known, options.compute_capability, None)
+            if wanted is None:
+                can = (
+                    ", ".join(n for n in dir(known) if n.startswith("SM"))
+                    if known
+                    else "the GPU that is here"
+                )
+                message = f"{self.name} cannot build for {options.compute_capability}; it builds for {can}"
+                raise BackendUnavailable(message)
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(wanted, 0)
+        if options.dla_core is not None:
+            config.default_device_type = trt.DeviceType.DLA
+            config.DLA_core = options.dla_core
+            config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+
+    def _open_timing_cache(self, config: Any, path: Path | None) -> Any:
+        if path is None or self.is_rtx:  # RTX compiles kernels where it runs, and times none here
+            return None
+        cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+        config.set_timing_cache(cache, False)
+        return cache
+
+
+def unavailable(flavour: Flavour) -> str | None:
+    """Why a TensorRT cannot be imported here, with what to do; None when it can."""
+    install = {
+        "tensorrt": "JetPack brings it; elsewhere pip install tensorrt",
+        "tensorrt_rtx": "pip install tensorrt-rtx",
+    }[flavour]
+    try:
+        module = import_module(flavour)
+    except ImportError as error:
+        return f"{flavour} cannot be imported ({str(error).splitlines()[0]}): {install}"
+    except Exception as error:  # its loader raises kinds of its own when a library is missing
+        return f"{flavour} is installed but does not load ({error}): {install}"
+    if flavour == "tensorrt" and not (8, 6) <= TensorRt(module).version < (12, 0):
+        return f"tensorrt {module.__version__} is not known to this release: it needs 8.6, 10.x or 11.x"
+    return None
+
+
+def _make_log(trt: Any) -> Any:
+    """A logger that keeps errors for our message and passes warnings on to Python's logging."""
+
+    class Log(trt.ILogger):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(text.strip().splitlines()[0])
+            elif severity == trt.ILogger.Severity.WARNING:
+                logger.info("%s: %s", trt.__name__, text)
+
+    return Log()
+
+
+def _make_monitor(trt: Any, report: Report) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self._steps[phase] = steps
+            report(phase, 0, steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            report(phase, step + 1, self._steps[phase])
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            report(phase, self._steps[phase], self._steps[phase])
+
+    return Monitor()
+
+
+def _parser_message(name: str, parser: Any, onnx_file: bytes) -> str:
+    """The parser's first error, with the node's name and operator, which old versions tell by its index only."""
+    error = parser.get_error(0)
+    where = f"node {error.node()}"
+    try:
+        import onnx
+
+        node = onnx.load_from_string(onnx_file).graph.node[error.node()]
+        where = f"node {node.name!r} ({node.op_type})"
+    except (ImportError, IndexError):
+        pass
+    return f"{name} cannot read the model at {where}: {error.desc()}"
