@@ -1,4 +1,4 @@
-"""One face for every TensorRT: 8.6, 10.x, 11.x, and TensorRT for RTX. All differences of version are in this file.
+"""One face for every TensorRT: 8.6, 10.x, 11.x, and TensorRT for RTX. Differences of version are all here.
 
 What changed, in short: 8.6 wants the explicit-batch flag and knows no strong typing; 10 dropped bindings by
 index; 11 dropped calibrators and the precision flags, so that a network's types are its ONNX file's; TensorRT
@@ -96,7 +96,7 @@ class TensorRt:
         builder = trt.Builder(log)
         network = builder.create_network(self._network_flags())
         parser = trt.OnnxParser(network, log)
-        if not parser.parse(onnx_file):
+        if not parser.parse(onnx_file) or network.num_inputs != 1:
             raise BundleError(_parser_message(self.name, parser, onnx_file))
         config = builder.create_builder_config()
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
@@ -216,7 +216,9 @@ def _make_monitor(trt: Any, report: Report) -> Any:
 
 
 def _parser_message(name: str, parser: Any, onnx_file: bytes) -> str:
-    """The parser's first error, with the node's name and operator, which old versions tell by its index only."""
+    """The parser's first error, with the node's name and operator; old versions tell its index only."""
+    if parser.num_errors == 0:
+        return f"{name}: the model must have one input"
     error = parser.get_error(0)
     where = f"node {error.node()}"
     try:
