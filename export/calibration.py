@@ -227,13 +227,14 @@ def _named_subset(name: str, root: Path, skeleton: Skeleton) -> PersonTable:
     return persons.chosen([row for row, a in enumerate(persons.annotation_ids) if a in chosen])
 
 
+def annotation_order(annotation_id: int) -> str:
+    """A key that sorts persons in an order that has nothing to do with how their file is sorted."""
+    return hashlib.sha256(str(int(annotation_id)).encode()).hexdigest()
+
+
 def _shuffled(persons: PersonTable) -> PersonTable:
-    """In an order by the annotations' ids that has nothing to do with how the file is sorted."""
-
-    def key(row: int) -> str:
-        return hashlib.sha256(str(int(persons.annotation_ids[row])).encode()).hexdigest()
-
-    return persons.chosen(sorted(range(len(persons)), key=key))
+    ids = persons.annotation_ids
+    return persons.chosen(sorted(range(len(persons)), key=lambda row: annotation_order(ids[row])))
 
 
 def _folder(folder: Path, skeleton: Skeleton, detector: str | Detector | None, limit: int) -> PersonTable:

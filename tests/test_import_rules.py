@@ -45,7 +45,7 @@ ALLOWED = {
         "geometry machine metrics opencv ops persons skeleton sources zoo",
     }.items()
 }
-IN_FUNCTIONS = {"results": {"draw"}, "cli": {"train"}, "export": {"train"}}
+IN_FUNCTIONS = {"results": {"draw"}, "cli": {"export", "train"}, "export": {"train"}}
 RUNTIME = set(ALLOWED) - {"train", "export"}
 HEAVY = {"torch", "lightning", "onnx", "onnxscript", "onnxsim", "tensorrt", "pycuda", "pandas", "pycocotools"}
 

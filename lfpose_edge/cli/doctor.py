@@ -28,6 +28,36 @@ def run_doctor() -> None:
         console.print(f"  {name}: {'ready' if reason is None else reason}")
 
 
+def run_inspect(model: str) -> None:
+    """Open a bundle, which checks it, and print its facts."""
+    bundle = Bundle.open(zoo.bundle_path(model))
+    manifest = bundle.manifest
+    how, decode = manifest.input, manifest.decode
+    console = Console(highlight=False)
+    console.print(f"{manifest.name} version {manifest.version}, {bundle.path}")
+    console.print(f"joints: {manifest.joints.name}, {', '.join(manifest.joints.keypoints)}")
+    console.print(
+        f"input: {how.size[0]}x{how.size[1]} {how.color}, mean {how.mean}, std {how.std}, "
+        f"box grown by {how.padding:g}"
+    )
+    console.print(
+        f"decode: {decode.method}, CAM stride {decode.cam_stride:g}, upsampled {decode.upsample} times, "
+        f"absent below presence {decode.presence_threshold:g}"
+    )
+    table = Table(title="files, all as their checksums say", title_justify="left")
+    for column in ("file", "precision", "bytes", "sha256"):
+        table.add_column(column, justify="right" if column == "bytes" else "left")
+    precisions = {file: precision for precision, file in manifest.models.items()}
+    for name, file in manifest.files.items():
+        table.add_row(name, precisions.get(name, ""), str(file.bytes), file.sha256[:16])
+    console.print(table)
+    for key, value in manifest.provenance.items():
+        shown = (
+            {k: v for k, v in value.items() if not isinstance(v, dict)} if isinstance(value, dict) else value
+        )
+        console.print(f"{key}: {shown}")
+
+
 def run_models() -> None:
     """Print the shipped bundles, checked, and the detectors by name."""
     console = Console(highlight=False)

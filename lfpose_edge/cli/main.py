@@ -142,12 +142,50 @@ def doctor() -> None:
     run_doctor()
 
 
-@app.command()
-def models() -> None:
-    """List the shipped models and the detectors that can be fetched."""
-    from lfpose_edge.cli.doctor import run_models
+models_app = typer.Typer(help="List the shipped models and detectors; inspect a model.")
+app.add_typer(models_app, name="models")
 
-    run_models()
+
+@models_app.callback(invoke_without_command=True)
+def models(context: typer.Context) -> None:
+    """List the shipped models and the detectors that can be fetched."""
+    if context.invoked_subcommand is None:
+        from lfpose_edge.cli.doctor import run_models
+
+        run_models()
+
+
+@models_app.command("inspect")
+def inspect(
+    model: Annotated[
+        str, typer.Argument(help="A shipped model's name, or a bundle's folder.")
+    ] = "lfpose-lite",
+) -> None:
+    """Check a model's files and say what it is: joints, input, decode, precisions, where it comes from."""
+    from lfpose_edge.cli.doctor import run_inspect
+
+    run_inspect(model)
+
+
+data_app = typer.Typer(help="Prepare data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("make-subset")
+def make_subset(
+    annotations: Annotated[Path, typer.Argument(help="COCO-keypoints JSON.")],
+    out: Annotated[Path, typer.Option(help="Where the smaller JSON goes.")],
+    persons: Annotated[int, typer.Option(min=32, help="Most persons.")] = 512,
+    least_joints: Annotated[int, typer.Option(min=0, help="Labelled joints that a person must have.")] = 8,
+    least_side: Annotated[
+        float, typer.Option(min=0, help="Width and height that a person's box must have, pixels.")
+    ] = 96.0,
+) -> None:
+    """Choose persons for a calibration (lfpose-export --calib OUT --calib-images IMAGES)."""
+    from lfpose_edge.export.subsets import make_subset as write_subset
+
+    count = write_subset(annotations, out, persons=persons, least_joints=least_joints, least_side=least_side)
+    typer.echo(f"wrote {out}: {count} persons" + (f" of the {persons} asked for" if count < persons else ""))
 
 
 def main() -> None:

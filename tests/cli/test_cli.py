@@ -54,7 +54,9 @@ def test_demo_prints_every_joint_and_writes_the_overlay(lfpose, tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == ["lfpose-demo.jpg"]
 
 
-@pytest.mark.parametrize("command", [[], ["predict"], ["train"], ["eval"], ["bench"], ["doctor"], ["models"]])
+@pytest.mark.parametrize(
+    "command", [[], ["predict"], ["train"], ["eval"], ["bench"], ["doctor"], ["models"], ["data"]]
+)
 def test_help(lfpose, command: list[str]) -> None:
     done = lfpose(*command, "--help")
     assert done.code == 0
@@ -89,6 +91,35 @@ def test_predict_writes_a_video(lfpose, tmp_path: Path) -> None:
 def test_models_and_doctor(lfpose) -> None:
     assert "lfpose-lite" in lfpose("models").out
     assert "onnxruntime: ready" in lfpose("doctor").out
+
+
+def test_inspect_says_what_a_model_is(lfpose) -> None:
+    done = lfpose("models", "inspect", "lfpose-lite")
+    assert done.code == 0, done.err
+    for word in ("head_top", "192x192 rgb", "dark", "model.onnx", "fp32", "lfpose-lite"):
+        assert word in done.out
+
+
+def test_a_subset_of_ones_own_data(lfpose, tmp_path: Path) -> None:
+    people = [
+        {"id": i, "image_id": i // 2, "bbox": [0, 0, 100 if i % 4 else 50, 100], "keypoints": [1, 1, 2] * 9}
+        for i in range(100)
+    ]
+    images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(60)]
+    tree = {"images": images, "annotations": people, "categories": [{"id": 1, "keypoints": ["nose"] * 9}]}
+    (tmp_path / "all.json").write_text(json.dumps(tree))
+    done = lfpose("data", "make-subset", "all.json", "--out", "some.json", "--persons", "40")
+    assert done.out == "wrote some.json: 40 persons\n", done.err
+    some = json.loads((tmp_path / "some.json").read_text())
+    assert len(some["annotations"]) == 40
+    assert all(person["id"] % 4 for person in some["annotations"])
+    assert {image["id"] for image in some["images"]} == {p["image_id"] for p in some["annotations"]}
+    done = lfpose("data", "make-subset", "all.json", "--out", "all2.json")
+    assert done.out == "wrote all2.json: 75 persons of the 512 asked for\n"
+    done = lfpose("data", "make-subset", "all.json", "--out", "none.json", "--least-joints", "10")
+    assert done.code == 1
+    assert "has 0 persons with 10 labelled joints" in done.err
+    assert not (tmp_path / "none.json").exists()
 
 
 def _broken(tmp_path: Path) -> None:

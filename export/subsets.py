@@ -1,0 +1,65 @@
+"""Subsets of a user's own COCO-keypoints file, by the rule that the named calibration sets follow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lfpose_edge.export.calibration import FEWEST, annotation_order
+
+from lfpose_edge.errors import CalibrationError
+from lfpose_edge.files import write_text_whole
+
+
+def make_subset(
+    annotations: Path,
+    out: Path,
+    *,
+    persons: int = 512,
+    least_joints: int = 8,
+    least_side: float = 96.0,
+) -> int:
+    """Write the part of a COCO-keypoints JSON that a calibration needs.
+
+    Of the non-crowd persons with enough labelled joints and a large enough box, those whose annotation ids
+    have the smallest SHA-256: a choice that does not depend on the file's order, and that a growing data
+    set changes little.
+
+    Args:
+        annotations: the JSON.
+        out: where the smaller JSON goes; images are named, not copied.
+        persons: how many, at most.
+        least_joints: labelled joints that a person must have.
+        least_side: width and height that a person's box must have, pixels.
+
+    Returns:
+        How many persons were found.
+
+    Raises:
+        CalibrationError: the file is not COCO keypoints, or has fewer than ``FEWEST`` such persons.
+    """
+    try:
+        tree: dict[str, Any] = json.loads(annotations.read_text(encoding="utf-8"))
+        usable = [
+            person
+            for person in tree["annotations"]
+            if not person.get("iscrowd")
+            and sum(v > 0 for v in person["keypoints"][2::3]) >= least_joints
+            and min(person["bbox"][2:]) >= least_side
+        ]
+        chosen = sorted(usable, key=lambda person: annotation_order(person["id"]))[:persons]
+        wanted = {person["image_id"] for person in chosen}
+        images = [image for image in tree["images"] if image["id"] in wanted]
+        smaller = {"images": images, "annotations": chosen, "categories": tree["categories"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"{annotations}: not a COCO-keypoints JSON ({type(error).__name__}: {error})"
+        raise CalibrationError(message) from error
+    if len(chosen) < FEWEST:
+        message = (
+            f"{annotations} has {len(chosen)} persons with {least_joints} labelled joints and a box of "
+            f"{least_side:g} pixels, a calibration needs at least {FEWEST}"
+        )
+        raise CalibrationError(message)
+    write_text_whole(out, json.dumps(smaller) + "\n")
+    return len(chosen)
