@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from lfpose_edge.export.calibration import load_calibration_set
+from lfpose_edge.export.engines import Engines, build_engines
 from lfpose_edge.export.graph import Graph
 from lfpose_edge.export.proof import Judge, Show, silent
 from lfpose_edge.export.quantize import quantised_tensors
@@ -21,6 +22,7 @@ from lfpose_edge.export.search import Quantised, quantise_within
 from lfpose_edge.export.source import Source, open_source
 
 from lfpose_edge.backends import Request, load_backend
+from lfpose_edge.backends.tensorrt_api import TensorRt
 from lfpose_edge.bundle import Bundle, Decode, Input, JointSet, write_manifest
 from lfpose_edge.errors import AccuracyGateError, BundleError
 from lfpose_edge.skeleton import Skeleton
@@ -59,6 +61,7 @@ def export_bundle(
     out: Path,
     *,
     int8: Int8 | None = None,
+    engines: Engines | None = None,
     card: Path | None = None,
     version: str = "1",
     like: str | None = None,
@@ -71,6 +74,7 @@ def export_bundle(
             shipped model's name, or an fp32 ONNX file.
         out: the bundle's folder; it must not exist, or be empty.
         int8: how to quantise; None makes an fp32 bundle.
+        engines: TensorRT engines to build into the bundle.
         card: a Markdown file that becomes the bundle's ``card.md``; the source's own when not given.
         version: the model's version, for the manifest.
         like: for an ONNX file, the bundle whose joints, input and decode it shares.
@@ -78,6 +82,7 @@ def export_bundle(
 
     Raises:
         BundleError: the source cannot be read, or ``out`` is in use.
+        BackendUnavailable: the TensorRT that was asked for is not here, or cannot build so.
         CalibrationError: the calibration set is missing or too small.
         AccuracyGateError: what was made does not compute what the source computes, or INT8 costs too much;
             nothing is written.
@@ -85,6 +90,8 @@ def export_bundle(
     import onnx
 
     _require_free(out)
+    if engines is not None:
+        TensorRt.load(engines.flavour)  # before the long work, not after it
     opened = open_source(str(source), like)
     facts: dict[str, Any] = {**opened.facts, "version": version, "models": {"fp32": "model.onnx"}}
     with _folder_beside(out) as folder:
@@ -100,6 +107,8 @@ def export_bundle(
             _require_parity(bundle, opened.network)
         if report is not None:
             write_report(folder, report, bundle)
+        if engines is not None:
+            build_engines(bundle, engines, show)
         _require_free(out)
         if out.is_dir():
             out.rmdir()

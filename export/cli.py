@@ -50,6 +50,22 @@ def export(
     max_drop: Annotated[
         float, typer.Option(min=0, help="PCK points that INT8 may cost; beyond, nothing is published.")
     ] = 0.5,
+    engine: Annotated[
+        str | None, typer.Option(help="Build engines too: tensorrt (for the GPU here) or tensorrt-rtx.")
+    ] = None,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(help="With tensorrt-rtx: a GPU to build for, such as SM86; may be repeated."),
+    ] = None,
+    workspace_mb: Annotated[
+        int, typer.Option(min=1, help="Most scratch memory of an engine's layer.")
+    ] = 1024,
+    dla_core: Annotated[
+        int | None, typer.Option(min=0, help="Run on this deep-learning accelerator of a Jetson.")
+    ] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="File of TensorRT's layer timings, read and updated.")
+    ] = None,
     like: Annotated[
         str | None, typer.Option(help="For an ONNX file: the bundle that has the same joints and input.")
     ] = None,
@@ -75,8 +91,10 @@ def export(
 
     require_export_extra()
     from lfpose_edge.export.build import Int8, export_bundle
+    from lfpose_edge.export.engines import Engines, engine_flavour
     from lfpose_edge.export.ranges import range_method
 
+    from lfpose_edge.backends.tensorrt_api import BuildOptions
     from lfpose_edge.persons import data_root
 
     root = data_root(data)
@@ -92,9 +110,17 @@ def export(
             method=range_method(ranges),
             max_drop=max_drop,
         )
-    bundle = export_bundle(source, out, int8=how, card=card, version=version, like=like, show=_show)
+    engines = None
+    if engine is not None:
+        options = BuildOptions(workspace_mb=workspace_mb, dla_core=dla_core, timing_cache=timing_cache)
+        engines = Engines(engine_flavour(engine), gpus=tuple(gpu or ()), options=options)
+    bundle = export_bundle(
+        source, out, int8=how, engines=engines, card=card, version=version, like=like, show=_show
+    )
     for precision, name in bundle.manifest.models.items():
         typer.echo(f"{precision:9} {name}  {bundle.manifest.files[name].bytes / 1e6:.1f} MB")
+    for path in sorted((out / "engines").glob("*.engine")):
+        typer.echo(f"engine    engines/{path.name}  {path.stat().st_size / 1e6:.1f} MB")
     typer.echo(f"wrote {out}: {bundle.manifest.name} version {version}")
     if how is not None:
         typer.echo(f"report: {out / 'report.md'}")

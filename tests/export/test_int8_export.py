@@ -117,6 +117,7 @@ MISTAKES = {
     "unknown set": (["blob", "--int8", "--calib", "coco_subse"], "did you mean 'coco_subset'"),
     "coco is not there": (["blob", "--int8", "--calib", "coco_subset"], "person_keypoints_train2017.json"),
     "unknown ranges": (["blob", "--int8", "--calib", "frames", "--ranges", "max"], "unknown way"),
+    "unknown engine": (["blob", "--engine", "tensort"], "did you mean 'tensorrt'"),
     "no such source": (["lfpose-light"], "did you mean 'lfpose-lite'"),
     "no such checkpoint": (["none.pt"], "no checkpoint at none.pt"),
     "broken checkpoint": (["broken.pt"], "damaged or not a checkpoint"),

@@ -1,0 +1,123 @@
+"""TensorRT engines of a bundle, built ahead of time."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lfpose_edge.export.proof import Show, silent
+
+from lfpose_edge.backends.engine_files import Fingerprint, write_engine
+from lfpose_edge.backends.tensorrt_api import BuildOptions, Flavour, Report, TensorRt
+from lfpose_edge.bundle import Bundle
+from lfpose_edge.errors import BackendUnavailable, did_you_mean
+
+EnginePrecision = Literal["fp32", "fp16", "int8"]
+FLAVOURS: dict[str, Flavour] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Engines to build into a bundle.
+
+    Attributes:
+        flavour: which TensorRT.
+        precisions: of the engines; None takes fp16, and int8 where the bundle has it.
+        gpus: compute capabilities to build for (``SM86``); empty builds for the GPU that is here.
+        options: everything else.
+    """
+
+    flavour: Flavour
+    precisions: tuple[EnginePrecision, ...] | None = None
+    gpus: tuple[str, ...] = ()
+    options: BuildOptions = BuildOptions()
+
+
+def build_engines(bundle: Bundle, wanted: Engines, show: Show[Any] = silent) -> list[Path]:
+    """Build all engines of a request; errors as :func:`build_engine`'s."""
+    precisions = wanted.precisions or ("fp16", *(("int8",) if "int8-trt" in bundle.manifest.models else ()))
+    cases = [(precision, gpu) for precision in precisions for gpu in (wanted.gpus or (None,))]
+    return [
+        build_engine(bundle, wanted.flavour, precision, replace(wanted.options, compute_capability=gpu))
+        for precision, gpu in show(cases, f"{wanted.flavour} engines")
+    ]
+
+
+def engine_flavour(name: str) -> Flavour:
+    """A TensorRT by the name that a user types; BackendUnavailable for another."""
+    if name not in FLAVOURS:
+        message = f"unknown engine {name!r}; {did_you_mean(name, FLAVOURS)}"
+        raise BackendUnavailable(message)
+    return FLAVOURS[name]
+
+
+def build_engine(
+    bundle: Bundle,
+    flavour: Flavour,
+    precision: EnginePrecision,
+    options: BuildOptions,
+    report: Report | None = None,
+) -> Path:
+    """Build an engine into a bundle's ``engines`` folder.
+
+    Args:
+        bundle: has the ONNX file of the precision; fp16 is made from fp32.
+        flavour: which TensorRT.
+        precision: of the engine.
+        options: how; its ``fp16`` and ``int8`` are set here.
+        report: shows the build's progress.
+
+    Raises:
+        BackendUnavailable: TensorRT is not here, or cannot build so.
+        BundleError: the bundle lacks the precision, or TensorRT refuses the model.
+    """
+    tensorrt = TensorRt.load(flavour)
+    file = bundle.model_file("int8-trt" if precision == "int8" else "fp32")
+    data = _as_float(file) if precision != "int8" else file.read_bytes()
+    if precision == "fp16" and tensorrt.types_are_the_files:
+        data = _as_half(file)
+    plan = tensorrt.build(data, replace(options, fp16=precision != "fp32", int8=precision == "int8"), report)
+    fingerprint = Fingerprint(
+        model_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        library=tensorrt.trt.__name__,
+        version=tensorrt.trt.__version__,
+        gpu=options.compute_capability or _gpu_name(),
+        precision=precision,
+        batches=options.batches,
+        options="" if options.dla_core is None else f"dla {options.dla_core}",
+    )
+    return write_engine(bundle.path / "engines", fingerprint, plan)
+
+
+def _as_float(file: Path) -> bytes:
+    """The model with float32 weights; shipped files store them as float16 behind a Cast."""
+    import onnx
+    from lfpose_edge.export.graph import Graph
+
+    data: bytes = Graph(onnx.load(file)).to_model().SerializeToString()
+    return data
+
+
+def _as_half(file: Path) -> bytes:
+    import onnx
+    from lfpose_edge.export.half import to_half
+
+    data: bytes = to_half(onnx.load(file)).SerializeToString()
+    return data
+
+
+def _gpu_name() -> str:
+    """The name of the first GPU, by the driver."""
+    try:
+        from cuda.bindings import driver
+    except ImportError as error:
+        message = "no CUDA driver bindings: name a GPU to build for with --gpu (TensorRT for RTX)"
+        raise BackendUnavailable(message) from error
+    driver.cuInit(0)
+    status, name = driver.cuDeviceGetName(128, 0)
+    if int(status):
+        message = "no GPU is here: name one to build for with --gpu (TensorRT for RTX)"
+        raise BackendUnavailable(message)
+    return bytes(name).split(b"\0", 1)[0].decode()

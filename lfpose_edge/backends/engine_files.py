@@ -1,0 +1,82 @@
+"""Compiled engines on disk: each beside a JSON file that says for what it was built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from lfpose_edge.errors import EngineMismatch
+from lfpose_edge.files import write_bytes_whole, write_text_whole
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything that an engine depends on.
+
+    Attributes:
+        model_sha256: of the ONNX file.
+        library: ``tensorrt`` or ``tensorrt_rtx``.
+        version: the library's.
+        gpu: the GPU's name, or the compute capability that it was built for ahead of time.
+        precision: fp32, fp16 or int8.
+        batches: least, usual and largest batch.
+        options: whatever else changes the engine, such as a DLA core.
+    """
+
+    model_sha256: str
+    library: str
+    version: str
+    gpu: str
+    precision: str
+    batches: tuple[int, int, int]
+    options: str = ""
+
+    @property
+    def key(self) -> str:
+        """A short name that no other fingerprint has."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """What differs, as ``field: ours, not theirs``."""
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return [f"{name}: {ours}, not {theirs}" for name, ours, theirs in pairs if ours != theirs]
+
+
+def engine_path(folder: Path, fingerprint: Fingerprint) -> Path:
+    """Where the engine of a fingerprint is kept."""
+    return folder / f"{fingerprint.key}.engine"
+
+
+def write_engine(folder: Path, fingerprint: Fingerprint, plan: bytes) -> Path:
+    """Write an engine and its sidecar; the engine comes last, so that one without a sidecar never shows."""
+    path = engine_path(folder, fingerprint)
+    facts = {**asdict(fingerprint), "engine_sha256": hashlib.sha256(plan).hexdigest(), "bytes": len(plan)}
+    write_text_whole(path.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+    write_bytes_whole(path, plan)
+    return path
+
+
+def read_engine(path: Path, wanted: Fingerprint) -> bytes:
+    """Read an engine that was built for what is wanted.
+
+    Raises:
+        EngineMismatch: it was built for something else (the message says what differs), or is damaged.
+    """
+    try:
+        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        plan = path.read_bytes()
+        digest, _ = facts.pop("engine_sha256"), facts.pop("bytes")
+        found = Fingerprint(**{**facts, "batches": tuple(facts["batches"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"engine {path} has no readable sidecar: build it again ({type(error).__name__})"
+        raise EngineMismatch(message) from error
+    if found != wanted:
+        message = f"engine {path} was built for another case ({'; '.join(wanted.differences(found))})"
+        raise EngineMismatch(message)
+    if hashlib.sha256(plan).hexdigest() != digest:
+        message = f"engine {path} is damaged: build it again"
+        raise EngineMismatch(message)
+    return plan

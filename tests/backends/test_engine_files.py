@@ -1,0 +1,64 @@
+"""Engines on disk: found by what they were built for, refused when that differs or a byte has flipped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lfpose_edge.backends.engine_files import Fingerprint, engine_path, read_engine, write_engine
+from lfpose_edge.errors import EngineMismatch
+
+ONE = Fingerprint("a" * 64, "tensorrt", "10.3.0", "Orin", "int8", (1, 4, 16))
+
+
+def test_an_engine_comes_back_as_it_was(tmp_path: Path) -> None:
+    path = write_engine(tmp_path / "engines", ONE, b"plan")
+    assert path == engine_path(tmp_path / "engines", ONE)
+    assert read_engine(path, ONE) == b"plan"
+    assert sorted(p.suffix for p in path.parent.iterdir()) == [".engine", ".json"]
+
+
+CHANGES = {
+    "model": {"model_sha256": "b" * 64},
+    "library": {"library": "tensorrt_rtx"},
+    "version": {"version": "10.4.0"},
+    "gpu": {"gpu": "RTX 4090"},
+    "precision": {"precision": "fp16"},
+    "batches": {"batches": (1, 1, 1)},
+    "options": {"options": "dla 0"},
+}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_every_field_makes_another_engine_and_the_message_names_it(tmp_path: Path, field: str) -> None:
+    other = replace(ONE, **CHANGES[field])
+    assert other.key != ONE.key
+    path = write_engine(tmp_path, ONE, b"plan")
+    name, value = next(iter(CHANGES[field].items()))
+    with pytest.raises(EngineMismatch, match="was built for another case") as caught:
+        read_engine(path, other)
+    assert f"{name}: {value}, not {getattr(ONE, name)}" in str(caught.value)
+
+
+def _flip(path: Path) -> None:
+    path.write_bytes(b"plam")
+
+
+DAMAGES = {
+    "flipped byte": (_flip, "is damaged"),
+    "no sidecar": (lambda path: path.with_suffix(".json").unlink(), "no readable sidecar"),
+    "broken sidecar": (lambda path: path.with_suffix(".json").write_text("{"), "no readable sidecar"),
+    "other sidecar": (lambda path: path.with_suffix(".json").write_text("{}"), "no readable sidecar"),
+    "no engine": (lambda path: path.unlink(), "no readable sidecar"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_damaged_engine_is_refused(tmp_path: Path, case: str) -> None:
+    path = write_engine(tmp_path, ONE, b"plan")
+    harm, words = DAMAGES[case]
+    harm(path)
+    with pytest.raises(EngineMismatch, match=words):
+        read_engine(path, ONE)
