@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,8 +14,8 @@ from onnx import numpy_helper
 class Graph:
     """The graph of a model, opened.
 
-    Weights that are stored as float16 behind a Cast are float32 constants here, and Identity nodes and
-    constants made by Constant nodes are folded.
+    Weights that are stored as float16 behind a Cast are float32 constants here; constants made by Constant
+    nodes, and Identities of constants, are constants too.
 
     Attributes:
         nodes: in an order in which every tensor is made before it is read.
@@ -32,12 +32,18 @@ class Graph:
             if node.op_type == "Cast" and node.input[0] in self.constants:
                 to = onnx.helper.tensor_dtype_to_np_dtype(attribute(node, "to"))
                 self.constants[node.output[0]] = self.constants[node.input[0]].astype(to)
+            elif node.op_type == "Identity" and node.input[0] in self.constants:
+                self.constants[node.output[0]] = self.constants[node.input[0]]
             elif node.op_type == "Constant" and node.attribute[0].name == "value":
                 self.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
             else:
                 copied = onnx.NodeProto()
                 copied.CopyFrom(node)
                 self.nodes.append(copied)
+        names = Counter(node.name for node in self.nodes)
+        for i, node in enumerate(self.nodes):
+            if not node.name or names[node.name] > 1:  # layers are told apart by name
+                node.name = f"{node.name or node.op_type.lower()}.{i}"
 
     @property
     def inputs(self) -> list[str]:

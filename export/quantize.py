@@ -163,7 +163,12 @@ class _Writer:
         """Store a layer's weights, and in the ``cpu`` style its bias, as integers."""
         constants = self._graph.constants
         weight = constants[node.input[1]]
-        integers, scales = quantise_weights(weight)
+        bias = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else None
+        least = 0.0
+        if self._style == "cpu" and bias is not None:
+            # A channel of tiny weights must still have steps coarse enough for its bias to fit into int32.
+            least = np.abs(bias.astype(np.float64)) / (2.0**30 * float(given.scale))
+        integers, scales = quantise_weights(weight, least)
         name = f"{node.name}/weight"
         constants[f"{name}/quantised"] = integers
         constants[f"{name}/scale"] = scales
@@ -171,12 +176,13 @@ class _Writer:
         parts = [f"{name}/quantised", f"{name}/scale", f"{name}/zero_point"]
         nodes = [helper.make_node("DequantizeLinear", parts, [name], name=f"{name}/dq", axis=0)]
         node.input[1] = name
-        if self._style == "cpu" and len(node.input) > 2:
-            bias = constants[node.input[2]].astype(np.float64)
+        if self._style == "cpu" and bias is not None:
             steps = given.scale.astype(np.float64) * scales
             name = f"{node.name}/bias"
             limit = 2**31 - 1
-            constants[f"{name}/quantised"] = np.clip(np.rint(bias / steps), -limit, limit).astype(np.int32)
+            constants[f"{name}/quantised"] = np.clip(
+                np.rint(bias.astype(np.float64) / steps), -limit, limit
+            ).astype(np.int32)
             constants[f"{name}/scale"] = steps.astype(np.float32)
             constants[f"{name}/zero_point"] = np.zeros(len(steps), np.int32)
             parts = [f"{name}/quantised", f"{name}/scale", f"{name}/zero_point"]
@@ -185,9 +191,11 @@ class _Writer:
         return nodes
 
 
-def quantise_weights(weight: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """int8 weights and the scale of every output channel (the first axis), symmetric."""
+def quantise_weights(
+    weight: NDArray[Any], least: NDArray[np.float64] | float = 0.0
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """int8 weights and the scale, at least ``least``, of every output channel (the first axis), symmetric."""
     largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-    scales = (np.maximum(largest, 1e-8) / 127).astype(np.float32)
+    scales = np.maximum(np.maximum(largest, 1e-8) / 127, least).astype(np.float32)
     steps = scales.reshape(-1, *[1] * (weight.ndim - 1))
     return np.clip(np.rint(weight / steps), -127, 127).astype(np.int8), scales

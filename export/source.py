@@ -59,7 +59,8 @@ def open_source(source: str, like: str | None = None) -> Source:
         return Source(_load_onnx(path), _facts_of(bundle, {"onnx": path.name}))
     bundle = Bundle.open(bundle_path(source))
     card = bundle.path / "card.md"
-    facts = _facts_of(bundle, bundle.manifest.provenance)
+    provenance = {key: value for key, value in bundle.manifest.provenance.items() if key != "int8"}
+    facts = _facts_of(bundle, provenance)
     return Source(_load_onnx(bundle.model_file("fp32")), facts, card=card if card.is_file() else None)
 
 

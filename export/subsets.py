@@ -39,6 +39,9 @@ def make_subset(
     Raises:
         CalibrationError: the file is not COCO keypoints, or has fewer than ``FEWEST`` such persons.
     """
+    if out.resolve() == annotations.resolve():
+        message = f"--out {out} is the file to choose from: give another path"
+        raise CalibrationError(message)
     try:
         tree: dict[str, Any] = json.loads(annotations.read_text(encoding="utf-8"))
         usable = [

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 OPSET = 17
 INPUT, OUTPUTS = "crops", ("cams", "presence")
-_SMALLEST_TO_HALVE = 256  # elements; biases and scalars stay float32, they weigh nothing
+_SMALLEST_TO_HALVE = 256  # elements; short biases and scalars stay float32, they weigh nothing
 
 
 def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:

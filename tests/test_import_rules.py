@@ -35,7 +35,7 @@ ALLOWED = {
         "persons": "errors opencv skeleton",
         "metrics": "persons skeleton",
         "ops": "_core geometry",
-        "backends": "bundle errors",
+        "backends": "bundle errors files",
         "detection": "errors geometry opencv ops zoo",
         "estimator": "backends bundle detection errors geometry ops results skeleton sources zoo",
         "cli": "backends bundle errors estimator files machine "

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.files import write_bytes_whole
 
 logger = logging.getLogger("lfpose_edge")
 
@@ -115,7 +116,7 @@ class TensorRt:
             message = f"{self.name} cannot build the engine: {'; '.join(log.errors) or 'it gives no reason'}"
             raise BundleError(message)
         if cache is not None and options.timing_cache is not None:
-            options.timing_cache.write_bytes(bytes(cache.serialize()))
+            write_bytes_whole(options.timing_cache, bytes(cache.serialize()))
         return bytes(plan)
 
     def _network_flags(self) -> int:
@@ -224,6 +225,8 @@ def _parser_message(name: str, parser: Any, onnx_file: bytes) -> str:
     try:
         import onnx
 
+        if error.node() < 0:
+            return f"{name} cannot read the model: {error.desc()}"
         node = onnx.load_from_string(onnx_file).graph.node[error.node()]
         where = f"node {node.name!r} ({node.op_type})"
     except (ImportError, IndexError):

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lfpose_edge.errors import SourceError
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.files import write_text_whole
 from lfpose_edge.metrics.accuracy import measure, predict_persons
@@ -29,6 +30,9 @@ def run_eval(
 ) -> None:
     """Measure a bundle, through the runtime, or a checkpoint, through torch; print a table."""
     root = data_root(data)
+    if json_path is not None and json_path.resolve() == (root / annotations).resolve():
+        message = f"--json {json_path} is the annotation file: give another path"
+        raise SourceError(message)
     if model.endswith(".pt"):
         keypoints, scores, persons, runs_on = _predict_checkpoint(
             Path(model), root / annotations, root / images

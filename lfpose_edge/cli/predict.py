@@ -62,7 +62,7 @@ def run_predict(options: PredictOptions) -> None:
     is_camera = options.source.isdecimal() and not Path(options.source).exists()
     source: str | int = int(options.source) if is_camera else options.source
     check_outputs(options)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     unreadable: list[SourceError] = []
     total, persons = 0, 0
     with contextlib.ExitStack() as stack:
@@ -78,6 +78,7 @@ def run_predict(options: PredictOptions) -> None:
         overlays = stack.enter_context(OverlayWriter(options.save)) if options.save else None
         lines = stack.enter_context(_open_whole(options.json)) if options.json else None
         for frame in shown(frames(source, on_unreadable=unreadable.append if options.keep_going else None)):
+            refuse_to_replace(frame, options)
             result = estimator(frame.image, boxes)
             if overlays:
                 overlays.write(frame, result.draw(frame.image))
@@ -91,11 +92,21 @@ def run_predict(options: PredictOptions) -> None:
         backend = estimator.describe()["backend"]
     console.print(f"{total} frame(s), {persons} person(s); {backend}")
     for path in filter(None, (options.save, options.json)):
-        console.print(f"wrote {path}")
+        if path.exists():
+            console.print(f"wrote {path}")
     for error in unreadable:
         typer.echo(f"left out: {error}", err=True)
     if unreadable:
         raise typer.Exit(1)
+
+
+def refuse_to_replace(frame: Frame, options: PredictOptions) -> None:
+    """SourceError when an output is the very file that a frame of a folder or glob came from."""
+    place = Path(frame.name).resolve()
+    for option, path in {"--save": options.save, "--json": options.json}.items():
+        if path is not None and path.resolve() == place:
+            message = f"{option} {path} is one of the sources: give another path"
+            raise SourceError(message)
 
 
 def shown(source: Iterator[Frame]) -> Iterator[Frame]:
@@ -148,7 +159,7 @@ def check_outputs(options: PredictOptions) -> None:
 
 def run_demo(model: str, backend: str, out: Path) -> None:
     """Run a model on the packaged photo, print its joints and write the overlay."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     with PoseEstimator(model, backend=backend) as estimator:
         frame = next(frames(PHOTO))
         result = estimator(frame.image)

@@ -120,6 +120,9 @@ def test_a_subset_of_ones_own_data(lfpose, tmp_path: Path) -> None:
     assert done.code == 1
     assert "has 0 persons with 10 labelled joints" in done.err
     assert not (tmp_path / "none.json").exists()
+    done = lfpose("data", "make-subset", "all.json", "--out", "all.json")
+    assert "is the file to choose from" in done.err
+    assert json.loads((tmp_path / "all.json").read_text()) == tree
 
 
 def _broken(tmp_path: Path) -> None:
@@ -153,6 +156,8 @@ def _broken(tmp_path: Path) -> None:
         (["predict", "photo.jpg", "--json", "empty"], "exists and is not a file"),
         (["predict", "photo.jpg", "--json", "photo.jpg/out.jsonl"], "photo.jpg is not a folder"),
         (["predict", "photo.jpg", "--save", "."], "--save . is the folder of photo.jpg"),
+        (["predict", "*.jpg", "--save", "photo.jpg", "--keep-going"], "is one of the sources"),
+        (["predict", "[p]hoto.jpg", "--json", "photo.jpg"], "is one of the sources"),
         (["predict", "photo.jpg", "--boxes", ""], "--boxes '' must look like"),
         (["predict", "photo.jpg", "--boxes", "0,0,1e99,9"], "box 0"),
         (["predict", "photo.jpg", "--boxes", "0,0,9,9", "--detector", "d.onnx"], "give one of them"),

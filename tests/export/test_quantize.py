@@ -126,6 +126,20 @@ def test_weights_are_restored_to_half_a_step_in_every_channel() -> None:
     assert np.abs(integers).max() == 127
 
 
+def test_a_dead_channel_keeps_its_bias(calibration) -> None:
+    model = blob_network()
+    for tensor in model.graph.initializer:
+        if tensor.name == "dw.weight":
+            weight = onnx.numpy_helper.to_array(tensor).copy()
+            weight[2] = 0
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weight, tensor.name))
+        if tensor.name == "dw.bias":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(8, 0.3, np.float32), tensor.name))
+    constants = Graph(quantise(model, calibration, "cpu")).constants
+    restored = constants["dw/bias/quantised"] * constants["dw/bias/scale"].astype(np.float64)
+    np.testing.assert_allclose(restored, 0.3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_int8_finds_the_same_spots(calibration, style: Style) -> None:
     model, crops = blob_network(), _crops(16, seed=9)
@@ -180,6 +194,16 @@ def test_layers_in_float_keep_their_weights(calibration) -> None:
     assert [n for n, array in graph.constants.items() if array.dtype == np.int8 and array.ndim == 4] == [
         "mix/weight/quantised"
     ]
+
+
+def test_layers_without_names_are_quantised_too(calibration) -> None:
+    model = blob_network()
+    for node in model.graph.node:
+        node.ClearField("name")
+    graph = Graph(model)
+    assert len(set(weighted_layers(graph))) == 5
+    quantised = Graph(quantise(model, calibration, "cpu", in_float=tail_layers(graph)))
+    assert sum(array.dtype == np.int8 and array.ndim == 4 for array in quantised.constants.values()) == 3
 
 
 def test_the_same_input_gives_the_same_bytes(calibration) -> None:

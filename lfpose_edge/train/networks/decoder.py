@@ -31,9 +31,9 @@ class SeparableConv(nn.Sequential):
 class Refiner(nn.Module):
     """Reads coarse CAMs off a map and lets the map see them.
 
-    Every joint's evidence then reaches every other joint's within 9 cells, which is how a network can
-    tell that the left knee is taken and this must be the right one (the idea of Convolutional Pose
-    Machines, Wei et al., CVPR 2016, section 3.2).
+    Every joint's evidence then reaches every other joint's within 4 cells, 64 pixels: so a network can tell
+    that the left knee is taken and this must be the right one (the idea of Convolutional Pose Machines, Wei
+    et al., CVPR 2016, section 3.2).
 
     Args:
         channels: of the map.
