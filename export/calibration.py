@@ -229,12 +229,12 @@ def _named_subset(name: str, root: Path, skeleton: Skeleton) -> PersonTable:
 
 def annotation_order(annotation_id: int) -> str:
     """A key that sorts persons in an order that has nothing to do with how their file is sorted."""
-    return hashlib.sha256(str(int(annotation_id)).encode()).hexdigest()
+    return hashlib.sha256(str(annotation_id).encode()).hexdigest()
 
 
 def _shuffled(persons: PersonTable) -> PersonTable:
     ids = persons.annotation_ids
-    return persons.chosen(sorted(range(len(persons)), key=lambda row: annotation_order(ids[row])))
+    return persons.chosen(sorted(range(len(persons)), key=lambda row: annotation_order(int(ids[row]))))
 
 
 def _folder(folder: Path, skeleton: Skeleton, detector: str | Detector | None, limit: int) -> PersonTable:
@@ -275,7 +275,7 @@ def _from_npz(path: Path, how: Input, skeleton: Skeleton) -> CropSet:
         message = f"{path}: color must be 'rgb' or 'bgr', got {color!r}"
         raise CalibrationError(message)
     ordered = crops if color == how.color else crops[..., ::-1]
-    normal = (ordered.astype(np.float32) - np.float32(how.mean)) / np.float32(how.std)
+    normal = (ordered.astype(np.float32) - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
     boxes = np.tile(np.array([0.0, 0.0, width, height]), (len(crops), 1))
     return CropSet(
         np.ascontiguousarray(normal.transpose(0, 3, 1, 2)),

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lfpose_edge.cli.errors import run_command
-from lfpose_edge.errors import CalibrationError
+from lfpose_edge.errors import BackendUnavailable, CalibrationError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -84,12 +84,22 @@ def export(
             "lspet_subset, a folder of your own frames, a COCO-keypoints JSON or an .npz"
         )
         raise CalibrationError(message)
-    if calib is not None and not int8:
-        message = "--calib is for --int8: give both, or neither"
-        raise CalibrationError(message)
-    from lfpose_edge.export.source import require_export_extra
-
-    require_export_extra()
+    needs = {
+        "--calib": (calib, "--int8", int8),
+        "--calib-images": (calib_images, "--int8", int8),
+        "--detector": (detector, "--int8", int8),
+        "--proof": (proof, "--int8", int8),
+        "--proof-images": (proof_images, "--proof", proof),
+        "--gpu": (gpu, "--engine", engine),
+        "--dla-core": (dla_core is not None, "--engine", engine),
+        "--timing-cache": (timing_cache, "--engine", engine),
+        "--like": (like, "an ONNX file", source.endswith(".onnx")),
+    }
+    for option, (given, other, there) in needs.items():
+        if given and not there:
+            message = f"{option} is for {other}: give both, or neither"
+            raise CalibrationError(message)
+    _require_extra()
     from lfpose_edge.export.build import Int8, export_bundle
     from lfpose_edge.export.engines import Engines, engine_flavour
     from lfpose_edge.export.ranges import range_method
@@ -124,6 +134,17 @@ def export(
     typer.echo(f"wrote {out}: {bundle.manifest.name} version {version}")
     if how is not None:
         typer.echo(f"report: {out / 'report.md'}")
+
+
+def _require_extra() -> None:
+    """Say what to install, in one line, where the ``export`` extra is missing."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        message = f"{error.name} is missing: exporting needs the 'export' extra, pip install '.[export]'"
+        raise BackendUnavailable(message) from error
 
 
 def _proof(root: Path, annotations: Path | None, images: Path | None) -> tuple[Path, Path] | None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import onnx
+from lfpose_edge.export.graph import Graph
+from lfpose_edge.export.half import to_half
 from lfpose_edge.export.proof import Show, silent
 
 from lfpose_edge.backends.engine_files import Fingerprint, write_engine
@@ -75,15 +78,17 @@ def build_engine(
     """
     tensorrt = TensorRt.load(flavour)
     file = bundle.model_file("int8-trt" if precision == "int8" else "fp32")
-    data = _as_float(file) if precision != "int8" else file.read_bytes()
+    model = _fixed_size(file, bundle.manifest.input.size)
     if precision == "fp16" and tensorrt.types_are_the_files:
-        data = _as_half(file)
+        model = to_half(model)
+    gpu = options.compute_capability or _gpu_name()
+    data: bytes = model.SerializeToString()
     plan = tensorrt.build(data, replace(options, fp16=precision != "fp32", int8=precision == "int8"), report)
     fingerprint = Fingerprint(
         model_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         library=tensorrt.trt.__name__,
         version=tensorrt.trt.__version__,
-        gpu=options.compute_capability or _gpu_name(),
+        gpu=gpu,
         precision=precision,
         batches=options.batches,
         options="" if options.dla_core is None else f"dla {options.dla_core}",
@@ -91,21 +96,12 @@ def build_engine(
     return write_engine(bundle.path / "engines", fingerprint, plan)
 
 
-def _as_float(file: Path) -> bytes:
-    """The model with float32 weights; shipped files store them as float16 behind a Cast."""
-    import onnx
-    from lfpose_edge.export.graph import Graph
-
-    data: bytes = Graph(onnx.load(file)).to_model().SerializeToString()
-    return data
-
-
-def _as_half(file: Path) -> bytes:
-    import onnx
-    from lfpose_edge.export.half import to_half
-
-    data: bytes = to_half(onnx.load(file)).SerializeToString()
-    return data
+def _fixed_size(file: Path, size: tuple[int, int]) -> onnx.ModelProto:
+    """The model with float32 weights (files store them as float16), and crops of a fixed size."""
+    model = Graph(onnx.load(file)).to_model()
+    for axis, pixels in zip((2, 3), size, strict=True):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = pixels
+    return model
 
 
 def _gpu_name() -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lfpose_edge import ops
 from lfpose_edge.backends import Backend
+from lfpose_edge.backends.onnxruntime import WITHOUT_VNNI
 from lfpose_edge.bundle import Decode
 from lfpose_edge.metrics.pck import LIMB_JOINTS, PckResult, box_thresholds, pck
 from lfpose_edge.skeleton import Skeleton
@@ -83,14 +84,19 @@ class Judge:
             seen = original.presence >= self._threshold
             self._truth = replace(self._crops.persons, joints=original.joints.astype(float), labelled=seen)
 
+    def sees_joints(self, predictions: Predictions) -> bool:
+        """Whether any joint is present at all."""
+        return bool((predictions.presence >= self._threshold).any())
+
     def points(self, predictions: Predictions) -> float:
         """PCK at 0.1 of the box's longer side, in points (0 to 100), of the limb joints or of all."""
         limbs = [joint for joint in LIMB_JOINTS if joint in self._skeleton.keypoints]
         return 100 * self._pck(predictions, limbs or None).mean
 
     def per_joint(self, predictions: Predictions) -> dict[str, float]:
-        """The same for every joint."""
-        return {joint: 100 * value for joint, value in self._pck(predictions, None).per_joint.items()}
+        """The same for every joint that is labelled."""
+        points = self._pck(predictions, None).per_joint
+        return {joint: 100 * value for joint, value in points.items() if not np.isnan(value)}
 
     def _pck(self, predictions: Predictions, joints: list[str] | None) -> PckResult:
         truth = self._truth
@@ -111,6 +117,7 @@ def session(model: onnx.ModelProto, threads: int = 0) -> Callable[[Floats], tupl
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    options.add_session_config_entry(*WITHOUT_VNNI)
     engine = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

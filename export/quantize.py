@@ -125,7 +125,8 @@ def _grids(graph: Graph, calibration: Calibration, style: Style, in_float: set[s
         source = name
         while source in producers and producers[source].op_type in _SAME_GRID:
             source = producers[source].input[0]
-        grids[name] = Grid.over(*calibration.ranges[source], style)
+        low, high = calibration.ranges[source]
+        grids[name] = Grid.over(low, high, style)
     return grids
 
 

@@ -12,7 +12,7 @@ from lfpose_edge.export.proof import Judge, Predictions, Show, session, silent
 from lfpose_edge.export.quantize import Style, quantise, tail_layers, weighted_layers
 from lfpose_edge.export.ranges import METHODS, Calibration, Observation, RangeMethod, calibration_from
 
-from lfpose_edge.errors import AccuracyGateError
+from lfpose_edge.errors import AccuracyGateError, CalibrationError
 
 STYLES: tuple[Style, ...] = ("cpu", "trt")
 
@@ -72,7 +72,12 @@ def quantise_within(
     graph = Graph(model)
     tail = tail_layers(graph)
     original = tuning.predict(session(model))
-    tuning.trust(original)
+    if not tuning.sees_joints(original):
+        message = (
+            "the float model sees no joint in the calibration crops, so INT8 cannot be compared with it; "
+            "frames with people in them need --detector"
+        )
+        raise CalibrationError(message)
 
     def movement(candidate: onnx.ModelProto) -> float:
         return float(np.nanmean(tuning.moved(tuning.predict(session(candidate)), original)))
@@ -97,6 +102,9 @@ def quantise_within(
     reference = held_out.predict(session(model))
     held_out.trust(reference)
     before = held_out.points(reference)
+    if np.isnan(before):
+        message = "no joint that counts is labelled in the held-out persons; give others with --proof"
+        raise CalibrationError(message)
     kept = 0
     while True:
         in_float = [*tail, *list(sensitivity)[:kept]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lfpose_edge.export.graph import Graph
 
 from lfpose_edge.bundle import Bundle
-from lfpose_edge.errors import BundleError, LFPoseError
+from lfpose_edge.errors import BundleError
 from lfpose_edge.zoo import bundle_path
 
 if TYPE_CHECKING:
@@ -127,14 +127,3 @@ def _load_onnx(path: Path) -> onnx.ModelProto:
         )
         raise BundleError(message)
     return model
-
-
-def require_export_extra() -> None:
-    """Say what to install, in one line, where the ``export`` extra is missing."""
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        message = f"{error.name} is missing: exporting needs the 'export' extra, pip install '.[export]'"
-        raise LFPoseError(message) from error

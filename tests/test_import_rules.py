@@ -121,21 +121,42 @@ def _run(code: str) -> str:
     return done.stdout
 
 
-def test_the_runtime_works_with_the_heavy_packages_blocked() -> None:
-    blocked = sorted(HEAVY | {"openvino", "torch_tensorrt", "yaml", "scipy"})
-    code = f"""
+BLOCKED = sorted(HEAVY | {"openvino", "torch_tensorrt", "yaml", "scipy"})
+BLOCK = f"""
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {blocked!r}:
+        if name.split(".")[0] in {BLOCKED!r}:
             raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
 sys.meta_path.insert(0, Block())
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("lfpose_edge.export.cli export lfpose-lite --out b", "'export' extra, pip install '.[export]'"),
+        ("lfpose_edge.cli.main lfpose train lfpose_lite", "'train' extra, pip install '.[train]'"),
+    ],
+)
+def test_a_missing_extra_is_named(command: str, words: str) -> None:
+    module, *arguments = command.split()
+    code = f"{BLOCK}\nsys.argv = {arguments!r}\nfrom {module} import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_runtime_works_with_the_heavy_packages_blocked() -> None:
+    code = f"""{BLOCK}
 from lfpose_edge import PoseEstimator
 from lfpose_edge.cli.predict import PHOTO
 with PoseEstimator(threads=1, backend="onnxruntime") as pose:
     result = pose(PHOTO)
     result.draw(__import__("cv2").imread(str(PHOTO)))
-print(result.keypoints.shape, sorted(set({blocked!r}) & set(sys.modules)))
+print(result.keypoints.shape, sorted(set({BLOCKED!r}) & set(sys.modules)))
 """
     assert _run(code).strip() == "(1, 14, 2) []"
 

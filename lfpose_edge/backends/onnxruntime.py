@@ -9,6 +9,9 @@ from lfpose_edge.backends.base import Backend, Floats, Request
 from lfpose_edge.bundle import Bundle, Precision
 from lfpose_edge.errors import BackendUnavailable, BundleError
 
+# On x86 without VNNI, 16-bit sums of uint8 x int8 products may overflow: there, slower kernels that cannot.
+WITHOUT_VNNI = ("session.x64quantprecision", "1")
+
 _PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "int8": "int8-cpu"}
 
 
@@ -43,6 +46,7 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 3  # errors; a warning about a graph is not for the user of a pose
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
+        options.add_session_config_entry(*WITHOUT_VNNI)
         path = bundle.model_file(_PRECISIONS[precision])
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

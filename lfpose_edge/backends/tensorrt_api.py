@@ -182,7 +182,7 @@ def unavailable(flavour: Flavour) -> str | None:
 def _make_log(trt: Any) -> Any:
     """A logger that keeps errors for our message and passes warnings on to Python's logging."""
 
-    class Log(trt.ILogger):  # type: ignore[name-defined,misc]
+    class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
@@ -197,7 +197,7 @@ def _make_log(trt: Any) -> Any:
 
 
 def _make_monitor(trt: Any, report: Report) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._steps: dict[str, int] = {}

@@ -73,13 +73,14 @@ def _predict_checkpoint(checkpoint: Path, annotations: Path, images: Path) -> tu
     from lfpose_edge.cli import training  # noqa: F401  (says what to install where torch is missing)
     from lfpose_edge.train.checkpoint import load_checkpoint
     from lfpose_edge.train.evaluate import predict_persons
+    from lfpose_edge.train.loop import load_weights
     from lfpose_edge.train.networks import build_network
     from lfpose_edge.train.recipe import parse_recipe
 
     state = load_checkpoint(checkpoint)
     recipe = parse_recipe(state["recipe"], where=str(checkpoint))
     network = build_network(recipe.network, len(recipe.joints), pretrained=False)
-    network.load_state_dict(state["ema"])
+    load_weights(network, checkpoint)
     persons = read_coco_keypoints(annotations, images, recipe.joints)
     keypoints, scores, _ = predict_persons(network, persons, recipe.input_size, recipe.data.padding)
     return keypoints, scores, persons, "torch"
