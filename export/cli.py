@@ -97,7 +97,7 @@ def export(
     }
     for option, (given, other, there) in needs.items():
         if given and not there:
-            message = f"{option} is for {other}: give both, or neither"
+            message = f"{option} does nothing without {other}"
             raise CalibrationError(message)
     _require_extra()
     from lfpose_edge.export.build import Int8, export_bundle

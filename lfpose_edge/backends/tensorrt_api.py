@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -93,7 +94,8 @@ class TensorRt:
             BundleError: the parser or the builder refuses the model; the message names node and operator.
         """
         trt = self.trt
-        log = _make_log(trt)
+        log = _log_of(trt)
+        log.errors.clear()
         builder = trt.Builder(log)
         network = builder.create_network(self._network_flags())
         parser = trt.OnnxParser(network, log)
@@ -179,8 +181,12 @@ def unavailable(flavour: Flavour) -> str | None:
     return None
 
 
-def _make_log(trt: Any) -> Any:
-    """A logger that keeps errors for our message and passes warnings on to Python's logging."""
+@cache
+def _log_of(trt: Any) -> Any:
+    """A logger that keeps errors for our message and passes warnings on to Python's logging.
+
+    One for the whole process: TensorRT keeps the first that it is given, and uses it until the end.
+    """
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:

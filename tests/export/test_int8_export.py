@@ -113,7 +113,7 @@ def _list(folder: Path) -> list[str]:
 
 MISTAKES = {
     "no calibration": (["blob", "--int8"], "--int8 needs --calib"),
-    "calibration without int8": (["blob", "--calib", "frames"], "--calib is for --int8"),
+    "calibration without int8": (["blob", "--calib", "frames"], "--calib does nothing without --int8"),
     "unknown set": (["blob", "--int8", "--calib", "coco_subse"], "did you mean 'coco_subset'"),
     "coco is not there": (["blob", "--int8", "--calib", "coco_subset"], "person_keypoints_train2017.json"),
     "unknown ranges": (["blob", "--int8", "--calib", "frames", "--ranges", "max"], "unknown way"),
