@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -269,6 +271,30 @@ def test_a_closed_estimator_says_so(bundle: Path) -> None:
         estimator(_spots())
     with pytest.raises(RuntimeError, match="closed"), estimator:
         pass
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_signals_reach_their_handler_after_estimators_came_and_went(bundle: Path, backend: str) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="openvino is not installed")
+    code = """
+import signal, sys
+import numpy as np
+from lfpose_edge import PoseEstimator
+
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+image = np.zeros((64, 64, 3), np.uint8)
+first, second = (PoseEstimator(sys.argv[1], backend=sys.argv[2]) for _ in range(2))
+first(image), second(image)
+first.close()
+del first
+second.close()
+del second
+signal.raise_signal(signal.SIGINT)
+"""
+    arguments = [sys.executable, "-c", code, str(bundle), backend]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "handled"), done.stderr
 
 
 CONTRADICTIONS: dict[str, dict[str, Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,10 +23,21 @@ def unavailable() -> str | None:
     return None
 
 
-def load(bundle: Bundle, request: Request) -> Backend:
-    """Load a bundle's model; bf16 only where the CPU computes in it."""
+@cache
+def _core() -> Any:
+    """The process's only ``openvino.Core``, kept to the end of the process.
+
+    On CPUs with AMX each core that is loaded gives the thread a signal stack of its own, and restores the one
+    it found when it goes. Two cores that go in the order in which they came leave the thread with a signal
+    stack that is freed memory: the next signal, even Ctrl-C, kills the process.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def load(bundle: Bundle, request: Request) -> Backend:
+    """Load a bundle's model; bf16 only where the CPU computes in it."""
     if request.device not in ("auto", "cpu"):
         message = f"backend 'openvino' runs on device 'cpu' here, not {request.device!r}"
         raise BackendUnavailable(message)
@@ -35,7 +47,7 @@ def load(bundle: Bundle, request: Request) -> Backend:
     if precision not in _PRECISIONS:
         message = f"backend 'openvino' runs precision fp32, bf16 or int8, not {precision!r}"
         raise BackendUnavailable(message)
-    core = openvino.Core()
+    core = _core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in capabilities:
         message = (
