@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from lfpose_edge.export.graph import Graph
+from lfpose_edge.export.graph import Graph, attribute
 from lfpose_edge.export.ranges import Calibration
 from numpy.typing import NDArray
 from onnx import helper
@@ -56,8 +56,17 @@ def weighted_layers(graph: Graph) -> list[str]:
 
 
 def tail_layers(graph: Graph) -> list[str]:
-    """Names of the layers that make the graph's outputs: the last of the CAM head, and the presence head."""
-    return [n.name for n in graph.nodes if n.op_type in _WEIGHTED and set(n.output) & set(graph.outputs)]
+    """Names of the layers that make the graph's outputs: the presence head, and the last of the CAM head
+    with the depthwise filters that smooth its CAMs."""
+    producers = graph.producers()
+    tail = []
+    for name in graph.outputs:
+        while (node := producers.get(name)) is not None and node.op_type in _WEIGHTED:
+            tail.append(node.name)
+            if attribute(node, "group", 1) == 1:
+                break
+            name = node.input[0]
+    return tail
 
 
 def quantised_tensors(graph: Graph) -> list[str]:

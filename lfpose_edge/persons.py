@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from lfpose_edge.errors import SourceError
 from lfpose_edge.opencv import cv2
 from lfpose_edge.skeleton import Skeleton
+
+Unlabelled = Literal["absent", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class PersonTable:
         boxes: (N, 4) float64 x1, y1, x2, y2 in image pixels.
         joints: (N, K, 2) float64 continuous image coordinates (COCO's pixel index + 0.5); 0 where unlabelled.
         labelled: (N, K) bool, the joint has a location (COCO v > 0).
+        known: (N, K) bool, it is known whether the joint is there; True where labelled.
         areas: (N,) the annotations' areas, square pixels.
         skeleton: the K joints' names and order.
         exif: whether boxes and joints are in the image as its EXIF entry turns it; annotations are not.
@@ -38,6 +42,7 @@ class PersonTable:
     boxes: NDArray[np.float64]
     joints: NDArray[np.float64]
     labelled: NDArray[np.bool_]
+    known: NDArray[np.bool_]
     areas: NDArray[np.float64]
     skeleton: Skeleton
     exif: bool = False
@@ -67,11 +72,18 @@ class PersonTable:
         return image  # type: ignore[return-value]
 
 
-def read_coco_keypoints(annotations: Path, images: Path, skeleton: Skeleton) -> PersonTable:
+def read_coco_keypoints(
+    annotations: Path,
+    images: Path,
+    skeleton: Skeleton,
+    *,
+    unlabelled: Unlabelled = "absent",
+) -> PersonTable:
     """Read the persons that have at least one labelled joint.
 
     Joints are matched by name: those that the file has and ``skeleton`` lacks are left out, those that
-    it lacks stay unlabelled. Crowd annotations are left out.
+    it lacks stay unlabelled. Crowd annotations are left out. An unlabelled joint counts as known to be
+    absent, or as ``unknown``: a joint that the file has no column for is always unknown then.
 
     Raises:
         SourceError: the file is missing or not COCO keypoints, shares no joint with the skeleton, holds
@@ -118,9 +130,21 @@ def read_coco_keypoints(annotations: Path, images: Path, skeleton: Skeleton) -> 
         boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
         joints=np.where(labelled[..., None], keypoints[..., :2] + 0.5, 0.0),
         labelled=labelled,
+        known=labelled if unlabelled == "unknown" else np.ones_like(labelled),
         areas=np.array([p.get("area") or p["bbox"][2] * p["bbox"][3] for p in persons], np.float64),
         skeleton=skeleton,
     )
+
+
+def joined(tables: Sequence[PersonTable]) -> PersonTable:
+    """The persons of all tables, one table after the other; they share a skeleton."""
+    first = tables[0]
+    columns = {f.name: [getattr(table, f.name) for table in tables] for f in fields(first)}
+    merged = {
+        name: np.concatenate(parts) for name, parts in columns.items() if isinstance(parts[0], np.ndarray)
+    }
+    images = [path for table in tables for path in table.images]
+    return replace(first, images=images, **merged)  # type: ignore[arg-type]
 
 
 def unlabelled_persons(images: list[Path], boxes: NDArray[np.float64], skeleton: Skeleton) -> PersonTable:
@@ -133,6 +157,7 @@ def unlabelled_persons(images: list[Path], boxes: NDArray[np.float64], skeleton:
         boxes=boxes,
         joints=np.zeros((n, k, 2)),
         labelled=np.zeros((n, k), bool),
+        known=np.zeros((n, k), bool),
         areas=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
         skeleton=skeleton,
         exif=True,

@@ -25,14 +25,14 @@ from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
 from lfpose_edge.errors import BundleError, LFPoseError
-from lfpose_edge.persons import PersonTable, read_coco_keypoints
+from lfpose_edge.persons import PersonTable, joined, read_coco_keypoints
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
 from lfpose_edge.train.data.crops import CropView, PersonCrops, Sample
 from lfpose_edge.train.evaluate import evaluate_network
 from lfpose_edge.train.losses import supervised_loss
 from lfpose_edge.train.networks import CamNetwork, build_network
 from lfpose_edge.train.progress import TrainingProgress
-from lfpose_edge.train.recipe import DataSet, Recipe
+from lfpose_edge.train.recipe import DataSet, Recipe, parse_recipe
 
 logger = logging.getLogger("lfpose_edge")
 
@@ -82,9 +82,8 @@ def train(
     fabric.launch()
     torch.manual_seed(recipe.seed)
 
-    train_set = PersonCrops(
-        _persons(recipe.data.train, recipe, data_root), CropView((0, 0), recipe.data.padding)
-    )
+    persons = joined([_persons(part, recipe, data_root) for part in recipe.data.train])
+    train_set = PersonCrops(persons, CropView((0, 0), recipe.data.padding))
     val_set = _persons(recipe.data.val, recipe, data_root)
     network = build_network(recipe.network, len(recipe.joints)).to(memory_format=torch.channels_last)
     if recipe.start_from is not None:
@@ -104,7 +103,7 @@ def train(
     step, history = 0, []
     if path.is_file():
         state = load_checkpoint(path)
-        if state["recipe"] != recipe.model_dump(mode="json"):
+        if parse_recipe(state["recipe"], where=str(path)) != recipe:
             message = f"{path} was made by another recipe; use another --out, or remove it to start anew"
             raise LFPoseError(message)
         network.load_state_dict(state["network"])
@@ -160,9 +159,7 @@ def train(
                 sample = Sample(*(fabric.to_device(t) for t in sample))
                 set_learning_rate(optimizer, step, last_step, options.warmup_steps)
                 output = model(network.normalize(sample.crop))
-                terms = supervised_loss(
-                    output, sample.joints, sample.labelled, mirror, network.cam_stride, recipe.loss
-                )
+                terms = supervised_loss(output, sample, mirror, network.cam_stride, recipe.loss)
                 if not torch.isfinite(terms.total):
                     message = (
                         f"the loss is {terms.total.item()} at step {step}; the last good state is in {path}: "
@@ -290,4 +287,6 @@ def stop_request() -> Iterator[StopRequest]:
 
 
 def _persons(data: DataSet, recipe: Recipe, root: Path) -> PersonTable:
-    return read_coco_keypoints(root / data.annotations, root / data.images, recipe.joints)
+    return read_coco_keypoints(
+        root / data.annotations, root / data.images, recipe.joints, unlabelled=data.unlabelled
+    )

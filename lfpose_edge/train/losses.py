@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lfpose_edge.train.data.crops import Sample
 from lfpose_edge.train.networks.cam_network import PoseOutput
 from lfpose_edge.train.recipe import Loss
 
@@ -41,7 +42,7 @@ def gaussian_maps(joints: Tensor, shape: tuple[int, int], stride: float, sigma: 
 
 
 def supervised_loss(
-    output: PoseOutput, joints: Tensor, labelled: Tensor, mirror: Tensor, stride: float, weights: Loss
+    output: PoseOutput, sample: Sample, mirror: Tensor, stride: float, weights: Loss
 ) -> LossTerms:
     """The loss of crops whose joints are located.
 
@@ -55,13 +56,14 @@ def supervised_loss(
 
     Args:
         output: CAMs (B, K, h, w) and presence (B, K), logits.
-        joints: (B, K, 2) crop pixels.
-        labelled: (B, K) bool; an unlabelled joint has an empty target map and no location.
+        sample: B crops' joints. An unlabelled joint has no location; its target map is empty where it is
+            known to be absent, and it has none where nothing is known.
         mirror: (K,) the position of every joint's mirror joint.
         stride: crop pixels per CAM cell.
         weights: the weights of the terms, and the Gaussian's sigma.
     """
     sigma = weights.sigma_cells * stride  # crop pixels
+    joints, labelled = sample.joints, sample.labelled
     cams, presence = output.cams.float(), output.presence.float()
     target = target_maps(joints, labelled, cams, stride, sigma)
     swapped = swap_posterior(cams, target, mirror, weights)
@@ -79,8 +81,12 @@ def supervised_loss(
         coarse_target = target_maps(joints, labelled, coarse_cams, coarse_stride, sigma)
         coarse = location_costs(coarse_cams, believed(to_distribution(coarse_target))).sum() / count
     heatmap = F.binary_cross_entropy_with_logits(cams, believed(target), reduction="none")
-    heatmap = heatmap.sum(dim=(2, 3)).mean()
-    tags = F.binary_cross_entropy_with_logits(presence, believed(labelled.float()))
+    # A joint may hold the label of its mirror joint, so both must be known for either to be judged.
+    known = (sample.known & sample.known[:, mirror]).float()
+    judged = known.sum().clamp_min(1)
+    heatmap = (heatmap.sum(dim=(2, 3)) * known).sum() / judged
+    tags = F.binary_cross_entropy_with_logits(presence, believed(labelled.float()), reduction="none")
+    tags = (tags * known).sum() / judged
     total = (
         weights.location * location
         + weights.coarse * coarse

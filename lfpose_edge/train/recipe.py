@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lfpose_edge.errors import RecipeError, did_you_mean
+from lfpose_edge.persons import Unlabelled
 from lfpose_edge.skeleton import SKELETONS, Skeleton
 
 Positive = Annotated[float, Field(gt=0)]
@@ -25,10 +26,17 @@ class DataSet(_Section):
 
     annotations: Path
     images: Path
+    unlabelled: Unlabelled = "absent"
+    """What a joint without a location is: not to be seen, or nobody knows."""
+
+
+def _several(sets: object) -> object:
+    return [sets] if isinstance(sets, (dict, DataSet)) else sets
 
 
 class Data(_Section):
-    train: DataSet
+    train: Annotated[tuple[DataSet, ...], BeforeValidator(_several), Field(min_length=1)]
+    """One set, or a list of sets that are mixed."""
     val: DataSet
     padding: Positive = 1.25
     """The crop's size over the box's."""
@@ -43,6 +51,8 @@ class Network(_Section):
     """Decoder channels from stride 32 downwards."""
     refine: bool = False
     """Read coarse CAMs at stride 16, supervise them too, and let the rest of the decoder see them."""
+    smooth_cells: float = Field(0.0, ge=0)
+    """Smooth the trained network's CAMs with a Gaussian this wide; the target's, loss.sigma_cells, or 0."""
     freeze_stages: int = Field(0, ge=0)
     """The backbone's stem and this many of its stages keep their ImageNet weights."""
 
@@ -50,6 +60,8 @@ class Network(_Section):
 class Augment(_Section):
     rotation_deg: float = Field(30.0, ge=0)
     """Standard deviation of the turn, cut off at three times that or a half turn."""
+    turn: Fraction = 0.0
+    """Chance that the crop is turned by any angle instead, upside down as likely as upright."""
     scale: float = Field(0.25, ge=0, lt=1)
     """The crop is scaled by a factor in [1 - scale, 1 + scale]."""
     shift: Fraction = 0.06

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from lfpose_edge.export import export_bundle
+from lfpose_edge.export.graph import Graph
+from lfpose_edge.export.quantize import tail_layers
 from lfpose_edge.export.to_onnx import to_onnx
 
 from lfpose_edge.backends import Request, load_backend
@@ -72,16 +75,27 @@ def test_the_bundle_computes_what_the_network_computes(checkpoint: Path, tmp_pat
     assert bundle.skeleton.name == "lsp14"
 
 
-@pytest.mark.parametrize("refine", [False, True])
+@pytest.mark.parametrize(
+    ("options", "last_layers"),
+    [
+        pytest.param({}, ["cam_head"], id="plain"),
+        pytest.param(
+            {"refine": True, "smooth_cells": 2.0},
+            ["cam_head", "smoothing.across", "smoothing.down"],
+            id="refined and smoothed",
+        ),
+    ],
+)
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_network_exports(name: str, refine: bool) -> None:
+def test_every_network_exports(name: str, options: dict[str, Any], last_layers: list[str]) -> None:
     torch.manual_seed(0)
-    network = CamNetwork(name, 5, (16, 16, 16, 16), refine=refine).eval()
+    network = CamNetwork(name, 5, (16, 16, 16, 16), **options).eval()
     model = to_onnx(network, (64, 64))
     onnx.checker.check_model(model)
     assert [o.version for o in model.opset_import if o.domain == ""] == [17]
     layers = [node.name for node in model.graph.node if node.op_type == "Conv"]
-    assert layers[-1] == "cam_head"
+    assert layers[-len(last_layers) :] == last_layers
+    assert set(tail_layers(Graph(model))) == {*last_layers, "presence_head"}
     assert len(set(layers)) == len(layers)
     operators = {node.op_type for node in model.graph.node}
     assert "BatchNormalization" not in operators

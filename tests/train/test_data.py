@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lfpose_edge.persons import read_coco_keypoints
+from lfpose_edge.persons import joined, read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
-from lfpose_edge.train.data.augment import random_part, random_pixels
+from lfpose_edge.train.data.augment import random_crop_affine, random_part, random_pixels
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.recipe import Augment
 
@@ -55,6 +55,32 @@ def test_joints_outside_the_crop_count_as_unlabelled(figures: Path) -> None:
     inside = ((sample.joints >= 0) & (sample.joints < 64)).all(dim=1)
     assert not bool((sample.labelled & ~inside).any())
     assert int(sample.labelled.sum()) < len(LSP14)
+
+
+def test_several_tables_are_one(figures: Path) -> None:
+    val = read_coco_keypoints(
+        figures / "val" / "annotations.json", figures / "val" / "images", LSP14, unlabelled="unknown"
+    )
+    train = _figures(figures)
+    both = joined([train, val])
+    assert len(both) == len(both.images) == 32
+    assert both.known[:24].all()
+    assert (both.known[24:] == val.labelled).all()
+    crops = PersonCrops(both, CropView((64, 64), 1.25))
+    sample, own = crops[24], PersonCrops(val, CropView((64, 64), 1.25))[0]
+    assert all(bool((a == b).all()) for a, b in zip(sample, own, strict=True))
+    # Out of the crop is known to be absent from it; without a location nothing is known.
+    narrow = PersonCrops(val, CropView((64, 64), 0.5))[0]
+    assert (narrow.known.numpy() == val.labelled[0]).all()
+    assert narrow.labelled.sum() < narrow.known.sum()
+
+
+def test_a_crop_may_be_turned_by_any_angle() -> None:
+    box, rng = np.array([0.0, 0.0, 100.0, 100.0]), np.random.default_rng(0)
+    turned = Augment(rotation_deg=0, turn=1, scale=0, shift=0, flip=0)
+    affines = [random_crop_affine(box, (64, 64), 1.0, turned, rng)[0] for _ in range(200)]
+    angles = np.degrees([np.arctan2(a[1, 0], a[0, 0]) for a in affines])
+    assert np.histogram(angles, bins=4, range=(-180, 180))[0].min() > 30
 
 
 def test_pixel_changes_keep_shape_and_type_and_leave_the_input_alone() -> None:

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from lfpose_edge.train.data.crops import Sample
 from lfpose_edge.train.losses import gaussian_maps, supervised_loss, swap_posterior, target_maps
 from lfpose_edge.train.networks import PoseOutput
 from lfpose_edge.train.recipe import Loss
@@ -23,10 +24,15 @@ def test_the_gaussian_peaks_at_the_joint_with_height_one() -> None:
     assert maps[0, 0, 2, 6] == pytest.approx(math.exp(-1 / (2 * 1.5**2)))
 
 
+def _sample(joints: torch.Tensor, labelled: torch.Tensor, known: torch.Tensor | None = None) -> Sample:
+    crops = torch.zeros(len(joints), 3, 48, 48, dtype=torch.uint8)
+    return Sample(crops, joints, labelled, torch.ones_like(labelled) if known is None else known)
+
+
 def _loss(cams: torch.Tensor, joints: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
-    presence = torch.zeros(cams.shape[:2])
+    output = PoseOutput(cams, torch.zeros(cams.shape[:2]))
     weights = Loss(sigma_cells=1.5, heatmap=0, presence=0)
-    return supervised_loss(PoseOutput(cams, presence), joints, labelled, ONE_JOINT, 4.0, weights).total
+    return supervised_loss(output, _sample(joints, labelled), ONE_JOINT, 4.0, weights).total
 
 
 def test_location_loss_is_the_entropy_of_the_target_when_the_map_is_right() -> None:
@@ -42,21 +48,34 @@ def test_location_loss_is_the_entropy_of_the_target_when_the_map_is_right() -> N
 
 def test_an_unlabelled_joint_has_no_location_loss_but_wants_an_empty_map() -> None:
     cams = torch.randn(1, 1, 6, 6, requires_grad=True)
-    unlabelled = torch.zeros(1, 1, dtype=torch.bool)
-    terms = supervised_loss(
-        PoseOutput(cams, torch.zeros(1, 1)), torch.zeros(1, 1, 2), unlabelled, ONE_JOINT, 4.0, Loss()
-    )
+    absent = _sample(torch.zeros(1, 1, 2), torch.zeros(1, 1, dtype=torch.bool))
+    terms = supervised_loss(PoseOutput(cams, torch.zeros(1, 1)), absent, ONE_JOINT, 4.0, Loss())
     assert terms.location == 0
     terms.heatmap.backward()
     assert (cams.grad > 0).all()  # every logit is pushed down
 
 
+@pytest.mark.parametrize("unknown", [0, 1, 2])
+def test_a_joint_of_which_nothing_is_known_teaches_nothing(unknown: int) -> None:
+    labelled = torch.ones(1, 3, dtype=torch.bool)
+    labelled[0, unknown] = False
+    cams = torch.randn(1, 3, 12, 12, requires_grad=True)
+    presence = torch.zeros(1, 3, requires_grad=True)
+    output = PoseOutput(cams, presence)
+    sample = _sample(JOINTS, labelled, labelled)
+    supervised_loss(output, sample, NOSE_AND_HANDS, 4.0, Loss(sigma_cells=1.5)).total.backward()
+    taught = cams.grad.abs().sum(dim=(2, 3))[0] > 0
+    assert taught.tolist() == labelled[0].tolist()
+    # What is to be seen where could be the mirror joint's label, so a pair is judged together.
+    judged = [bool(labelled[0, [k, int(NOSE_AND_HANDS[k])]].all()) for k in range(3)]
+    assert (presence.grad[0] != 0).tolist() == judged
+
+
 def test_a_batch_without_any_label_is_finite() -> None:
     terms = supervised_loss(
         PoseOutput(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3)),
-        torch.zeros(2, 3, 2),
-        torch.zeros(2, 3, dtype=torch.bool),
-        torch.tensor([0, 2, 1]),
+        _sample(torch.zeros(2, 3, 2), torch.zeros(2, 3, dtype=torch.bool)),
+        NOSE_AND_HANDS,
         4.0,
         Loss(swap_rate=0.1),
     )
@@ -94,7 +113,7 @@ def test_the_label_is_doubted_when_the_network_is_sure_of_the_opposite(
 
 def _location(cams: torch.Tensor, labelled: torch.Tensor, weights: Loss) -> torch.Tensor:
     output = PoseOutput(cams, torch.zeros(1, 3))
-    return supervised_loss(output, JOINTS, labelled, NOSE_AND_HANDS, 4.0, weights).location
+    return supervised_loss(output, _sample(JOINTS, labelled), NOSE_AND_HANDS, 4.0, weights).location
 
 
 def test_a_doubted_label_costs_little_and_a_trusted_one_what_it_did() -> None:
@@ -120,7 +139,7 @@ def test_coarse_cams_are_trained_too() -> None:
     coarse = torch.zeros(1, 3, 3, 3, requires_grad=True)
     output = PoseOutput(torch.zeros(1, 3, 12, 12), torch.zeros(1, 3), coarse)
     weights = Loss(sigma_cells=1.5, coarse=0.5, heatmap=0, presence=0)
-    terms = supervised_loss(output, JOINTS, LABELLED, NOSE_AND_HANDS, 4.0, weights)
+    terms = supervised_loss(output, _sample(JOINTS, LABELLED), NOSE_AND_HANDS, 4.0, weights)
     assert terms.total.item() == pytest.approx(terms.location.item() + 0.5 * math.log(9), rel=1e-4)
     terms.total.backward()
     # The nose is at (24, 8), in the top row's middle cell: that logit is pushed up most.

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from lfpose_edge.errors import RecipeError
+from lfpose_edge.train.losses import gaussian_maps
 from lfpose_edge.train.networks import BACKBONES, CamNetwork, build_network
-from lfpose_edge.train.networks.cam_network import count_macs, count_parameters
+from lfpose_edge.train.networks.cam_network import Smoothing, count_macs, count_parameters
 from lfpose_edge.train.networks.depthwise import DepthwiseConv2d
 from lfpose_edge.train.networks.weights import load_imagenet_weights
 from lfpose_edge.train.recipe import Network, load_recipe
@@ -60,6 +63,36 @@ def test_a_refining_decoder_gives_coarse_cams_that_the_fine_ones_depend_on() -> 
     output.cams.square().sum().backward()
     assert network.decoder.refiner.cam_head.weight.grad.abs().max() > 0
     assert CamNetwork("efficientnet_lite0", 5, (32, 16)).eval()(crops).coarse_cams is None
+
+
+def test_smoothing_is_a_gaussian_over_background_and_keeps_the_height_of_its_own_shape() -> None:
+    smoothing = Smoothing(2, 2.0)
+    head = torch.nn.Conv2d(2, 2, 1)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(2).view(2, 2, 1, 1))
+        head.bias.zero_()
+        cams = 3 * torch.randn(1, 2, 17, 21)
+        smoothed = smoothing(cams, head)[0].numpy()
+        joint = torch.tensor([[[10.0, 10.0], [10.0, 10.0]]])
+        shape = gaussian_maps(joint, (21, 21), 1.0, 2.0).clamp_min(1e-4).log() + 4
+        matched = smoothing(shape, head)
+    for cam, ours in zip(cams[0].numpy(), smoothed, strict=True):
+        blurred = cv2.GaussianBlur(cam + 10, (11, 11), 2.0, borderType=cv2.BORDER_CONSTANT) - 10
+        np.testing.assert_allclose(ours, blurred + 1, atol=1e-4)
+    assert matched.amax().item() == pytest.approx(shape.amax().item(), abs=0.15)
+
+
+def test_cams_are_smoothed_outside_of_training_only() -> None:
+    torch.manual_seed(0)
+    network = CamNetwork("efficientnet_lite0", 5, (16, 16, 16, 16), smooth_cells=2.0).eval()
+    plain = CamNetwork("efficientnet_lite0", 5, (16, 16, 16, 16)).eval()
+    plain.load_state_dict(network.state_dict())  # the filter is no part of a checkpoint
+    crops = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert not torch.equal(network(crops).cams, plain(crops).cams)
+        network.smoothing.train()
+        network.training = True
+        assert torch.equal(network(crops).cams, plain(crops).cams)
 
 
 def test_the_shipped_network_fits_the_edge() -> None:

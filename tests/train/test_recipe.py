@@ -43,6 +43,16 @@ def test_a_stage_may_have_changes_of_its_own(recipe_file: Path) -> None:
     assert recipe.stage_at(1).augment == Augment(cutout=0.1)
 
 
+def test_several_sets_are_mixed_and_one_needs_no_list(recipe_file: Path) -> None:
+    (one,) = load_recipe(recipe_file).data.train
+    assert (one.annotations, one.unlabelled) == (Path("a.json"), "absent")
+    more = "{annotations: b.json, images: i, unlabelled: unknown}"
+    both = load_recipe(recipe_file, [f"data.train=[{{annotations: a.json, images: images}}, {more}]"])
+    assert [d.annotations.name for d in both.data.train] == ["a.json", "b.json"]
+    assert both.data.train[1].unlabelled == "unknown"
+    assert parse_recipe(both.model_dump(mode="json"), where="again") == both
+
+
 def test_overrides_reach_any_depth(recipe_file: Path) -> None:
     recipe = load_recipe(recipe_file, ["optimizer.batch_size=4", "network.widths=[16, 8]", "seed=7"])
     assert (recipe.optimizer.batch_size, recipe.network.widths, recipe.seed) == (4, (16, 8), 7)
@@ -57,7 +67,7 @@ def test_the_shipped_recipe_is_valid() -> None:
     [
         ("optimizer.batchsize=4", ["optimizer.batchsize", "did you mean 'batch_size'"]),
         ("nmae=x", ["unknown entry 'nmae'", "did you mean 'name'"]),
-        ("data.train.image=x", ["data.train.image", "did you mean 'images'"]),
+        ("data.train.image=x", ["data.train.0.image", "did you mean 'images'"]),
         ("skeleton=lsp15", ["unknown skeleton 'lsp15'", "did you mean 'lsp14'"]),
         ("stages=[{epochs: 1, size: [60, 64]}]", ["multiples of 32"]),
         ("stages=[]", ["stages"]),

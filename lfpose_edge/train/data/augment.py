@@ -25,6 +25,8 @@ def random_crop_affine(
         box = random_part(box, rng)
     limit = min(3 * augment.rotation_deg, 180.0)
     rotation = float(np.clip(rng.normal(0.0, augment.rotation_deg), -limit, limit))
+    if augment.turn and rng.random() < augment.turn:
+        rotation = float(rng.uniform(-180.0, 180.0))
     scale = rng.uniform(1 - augment.scale, 1 + augment.scale)
     flip = bool(rng.random() < augment.flip)
     shift = rng.uniform(-augment.shift, augment.shift, 2) * (size[1], size[0])

@@ -24,11 +24,13 @@ class Sample(NamedTuple):
         crop: (3, H, W) uint8 RGB.
         joints: (K, 2) float32 crop pixels.
         labelled: (K,) bool, the joint is labelled and inside the crop.
+        known: (K,) bool, it is known whether the joint is there; True where labelled.
     """
 
     crop: Tensor
     joints: Tensor
     labelled: Tensor
+    known: Tensor
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class PersonCrops(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         view = self.view
         box, joints = self.persons.boxes[index], self.persons.joints[index]
-        labelled = self.persons.labelled[index]
+        labelled, known = self.persons.labelled[index], self.persons.known[index]
         rng = np.random.default_rng((*view.seed, index))
         flip = False
         if view.augment is None:
@@ -85,7 +87,10 @@ class PersonCrops(Dataset[Sample]):
         inside = np.all((joints >= 0) & (joints < (width, height)), axis=1)
         labelled = labelled & inside
         if flip:
-            joints, labelled = joints[self._mirror], labelled[self._mirror]
+            joints, labelled, known = (column[self._mirror] for column in (joints, labelled, known))
         return Sample(
-            torch.from_numpy(crop), torch.from_numpy(joints.astype(np.float32)), torch.from_numpy(labelled)
+            torch.from_numpy(crop),
+            torch.from_numpy(joints.astype(np.float32)),
+            torch.from_numpy(labelled),
+            torch.from_numpy(known),
         )

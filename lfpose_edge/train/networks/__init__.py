@@ -30,7 +30,9 @@ def build_network(recipe: Network, joints: int, *, pretrained: bool | None = Non
     if recipe.refine and len(recipe.widths) < 2:
         message = "network.refine works at stride 16, so network.widths needs two channel counts or more"
         raise RecipeError(message)
-    network = CamNetwork(recipe.backbone, joints, recipe.widths, refine=recipe.refine)
+    network = CamNetwork(
+        recipe.backbone, joints, recipe.widths, refine=recipe.refine, smooth_cells=recipe.smooth_cells
+    )
     source = recipe.pretrained if not isinstance(recipe.pretrained, bool) else None
     if recipe.pretrained is not False if pretrained is None else pretrained:
         load_imagenet_weights(network.backbone, recipe.backbone, source)

@@ -30,6 +30,59 @@ class PoseOutput(NamedTuple):
     coarse_cams: Tensor | None = None
 
 
+class GaussianRow(nn.Module):
+    """A fixed depthwise filter: a Gaussian along one axis of a map. No part of a checkpoint.
+
+    Args:
+        channels: of the map.
+        sigma: standard deviation in cells.
+        vertical: along the columns instead of the rows.
+        bias: added to every cell.
+    """
+
+    def __init__(self, channels: int, sigma: float, *, vertical: bool, bias: float = 0.0) -> None:
+        super().__init__()
+        reach = math.ceil(2.5 * sigma)
+        bump = torch.exp(-(torch.arange(-reach, reach + 1.0) ** 2) / (2 * sigma**2))
+        self.shape = (2 * reach + 1, 1) if vertical else (1, 2 * reach + 1)
+        weight = (bump / bump.sum()).view(1, 1, *self.shape).repeat(channels, 1, 1, 1)
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("bias", torch.full((channels,), bias), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to the same; beyond the border is 0."""
+        padding = (self.shape[0] // 2, self.shape[1] // 2)
+        weight: Tensor = self.weight  # type: ignore[assignment]
+        bias: Tensor = self.bias  # type: ignore[assignment]
+        return F.conv2d(x, weight, bias, padding=padding, groups=len(weight))
+
+
+class Smoothing(nn.Module):
+    """Correlates CAM logits with a Gaussian: a peak that its neighbours agree with beats a lone one.
+
+    Beyond the border counts as background. The Gaussian should be that of the training's target: it is
+    then the target's matched filter, and the peak that it lowers by one logit is raised again by one.
+
+    Args:
+        joints: K.
+        sigma: standard deviation in cells.
+    """
+
+    BACKGROUND = -10.0  # logits; about what trained maps hold where no joint is
+
+    def __init__(self, joints: int, sigma: float) -> None:
+        super().__init__()
+        self.across = GaussianRow(joints, sigma, vertical=False)
+        self.down = GaussianRow(joints, sigma, vertical=True, bias=self.BACKGROUND + 1)
+
+    def forward(self, features: Tensor, head: nn.Conv2d) -> Tensor:
+        """Features (B, C, h, w) to smoothed CAM logits (B, K, h, w) of a 1x1 convolution."""
+        assert head.bias is not None
+        above_background = F.conv2d(features, head.weight, head.bias - self.BACKGROUND)
+        smoothed: Tensor = self.down(self.across(above_background))
+        return smoothed
+
+
 class CamNetwork(nn.Module):
     """Backbone and :class:`ResizeDecoder` with a CAM head and a presence head.
 
@@ -38,6 +91,7 @@ class CamNetwork(nn.Module):
         joints: K.
         widths: decoder channels from stride 32 downwards; four of them end at stride 4.
         refine: let the decoder refine coarse CAMs of stride 16.
+        smooth_cells: standard deviation of the :class:`Smoothing` of CAMs outside of training; 0 for none.
 
     Attributes:
         cam_stride: crop pixels per CAM cell.
@@ -50,6 +104,7 @@ class CamNetwork(nn.Module):
         widths: tuple[int, ...] = (160, 128, 96, 64),
         *,
         refine: bool = False,
+        smooth_cells: float = 0.0,
     ) -> None:
         super().__init__()
         self._frozen: list[nn.Module] = []
@@ -57,6 +112,7 @@ class CamNetwork(nn.Module):
         self.decoder = ResizeDecoder(self.backbone.channels, widths, joints if refine else 0)
         self.cam_head = nn.Conv2d(widths[-1], joints, 1)
         self.presence_head = nn.Linear(widths[0], joints)
+        self.smoothing = Smoothing(joints, smooth_cells) if smooth_cells else None
         self.cam_stride = 32 // 2 ** (len(widths) - 1)
         # A cell holds a joint rarely: start there, so that the first steps are not spent on the background.
         heads = [self.cam_head] + ([self.decoder.refiner.cam_head] if self.decoder.refiner else [])
@@ -68,7 +124,11 @@ class CamNetwork(nn.Module):
         """(B, 3, H, W) normalised crops to CAMs (B, K, H / stride, W / stride) and presence (B, K)."""
         fine, top, coarse_cams = self.decoder(self.backbone(crops))
         presence = self.presence_head(F.adaptive_avg_pool2d(top, 1).flatten(1))
-        return PoseOutput(self.cam_head(fine), presence, coarse_cams)
+        if self.smoothing is not None and not self.training:
+            cams = self.smoothing(fine, self.cam_head)
+        else:
+            cams = self.cam_head(fine)
+        return PoseOutput(cams, presence, coarse_cams)
 
     def freeze(self, stages: int) -> None:
         """Keep the backbone's stem and its first ``stages`` stages as they are; 0 frees everything."""
