@@ -188,6 +188,27 @@ def make_subset(
     typer.echo(f"wrote {out}: {count} persons" + (f" of the {persons} asked for" if count < persons else ""))
 
 
+@data_app.command("label")
+def label(
+    annotations: Annotated[Path, typer.Argument(help="COCO JSON with person boxes.")],
+    images: Annotated[Path, typer.Argument(help="Folder of its images.")],
+    teacher: Annotated[
+        str, typer.Option(help="Who labels: a shipped model, a bundle's folder, or a MoveNet (.tflite).")
+    ],
+    out: Annotated[Path, typer.Option(help="Where the COCO-keypoints JSON goes.")],
+    least_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Joints with a smaller score stay without a location.")
+    ] = 0.3,
+    upright: Annotated[
+        bool, typer.Option("--upright", help="Look at the picture as it is only, not turned by quarters too.")
+    ] = False,
+) -> None:
+    """Label unlabelled persons by another model, to train on (unlabelled: unknown in the recipe)."""
+    from lfpose_edge.cli.training import run_label
+
+    run_label(annotations, images, teacher, out, least_score, upright)
+
+
 def main() -> None:
     """Entry point of ``lfpose``."""
     run_command(app)

@@ -1,0 +1,211 @@
+"""Labels by a teacher: another model looks at persons of whom only the boxes are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge import ops
+from lfpose_edge.errors import BackendUnavailable, BundleError, SourceError
+from lfpose_edge.estimator import PoseEstimator
+from lfpose_edge.files import write_text_whole
+from lfpose_edge.geometry import apply_affine, crop_affines
+from lfpose_edge.opencv import cv2
+from lfpose_edge.skeleton import COCO17, Skeleton
+
+Image = NDArray[np.uint8]
+Box = NDArray[np.float64]
+Joints = NDArray[np.float64]
+
+
+class Teacher(Protocol):
+    """Finds one person's joints.
+
+    Attributes:
+        skeleton: the K joints that it knows.
+    """
+
+    skeleton: Skeleton
+
+    def __call__(self, image: Image, box: Box) -> Joints:
+        """(H, W, 3) BGR and x1, y1, x2, y2 to (K, 3): x, y in continuous image coordinates, and score."""
+        ...
+
+
+class BundleTeacher:
+    """A pose model of our own."""
+
+    def __init__(self, model: str) -> None:
+        self._estimator = PoseEstimator(model)
+        self.skeleton = self._estimator.skeleton
+
+    def __call__(self, image: Image, box: Box) -> Joints:
+        """See :class:`Teacher`."""
+        found = self._estimator(image, box)
+        return np.concatenate([found.keypoints[0], found.scores[0][:, None]], axis=1).astype(np.float64)
+
+
+class MoveNetTeacher:
+    """A single-pose MoveNet in TFLite form: uint8 RGB in, (1, 1, 17, 3) of y, x, score in [0, 1] out."""
+
+    skeleton = COCO17
+
+    def __init__(self, file: Path) -> None:
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            message = f"{file} needs a TFLite interpreter: pip install ai-edge-litert"
+            raise BackendUnavailable(message) from error
+        try:
+            self._interpreter = Interpreter(str(file))
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError, OSError) as error:
+            message = f"cannot load {file}: {error}"
+            raise BundleError(message) from error
+        inlet, outlet = (
+            f()[0] for f in (self._interpreter.get_input_details, self._interpreter.get_output_details)
+        )
+        _, height, width, _ = (int(n) for n in inlet["shape"])
+        if inlet["dtype"] is not np.uint8 or [int(n) for n in outlet["shape"]] != [1, 1, 17, 3]:
+            message = f"{file} is no single-pose MoveNet with uint8 input: it gives {list(outlet['shape'])}"
+            raise BundleError(message)
+        self._size, self._inlet, self._outlet = (height, width), inlet["index"], outlet["index"]
+
+    def __call__(self, image: Image, box: Box) -> Joints:
+        """See :class:`Teacher`."""
+        affines = crop_affines(box, self._size)
+        crop = ops.preprocess(image, affines, self._size, swap_rb=True, dtype=np.uint8)
+        self._interpreter.set_tensor(self._inlet, np.ascontiguousarray(crop.transpose(0, 2, 3, 1)))
+        self._interpreter.invoke()
+        y, x, score = self._interpreter.get_tensor(self._outlet)[0, 0].astype(np.float64).T
+        places = np.stack([x * self._size[1], y * self._size[0]], axis=1)
+        return np.concatenate([apply_affine(affines[0], places), score[:, None]], axis=1)
+
+
+def open_teacher(name: str) -> Teacher:
+    """A MoveNet by its ``.tflite`` file, or a shipped model or bundle."""
+    return MoveNetTeacher(Path(name)) if name.endswith(".tflite") else BundleTeacher(name)
+
+
+def look(teacher: Teacher, image: Image, box: Box, quarter_turns: Iterable[int] = (0,)) -> Joints:
+    """Ask a teacher about a person, also with the picture turned, and take the answer it is surest of.
+
+    Teachers are raised on upright people; somebody upside down is upright after two quarter turns.
+
+    Args:
+        teacher: whom to ask.
+        image: (H, W, 3) BGR.
+        box: x1, y1, x2, y2.
+        quarter_turns: by how many quarters the picture is turned counterclockwise, one attempt each.
+
+    Returns:
+        (K, 3) x, y, score, of the attempt with the largest mean score.
+    """
+    answers = [_look_turned(teacher, image, box, turns) for turns in quarter_turns]
+    return max(answers, key=lambda joints: float(joints[:, 2].mean()))
+
+
+def _look_turned(teacher: Teacher, image: Image, box: Box, turns: int) -> Joints:
+    height, width = image.shape[:2]
+    # Where image coordinates (x, y) are after the turn, and back.
+    a = np.array(
+        [
+            [[1, 0, 0], [0, 1, 0]],
+            [[0, 1, 0], [-1, 0, width]],
+            [[-1, 0, width], [0, -1, height]],
+            [[0, -1, height], [1, 0, 0]],
+        ],
+        np.float64,
+    )[turns % 4]
+    corners = apply_affine(a, box.reshape(2, 2))
+    turned_box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+    joints = teacher(np.ascontiguousarray(np.rot90(image, turns)), turned_box)
+    joints[:, :2] = (joints[:, :2] - a[:, 2]) @ a[:, :2]  # the turn's inverse is its transpose
+    return joints
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """How many persons and joints a teacher labelled, of how many persons."""
+
+    persons: int
+    joints: int
+    asked: int
+
+
+def label_persons(
+    annotations: Path,
+    images: Path,
+    out: Path,
+    teacher: Teacher,
+    *,
+    teacher_name: str,
+    least_score: float = 0.3,
+    quarter_turns: Iterable[int] = (0, 1, 2, 3),
+    show: Callable[[list[Any]], Iterable[Any]] = iter,
+) -> Labelled:
+    """Write a COCO-keypoints JSON of what a teacher sees in the boxes of another COCO JSON.
+
+    Joints below ``least_score`` stay without a location, and persons without any joint are left out. A
+    recipe that trains on the file says ``unlabelled: unknown``.
+
+    Args:
+        annotations: COCO JSON with images and person boxes; its joints, if any, are not looked at.
+        images: folder of its images.
+        out: where the new JSON goes.
+        teacher: who labels.
+        teacher_name: for the record in the file.
+        least_score: from which score on a joint is believed.
+        quarter_turns: see :func:`look`.
+        show: wraps the loop over persons, to show progress.
+
+    Raises:
+        SourceError: the file is not COCO, an image cannot be read, or no joint was found at all.
+    """
+    if out.resolve() == annotations.resolve():
+        message = f"--out {out} is the file to label: give another path"
+        raise SourceError(message)
+    try:
+        tree = json.loads(annotations.read_text(encoding="utf-8"))
+        files = {image["id"]: images / image["file_name"] for image in tree["images"]}
+        persons = [a for a in tree["annotations"] if not a.get("iscrowd")]
+        boxes = np.array([p["bbox"] for p in persons], np.float64).reshape(-1, 4)
+        paths = [files[p["image_id"]] for p in persons]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"{annotations}: not a COCO JSON with person boxes ({type(error).__name__}: {error})"
+        raise SourceError(message) from error
+
+    turns = tuple(quarter_turns)
+    labelled: list[dict[str, Any]] = []
+    for person, path, (x, y, w, h) in show(list(zip(persons, paths, boxes, strict=True))):
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is None:
+            message = f"cannot read {path}: not there, damaged, or not an image"
+            raise SourceError(message)
+        joints = look(teacher, image, np.array([x, y, x + w, y + h]), turns)  # type: ignore[arg-type]
+        believed = joints[:, 2] >= least_score
+        if believed.any():
+            table = np.column_stack([joints[:, :2] - 0.5, 2 * believed]) * believed[:, None]
+            kept = {
+                key: person[key] for key in ("id", "image_id", "category_id", "bbox", "area") if key in person
+            }
+            labelled.append(
+                {**kept, "iscrowd": 0, "keypoints": table.round(2).ravel().tolist()}
+                | {"num_keypoints": int(believed.sum())}
+            )
+    if not labelled:
+        message = (
+            f"{teacher_name} found no joint with a score of {least_score:g} in the boxes of {annotations}"
+        )
+        raise SourceError(message)
+    record = {"labelled_by": teacher_name, "least_score": least_score, "quarter_turns": list(turns)}
+    category = {"id": 1, "name": "person", "keypoints": list(teacher.skeleton.keypoints)}
+    result = {"info": record, "images": tree["images"], "annotations": labelled, "categories": [category]}
+    write_text_whole(out, json.dumps(result) + "\n")
+    return Labelled(len(labelled), sum(p["num_keypoints"] for p in labelled), len(persons))

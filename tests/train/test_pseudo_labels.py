@@ -1,0 +1,108 @@
+"""Labels by a teacher: they land where the teacher sees the joints, however the picture is turned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from bundles import write_spot_bundle
+
+from lfpose_edge.errors import BackendUnavailable, BundleError, SourceError
+from lfpose_edge.persons import read_coco_keypoints
+from lfpose_edge.skeleton import Skeleton
+from lfpose_edge.train.data.pseudo_labels import label_persons, look, open_teacher
+
+TWO = Skeleton("two", ("red", "blue"), (), (0.1, 0.1))
+
+
+class SpotTeacher:
+    """Sees the brightest red and the brightest blue pixel; is surest where red lies above blue."""
+
+    skeleton = TWO
+
+    def __call__(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
+        x1, y1, x2, y2 = (int(v) for v in box)
+        part = image[y1:y2, x1:x2]
+        spots = [np.unravel_index(part[..., c].argmax(), part.shape[:2]) for c in (2, 0)]
+        places = np.array([(x + x1 + 0.5, y + y1 + 0.5) for y, x in spots])
+        sure = 0.9 if places[0, 1] < places[1, 1] else 0.2
+        return np.column_stack([places, [sure, sure / 2]])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two pictures: red above blue, and, in the other, red to the right of blue."""
+    images, annotations = [], []
+    for i, (red, blue) in enumerate([((20, 10), (30, 50)), ((60, 32), (12, 30))]):
+        picture = np.zeros((70, 80, 3), np.uint8)
+        picture[red[1], red[0], 2] = picture[blue[1], blue[0], 0] = 255
+        cv2.imwrite(str(tmp_path / f"{i}.png"), picture)
+        images.append({"id": i, "file_name": f"{i}.png", "width": 80, "height": 70})
+        annotations.append({"id": i, "image_id": i, "category_id": 1, "bbox": [5, 5, 70, 60]})
+    tree = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+    (tmp_path / "boxes.json").write_text(json.dumps(tree))
+    return tmp_path
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_an_answer_about_a_turned_picture_is_turned_back(folder: Path, turns: int) -> None:
+    picture = cv2.imread(str(folder / "0.png"))
+    joints = look(SpotTeacher(), picture, np.array([5.0, 5.0, 75.0, 65.0]), [turns])
+    np.testing.assert_allclose(joints[:, :2], [[20.5, 10.5], [30.5, 50.5]], atol=1e-9)
+
+
+def test_persons_are_labelled_in_the_turn_that_the_teacher_is_surest_of(folder: Path) -> None:
+    out = folder / "labels" / "out.json"
+    made = label_persons(
+        folder / "boxes.json", folder, out, SpotTeacher(), teacher_name="spots", least_score=0.45
+    )
+    assert (made.persons, made.joints, made.asked) == (2, 4, 2)
+    table = read_coco_keypoints(out, folder, TWO, unlabelled="unknown")
+    np.testing.assert_allclose(table.joints, [[[20.5, 10.5], [30.5, 50.5]], [[60.5, 32.5], [12.5, 30.5]]])
+    assert json.loads(out.read_text())["info"]["labelled_by"] == "spots"
+
+
+def test_unsure_joints_stay_unlabelled_and_unsure_persons_are_left_out(folder: Path) -> None:
+    out = folder / "out.json"
+    made = label_persons(
+        folder / "boxes.json",
+        folder,
+        out,
+        SpotTeacher(),
+        teacher_name="spots",
+        least_score=0.5,
+        quarter_turns=[0],
+    )
+    assert (made.persons, made.joints, made.asked) == (1, 1, 2)
+    table = read_coco_keypoints(out, folder, TWO, unlabelled="unknown")
+    assert table.labelled.tolist() == table.known.tolist() == [[True, False]]
+    with pytest.raises(SourceError, match="found no joint"):
+        label_persons(
+            folder / "boxes.json", folder, out, SpotTeacher(), teacher_name="spots", least_score=0.95
+        )
+    assert json.loads(out.read_text())["annotations"]  # the earlier file is still there
+
+
+def test_a_bundle_is_a_teacher(folder: Path) -> None:
+    teacher = open_teacher(str(write_spot_bundle(folder / "bundle")))
+    assert teacher.skeleton.keypoints == ("nose", "left_hand", "right_hand")
+    joints = teacher(cv2.imread(str(folder / "0.png")), np.array([5.0, 5.0, 75.0, 65.0]))
+    np.testing.assert_allclose(joints[:, :2], [[20.5, 10.5]] * 3, atol=4)
+
+
+def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
+    boxes = folder / "boxes.json"
+    with pytest.raises(SourceError, match="give another path"):
+        label_persons(boxes, folder, boxes, SpotTeacher(), teacher_name="spots")
+    with pytest.raises(SourceError, match=r"nowhere\.json: not a COCO JSON"):
+        label_persons(folder / "nowhere.json", folder, folder / "o.json", SpotTeacher(), teacher_name="s")
+    (folder / "1.png").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"cannot read .*1\.png"):
+        label_persons(boxes, folder, folder / "o.json", SpotTeacher(), teacher_name="spots")
+    assert not (folder / "o.json").exists()
+    (tmp_path / "empty.tflite").write_bytes(b"nothing")
+    with pytest.raises((BackendUnavailable, BundleError), match=r"empty\.tflite"):
+        open_teacher(str(tmp_path / "empty.tflite"))
