@@ -97,9 +97,18 @@ def _from_checkpoint(path: Path) -> Source:
             "padding": recipe.data.padding,
         },
         "decode": {"cam_stride": network.cam_stride, **_DECODE},
-        "provenance": {"recipe": state["recipe"], "steps": state["step"]},
+        "provenance": {"recipe": _without_folders(state["recipe"]), "steps": state["step"]},
     }
     return Source(to_onnx(network, recipe.input_size), facts, network)
+
+
+def _without_folders(entry: Any) -> Any:
+    """A recipe without what only the machine that trained it knows: of an absolute path, the file's name."""
+    if isinstance(entry, dict):
+        return {key: _without_folders(value) for key, value in entry.items()}
+    if isinstance(entry, (list, tuple)):
+        return [_without_folders(value) for value in entry]
+    return Path(entry).name if isinstance(entry, str) and Path(entry).is_absolute() else entry
 
 
 def _facts_of(bundle: Bundle, provenance: dict[str, Any]) -> dict[str, Any]:

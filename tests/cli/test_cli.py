@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,30 +18,10 @@ from lfpose_edge.cli import main as cli
 from lfpose_edge.cli.predict import PHOTO, parse_boxes
 
 
-class Outcome:
-    """What a command printed, and its exit code."""
-
-    def __init__(self, out: str, err: str, code: int) -> None:
-        self.out, self.err, self.code = out, err, code
-
-
 @pytest.fixture
-def lfpose(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path):
-    """Runs a command line in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["lfpose", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        out, err = capfd.readouterr()
-        return Outcome(out, err, code)
-
-    return run
+def lfpose(command):
+    """Runs ``lfpose`` in an empty folder."""
+    return partial(command, cli.main, "lfpose")
 
 
 def test_demo_prints_every_joint_and_writes_the_overlay(lfpose, tmp_path: Path) -> None:
@@ -55,10 +36,10 @@ def test_demo_prints_every_joint_and_writes_the_overlay(lfpose, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["predict"], ["train"], ["eval"], ["bench"], ["doctor"], ["models"], ["data"]]
+    "words", [[], ["predict"], ["train"], ["eval"], ["bench"], ["doctor"], ["models"], ["data"]]
 )
-def test_help(lfpose, command: list[str]) -> None:
-    done = lfpose(*command, "--help")
+def test_help(lfpose, words: list[str]) -> None:
+    done = lfpose(*words, "--help")
     assert done.code == 0
     assert "Usage" in done.out
 

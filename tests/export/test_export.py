@@ -111,6 +111,15 @@ def test_every_network_exports(name: str, options: dict[str, Any], last_layers: 
     np.testing.assert_allclose(presence, expected.presence.numpy(), atol=0.05)
 
 
+def test_a_recipe_with_absolute_paths_does_not_tell_them(checkpoint: Path, tmp_path: Path) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    state["recipe"]["start_from"] = str(tmp_path / "secret" / "last.pt")
+    save_checkpoint(tmp_path / "moved.pt", state)
+    bundle = export_bundle(tmp_path / "moved.pt", tmp_path / "bundle")
+    assert bundle.manifest.provenance["recipe"]["start_from"] == "last.pt"
+    assert "secret" not in (bundle.path / "manifest.json").read_text()
+
+
 def test_an_export_is_reproducible_small_and_names_no_machine(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "about.md").write_text("# about\n")
     for name in "ab":

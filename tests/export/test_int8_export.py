@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -29,21 +29,10 @@ def frames(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path):
-    """Runs lfpose-export in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
+def run(command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Runs ``lfpose-export`` in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.setenv("LFPOSE_DATA", str(tmp_path / "data"))
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lfpose-export", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        return code, *capfd.readouterr()
-
-    return call
+    return partial(command, cli.main, "lfpose-export")
 
 
 def test_a_bundle_is_quantised_with_frames_of_ones_own(run, frames: Path, tmp_path: Path) -> None:

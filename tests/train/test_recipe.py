@@ -58,8 +58,9 @@ def test_overrides_reach_any_depth(recipe_file: Path) -> None:
     assert (recipe.optimizer.batch_size, recipe.network.widths, recipe.seed) == (4, (16, 8), 7)
 
 
-def test_the_shipped_recipe_is_valid() -> None:
-    assert load_recipe("lfpose_lite").name == "lfpose-lite"
+@pytest.mark.parametrize("name", ["lfpose_lite", "lfpose_lite_lspet"])
+def test_shipped_recipes_are_valid(name: str) -> None:
+    assert load_recipe(name).name == name.replace("_", "-")
 
 
 @pytest.mark.parametrize(
