@@ -14,7 +14,7 @@ import numpy as np
 from lfpose_edge.export.calibration import load_calibration_set
 from lfpose_edge.export.engines import Engines, build_engines
 from lfpose_edge.export.graph import Graph
-from lfpose_edge.export.proof import Judge, Show, silent
+from lfpose_edge.export.proof import Judge, Show, session, silent
 from lfpose_edge.export.quantize import quantised_tensors
 from lfpose_edge.export.ranges import RangeMethod, observe
 from lfpose_edge.export.report import Report, write_report
@@ -63,7 +63,7 @@ def export_bundle(
     int8: Int8 | None = None,
     engines: Engines | None = None,
     card: Path | None = None,
-    version: str = "1",
+    version: str | None = None,
     like: str | None = None,
     show: Show[Any] = silent,
 ) -> Bundle:
@@ -76,7 +76,7 @@ def export_bundle(
         int8: how to quantise; None makes an fp32 bundle.
         engines: TensorRT engines to build into the bundle.
         card: a Markdown file that becomes the bundle's ``card.md``; the source's own when not given.
-        version: the model's version, for the manifest.
+        version: the model's version, for the manifest; a bundle keeps its own when not given.
         like: for an ONNX file, the bundle whose joints, input and decode it shares.
         show: shows the progress of long loops.
 
@@ -93,7 +93,10 @@ def export_bundle(
     if engines is not None:
         TensorRt.load(engines.flavour)  # before the long work, not after it
     opened = open_source(str(source), like)
-    facts: dict[str, Any] = {**opened.facts, "version": version, "models": {"fp32": "model.onnx"}}
+    _require_runs(opened, str(source))
+    facts: dict[str, Any] = {"version": "1", **opened.facts, "models": {"fp32": "model.onnx"}}
+    if version is not None:
+        facts["version"] = version
     with _folder_beside(out) as folder:
         onnx.save(opened.model, folder / "model.onnx")
         if card or opened.card:
@@ -170,6 +173,30 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
         },
     }
     return Report(data, held_out, quantised, model)
+
+
+def _require_runs(source: Source, name: str) -> None:
+    """Run the source on one crop and on three: their maps must be what the manifest will say."""
+    how, decode = Input.model_validate(source.facts["input"]), Decode.model_validate(source.facts["decode"])
+    joints = len(source.facts["joints"]["keypoints"])
+    height, width = how.size
+    cells = (round(height / decode.cam_stride), round(width / decode.cam_stride))
+    for crops in (1, 3):
+        try:
+            found = [
+                output.shape for output in session(source.model)(np.zeros((crops, 3, *how.size), np.float32))
+            ]
+        except Exception as error:  # onnxruntime's errors share no public base class
+            reason = str(error).splitlines()[0]
+            message = f"{name} does not run on a batch of {crops} crops of {height}x{width}: {reason}"
+            raise BundleError(message) from error
+        expected = [(crops, joints, *cells), (crops, joints)]
+        if found != expected:
+            message = (
+                f"{name}: for {crops} crops of {height}x{width}, {joints} joints and cam_stride "
+                f"{decode.cam_stride:g} cams and presence must have shapes {expected}, it gives {found}"
+            )
+            raise BundleError(message)
 
 
 def _require_parity(bundle: Bundle, network: Any) -> None:

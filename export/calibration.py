@@ -7,9 +7,11 @@ is never substituted for a set that is not there.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,7 @@ Floats = NDArray[np.float32]
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
 FEWEST = 32
+FEWEST_TO_SPLIT = 40  # a fifth of these may be held out
 MOST_HELD_OUT = 256
 
 
@@ -147,8 +150,12 @@ def load_calibration_set(
     elif path.is_dir():
         persons, asked = _folder(path, skeleton, detector, limit), limit
     elif path.suffix == ".npz" and path.is_file():
-        both, asked = _from_npz(path, how, skeleton), limit
-        return CalibrationSet(spec, *_split(both, spec, limit), asked)
+        given = _from_npz(path, how, skeleton, limit + MOST_HELD_OUT)
+        if proof is None:
+            return CalibrationSet(spec, *_split(given, spec, limit), limit)
+        _require_enough(spec, len(given))
+        others = _shuffled(read_coco_keypoints(*proof, skeleton)).first(MOST_HELD_OUT)
+        return CalibrationSet(spec, given.part(slice(limit)), cut_crops(others, how, progress), limit)
     elif path.suffix == ".json" and path.is_file():
         persons, asked = (
             _shuffled(read_coco_keypoints(path, images or path.parent / "images", skeleton)),
@@ -259,11 +266,12 @@ def _folder(folder: Path, skeleton: Skeleton, detector: str | Detector | None, l
     return unlabelled_persons(images, np.array(boxes, np.float64), skeleton)
 
 
-def _from_npz(path: Path, how: Input, skeleton: Skeleton) -> CropSet:
+def _from_npz(path: Path, how: Input, skeleton: Skeleton, most: int) -> CropSet:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            crops, color = archive["crops"], str(archive["color"])
-    except (OSError, ValueError, KeyError) as error:
+        # Opened here, as NumPy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            crops, color = archive["crops"][:most], str(archive["color"])
+    except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, zlib.error) as error:
         message = f"{path} is no calibration set: an .npz with 'crops' and 'color' ({error})"
         raise CalibrationError(message) from error
     height, width = how.size

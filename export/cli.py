@@ -72,7 +72,9 @@ def export(
     card: Annotated[
         Path | None, typer.Option(help="A Markdown file that becomes the bundle's card.md.")
     ] = None,
-    version: Annotated[str, typer.Option(help="The model's version.")] = "1",
+    version: Annotated[
+        str | None, typer.Option(help="The model's version; the source's, or 1, when not given.")
+    ] = None,
 ) -> None:
     """Turn a model into a bundle: ONNX, INT8 on request, manifest, card and report, checksummed.
 
@@ -131,7 +133,7 @@ def export(
         typer.echo(f"{precision:9} {name}  {bundle.manifest.files[name].bytes / 1e6:.1f} MB")
     for path in sorted((out / "engines").glob("*.engine")):
         typer.echo(f"engine    engines/{path.name}  {path.stat().st_size / 1e6:.1f} MB")
-    typer.echo(f"wrote {out}: {bundle.manifest.name} version {version}")
+    typer.echo(f"wrote {out}: {bundle.manifest.name} version {bundle.manifest.version}")
     if how is not None:
         typer.echo(f"report: {out / 'report.md'}")
 
@@ -158,7 +160,7 @@ def _show(items: Iterable[Any], label: str) -> Iterable[Any]:
     from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
         typer.echo(label, err=True)
     return track(items, label, console=console, transient=True, disable=not console.is_terminal)

@@ -107,13 +107,17 @@ def _fixed_size(file: Path, size: tuple[int, int]) -> onnx.ModelProto:
 def _gpu_name() -> str:
     """The name of the first GPU, by the driver."""
     try:
-        from cuda.bindings import driver
+        import pycuda.driver
     except ImportError as error:
-        message = "no CUDA driver bindings: name a GPU to build for with --gpu (TensorRT for RTX)"
+        message = (
+            "pycuda is missing, which asks the driver for the GPU to build for: pip install pycuda, or with "
+            "tensorrt-rtx name a GPU with --gpu"
+        )
         raise BackendUnavailable(message) from error
-    driver.cuInit(0)
-    status, name = driver.cuDeviceGetName(128, 0)
-    if int(status):
-        message = "no GPU is here: name one to build for with --gpu (TensorRT for RTX)"
-        raise BackendUnavailable(message)
-    return bytes(name).split(b"\0", 1)[0].decode()
+    try:
+        pycuda.driver.init()
+        name: str = pycuda.driver.Device(0).name()
+    except pycuda.driver.Error as error:
+        message = f"no GPU is here ({error}); with tensorrt-rtx name one to build for with --gpu"
+        raise BackendUnavailable(message) from error
+    return name

@@ -68,6 +68,12 @@ class Graph:
                     readers[name].append(node)
         return readers
 
+    def element_types(self) -> dict[str, int]:
+        """Tensor name to ``onnx.TensorProto`` element type, where it can be inferred."""
+        inferred = onnx.shape_inference.infer_shapes(self.to_model()).graph
+        values = (*inferred.input, *inferred.value_info, *inferred.output)
+        return {value.name: value.type.tensor_type.elem_type for value in values}
+
     def to_model(self, extra_outputs: Iterable[str] = ()) -> onnx.ModelProto:
         """The model with these nodes and constants; constants that nobody reads are dropped.
 
@@ -79,6 +85,9 @@ class Graph:
         graph = model.graph
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(self.nodes)
+        inputs = [value for value in self._model.graph.input if value.name in self.inputs]
+        del graph.input[:]
+        graph.input.extend(inputs)
         used = {name for node in self.nodes for name in node.input} | set(self.outputs)
         graph.initializer.extend(
             numpy_helper.from_array(array.copy(order="C"), name)

@@ -22,11 +22,10 @@ import onnx
 from lfpose_edge.export.graph import Graph, attribute
 from lfpose_edge.export.ranges import Calibration
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import TensorProto, helper
 
 Style = Literal["cpu", "trt"]
 
-_WEIGHTED = ("Conv", "Gemm")
 _ACTIVATIONS = ("Clip", "Relu")
 _GLUE = ("Add", "Concat", "Resize", "MaxPool", "GlobalAveragePool")  # have integer kernels, and no weights
 _SAME_GRID = ("Resize", "MaxPool")  # their outputs are values of their inputs
@@ -52,7 +51,7 @@ class Grid:
 
 def weighted_layers(graph: Graph) -> list[str]:
     """Names of the nodes with weights, in order: what can be quantised or kept in float one by one."""
-    return [node.name for node in graph.nodes if node.op_type in _WEIGHTED]
+    return [node.name for node in graph.nodes if _has_weights(node, graph)]
 
 
 def tail_layers(graph: Graph) -> list[str]:
@@ -61,7 +60,7 @@ def tail_layers(graph: Graph) -> list[str]:
     producers = graph.producers()
     tail = []
     for name in graph.outputs:
-        while (node := producers.get(name)) is not None and node.op_type in _WEIGHTED:
+        while (node := producers.get(name)) is not None and _has_weights(node, graph):
             tail.append(node.name)
             if attribute(node, "group", 1) == 1:
                 break
@@ -73,11 +72,12 @@ def quantised_tensors(graph: Graph) -> list[str]:
     """Tensors that need a range: whatever an operator with an integer kernel reads or writes."""
     names: list[str] = []
     for node in graph.nodes:
-        if node.op_type in (*_WEIGHTED, *_GLUE):
+        if _has_weights(node, graph) or node.op_type in _GLUE:
             names += [name for name in node.input if name and name not in graph.constants]
-        if node.op_type in (*_WEIGHTED, *_GLUE, *_ACTIVATIONS):
+        if _has_weights(node, graph) or node.op_type in (*_GLUE, *_ACTIVATIONS):
             names += node.output
-    return list(dict.fromkeys(names))
+    kinds = graph.element_types()
+    return [name for name in dict.fromkeys(names) if kinds.get(name, TensorProto.FLOAT) == TensorProto.FLOAT]
 
 
 def quantise(
@@ -105,9 +105,8 @@ def quantise(
     for node in graph.nodes:
         for i, name in enumerate(node.input):
             node.input[i] = replaced.get(name, name)
-        if node.op_type in _WEIGHTED and node.name not in in_float:
-            given = next(original for original, now in replaced.items() if now == node.input[0])
-            new_nodes += writer.weights(node, grids[given])
+        if _has_weights(node, graph) and node.name not in in_float:
+            new_nodes += writer.weights(node)
         new_nodes.append(node)
         for name in node.output:
             if name in grids:
@@ -119,15 +118,17 @@ def quantise(
 def _grids(graph: Graph, calibration: Calibration, style: Style, in_float: set[str]) -> dict[str, Grid]:
     """The tensors that get a pair, and their grids."""
     consumers, producers = graph.consumers(), graph.producers()
+    layers = {name for name in weighted_layers(graph) if name not in in_float}
+    integer = _in_integers(graph, layers)
     grids: dict[str, Grid] = {}
     for name in quantised_tensors(graph):
-        if name in graph.outputs:
-            continue
-        reads = any(n.op_type in (*_WEIGHTED, *_GLUE) and n.name not in in_float for n in consumers[name])
+        readers = {n.name for n in consumers[name] if n.op_type not in _ACTIVATIONS}
         # CPU engines compute a layer in integers only if it gives integers too.
-        makes = style == "cpu" and _made_in_integers(name, producers, in_float)
+        makes = style == "cpu" and _made_by(layers, name, producers)
+        if name in graph.outputs and not readers & integer:
+            continue
         before_activation = any(n.op_type in _ACTIVATIONS for n in consumers[name])
-        if not reads and (before_activation or not makes):
+        if not readers & integer and (before_activation or not makes):
             continue
         if style == "trt" and _fused_into_addition(producers.get(name), consumers[name]):
             continue
@@ -139,11 +140,40 @@ def _grids(graph: Graph, calibration: Calibration, style: Style, in_float: set[s
     return grids
 
 
-def _made_in_integers(name: str, producers: dict[str, onnx.NodeProto], in_float: set[str]) -> bool:
+def _has_weights(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Whether a node multiplies with constants in a way that INT8 engines know."""
+    if node.op_type == "Conv":
+        plain = True
+    elif node.op_type == "Gemm":
+        plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
+        plain = plain and not attribute(node, "transA", 0)
+    else:
+        return False
+    return plain and all(name in graph.constants for name in node.input[1:] if name)
+
+
+def _output_axis(node: onnx.NodeProto) -> int:
+    """The axis of a layer's weights along which its output channels lie."""
+    return 1 if node.op_type == "Gemm" and not attribute(node, "transB", 0) else 0
+
+
+def _in_integers(graph: Graph, layers: set[str]) -> set[str]:
+    """Names of the nodes that compute in integers: these layers, and the glue and activations after them."""
+    producers = graph.producers()
+    integer = set(layers)
+    for node in graph.nodes:
+        makers = (producers[name].name for name in node.input if name in producers)
+        if node.op_type in (*_GLUE, *_ACTIVATIONS) and any(maker in integer for maker in makers):
+            integer.add(node.name)
+    return integer
+
+
+def _made_by(layers: set[str], name: str, producers: dict[str, onnx.NodeProto]) -> bool:
+    """Whether one of these layers makes a tensor, or the activation after it."""
     maker = producers.get(name)
     while maker is not None and maker.op_type in _ACTIVATIONS:
         maker = producers.get(maker.input[0])
-    return maker is not None and maker.op_type in _WEIGHTED and maker.name not in in_float
+    return maker is not None and maker.name in layers
 
 
 def _fused_into_addition(maker: onnx.NodeProto | None, readers: list[onnx.NodeProto]) -> bool:
@@ -156,6 +186,7 @@ class _Writer:
 
     def __init__(self, graph: Graph, style: Style) -> None:
         self._graph, self._style = graph, style
+        self._restored: dict[str, Grid] = {}
 
     def pair(self, name: str, grid: Grid, replaced: dict[str, str]) -> list[onnx.NodeProto]:
         """Quantise and dequantise a tensor; its readers are to read the result."""
@@ -164,15 +195,17 @@ class _Writer:
         self._graph.constants[zero] = np.array(grid.zero_point, grid.dtype)
         quantised, restored = f"{name}/quantised", f"{name}/restored"
         replaced[name] = restored
+        self._restored[restored] = grid
         return [
             helper.make_node("QuantizeLinear", [name, scale, zero], [quantised], name=f"{name}/q"),
             helper.make_node("DequantizeLinear", [quantised, scale, zero], [restored], name=f"{name}/dq"),
         ]
 
-    def weights(self, node: onnx.NodeProto, given: Grid) -> list[onnx.NodeProto]:
+    def weights(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Store a layer's weights, and in the ``cpu`` style its bias, as integers."""
-        constants = self._graph.constants
-        weight = constants[node.input[1]]
+        constants, given = self._graph.constants, self._restored[node.input[0]]
+        axis = _output_axis(node)
+        weight = np.moveaxis(constants[node.input[1]], axis, 0)
         bias = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else None
         least = 0.0
         if self._style == "cpu" and bias is not None:
@@ -180,11 +213,11 @@ class _Writer:
             least = np.abs(bias.astype(np.float64)) / (2.0**30 * float(given.scale))
         integers, scales = quantise_weights(weight, least)
         name = f"{node.name}/weight"
-        constants[f"{name}/quantised"] = integers
+        constants[f"{name}/quantised"] = np.moveaxis(integers, 0, axis)
         constants[f"{name}/scale"] = scales
         constants[f"{name}/zero_point"] = np.zeros(len(scales), np.int8)
         parts = [f"{name}/quantised", f"{name}/scale", f"{name}/zero_point"]
-        nodes = [helper.make_node("DequantizeLinear", parts, [name], name=f"{name}/dq", axis=0)]
+        nodes = [helper.make_node("DequantizeLinear", parts, [name], name=f"{name}/dq", axis=axis)]
         node.input[1] = name
         if self._style == "cpu" and bias is not None:
             steps = given.scale.astype(np.float64) * scales

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import onnx
@@ -204,10 +204,3 @@ def calibration_from(
     """The ranges of all tensors by one method."""
     ranges = {name: choose_range(observation, method) for name, observation in seen.items()}
     return Calibration(method, crops, source_sha256, ranges)
-
-
-def read_calibration(path: Path) -> Calibration:
-    """What :meth:`Calibration.write` wrote."""
-    tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    ranges = {name: (float(low), float(high)) for name, (low, high) in tree["ranges"].items()}
-    return Calibration(tree["method"], tree["crops"], tree["source_sha256"], ranges)

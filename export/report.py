@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from lfpose_edge.export.search import Quantised
 from lfpose_edge.backends import Request, available, load_backend
 from lfpose_edge.bundle import REPORT, Bundle
 from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.files import write_json_whole
 from lfpose_edge.machine import machine
 
 _SHOWN_LAYERS = 20
@@ -41,7 +41,7 @@ class Report:
 def write_report(folder: Path, report: Report, bundle: Bundle) -> None:
     """Write ``report.json``, ``report.md`` and its pictures into a bundle's folder."""
     tree = _tree(report, bundle)
-    (folder / f"{REPORT}.json").write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    write_json_whole(folder / f"{REPORT}.json", tree)
     pictures = _draw(folder, tree)
     (folder / f"{REPORT}.md").write_text(_markdown(tree, pictures), encoding="utf-8")
 
@@ -98,6 +98,8 @@ def _latency(report: Report, bundle: Bundle) -> list[dict[str, Any]]:
                     )
                 except (BackendUnavailable, BundleError):
                     continue
+            if not backends:
+                continue
             timed = time_interleaved(backends, report.data.crops.crops[:1])
             for precision, times in timed.items():
                 rows.append({"engine": engine, "threads": threads, "precision": precision, **times})

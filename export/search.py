@@ -54,7 +54,7 @@ def quantise_within(
     """Quantise a model so that it loses at most ``max_drop`` PCK points on the held-out crops.
 
     The layers that make the outputs stay in float. If that is not enough, the layers that move the joints
-    most join them: the worst one, the worst two, four, and so on.
+    most join them: the worst one, the worst two, four, and so on to half of them.
 
     Args:
         model: float32.
@@ -105,8 +105,8 @@ def quantise_within(
     if np.isnan(before):
         message = "no joint that counts is labelled in the held-out persons; give others with --proof"
         raise CalibrationError(message)
-    kept = 0
-    while True:
+    half = len(layers) // 2
+    for kept in sorted({0, half, *(2**i for i in range(half.bit_length()) if 2**i < half)}):
         in_float = [*tail, *list(sensitivity)[:kept]]
         models = {style: quantise(model, calibration, style, in_float=in_float) for style in STYLES}
         found = {
@@ -116,9 +116,6 @@ def quantise_within(
         drops = {style: before - held_out.points(prediction) for style, prediction in found.items()}
         if max(drops.values()) <= max_drop:
             return Quantised(models, calibration, in_float, sensitivity, found, drops)
-        kept = max(1, 2 * kept)
-        if kept > len(layers) // 2:
-            break
     worst = ", ".join(list(sensitivity)[:5])
     message = (
         f"INT8 loses {max(drops.values()):.2f} PCK points with {len(in_float)} layers in float, more than "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfpose_edge.export.graph import Graph
+from lfpose_edge.export.to_onnx import OPSET, forget_origin, to_onnx
 
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BundleError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
+_OLDEST_OPSET = 13
 _DECODE = {"upsample": 4, "method": "dark", "blur_sigma": 1.0, "window": 2, "presence_threshold": 0.5}
 
 
@@ -25,7 +27,7 @@ class Source:
 
     Attributes:
         model: float32 ONNX, weights stored as they will be shipped.
-        facts: the manifest's entries but for version, models, files and schema version.
+        facts: the manifest's entries but for models, files and schema version; the version where it is known.
         network: the torch network that ``model`` came from, for the parity check.
         card: the source's own card.
     """
@@ -60,13 +62,11 @@ def open_source(source: str, like: str | None = None) -> Source:
     bundle = Bundle.open(bundle_path(source))
     card = bundle.path / "card.md"
     provenance = {key: value for key, value in bundle.manifest.provenance.items() if key != "int8"}
-    facts = _facts_of(bundle, provenance)
+    facts = {**_facts_of(bundle, provenance), "version": bundle.manifest.version}
     return Source(_load_onnx(bundle.model_file("fp32")), facts, card=card if card.is_file() else None)
 
 
 def _from_checkpoint(path: Path) -> Source:
-    from lfpose_edge.export.to_onnx import to_onnx
-
     from lfpose_edge.train.checkpoint import load_checkpoint
     from lfpose_edge.train.networks import build_network
     from lfpose_edge.train.recipe import parse_recipe
@@ -116,6 +116,21 @@ def _facts_of(bundle: Bundle, provenance: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "provenance": provenance}
 
 
+def _modern(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model in an opset that can hold a scale for each channel (13); older ones are converted."""
+    import onnx
+
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset >= _OLDEST_OPSET:
+        return model
+    try:
+        converted: onnx.ModelProto = onnx.version_converter.convert_version(model, OPSET)
+    except Exception as error:  # the converter raises kinds of its own
+        message = f"{path} is of opset {opset}, and cannot be converted to {OPSET}; export it anew ({error})"
+        raise BundleError(message) from error
+    return converted
+
+
 def _load_onnx(path: Path) -> onnx.ModelProto:
     import onnx
 
@@ -128,6 +143,8 @@ def _load_onnx(path: Path) -> onnx.ModelProto:
     if {"QuantizeLinear", "DequantizeLinear", "QLinearConv"} & {node.op_type for node in model.graph.node}:
         message = f"{path} is quantised already; export from the float model"
         raise BundleError(message)
+    model = _modern(model, path)
+    forget_origin(model)
     names = Graph(model)
     if names.inputs != ["crops"] or names.outputs != ["cams", "presence"]:
         message = (

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lfpose_edge.export.calibration import FEWEST, annotation_order
+from lfpose_edge.export.calibration import FEWEST_TO_SPLIT, annotation_order
 
 from lfpose_edge.errors import CalibrationError
 from lfpose_edge.files import write_text_whole
@@ -37,7 +37,7 @@ def make_subset(
         How many persons were found.
 
     Raises:
-        CalibrationError: the file is not COCO keypoints, or has fewer than ``FEWEST`` such persons.
+        CalibrationError: the file is not COCO keypoints, or has fewer than ``FEWEST_TO_SPLIT`` such persons.
     """
     if out.resolve() == annotations.resolve():
         message = f"--out {out} is the file to choose from: give another path"
@@ -58,10 +58,10 @@ def make_subset(
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"{annotations}: not a COCO-keypoints JSON ({type(error).__name__}: {error})"
         raise CalibrationError(message) from error
-    if len(chosen) < FEWEST:
+    if len(chosen) < FEWEST_TO_SPLIT:
         message = (
             f"{annotations} has {len(chosen)} persons with {least_joints} labelled joints and a box of "
-            f"{least_side:g} pixels, a calibration needs at least {FEWEST}"
+            f"{least_side:g} pixels, a calibration needs at least {FEWEST_TO_SPLIT}"
         )
         raise CalibrationError(message)
     write_text_whole(out, json.dumps(smaller) + "\n")

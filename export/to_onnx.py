@@ -59,7 +59,7 @@ def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
             del node.attribute[:]
             node.attribute.extend(kept)
     _name_by_layer(model)
-    _forget_origin(model)
+    forget_origin(model)
     _store_as_half(model)
     return model
 
@@ -102,7 +102,7 @@ def _name_by_layer(model: onnx.ModelProto) -> None:
                 renamed[name] = node.output[i] = f"{node.name}/out{i or ''}"
 
 
-def _forget_origin(model: onnx.ModelProto) -> None:
+def forget_origin(model: onnx.ModelProto) -> None:
     """Drop what the exporter notes for debugging: source paths, stack traces, versions."""
     graph = model.graph
     things: list[Any] = [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -34,3 +37,16 @@ def write_bytes_whole(path: Path, data: bytes) -> None:
 def write_text_whole(path: Path, text: str) -> None:
     """Write a UTF-8 file that appears with all of its text."""
     write_bytes_whole(path, text.encode("utf-8"))
+
+
+def write_json_whole(path: Path, tree: Any) -> None:
+    """Write plain data as indented JSON; a NaN or an infinity, which JSON has not, becomes null."""
+    write_text_whole(path, json.dumps(_finite(tree), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -113,20 +113,28 @@ def read_coco_keypoints(
         message = f"{annotations}: no person has a labelled joint"
         raise SourceError(message)
 
-    table = np.array([p["keypoints"] for p in persons], np.float64).reshape(len(persons), -1, 3)
+    try:
+        paths = [files[p["image_id"]] for p in persons]
+        xywh = np.array([p["bbox"] for p in persons], np.float64).reshape(len(persons), 4)
+        ids = np.array([(p["image_id"], p["id"]) for p in persons], np.int64)
+        table = np.array([p["keypoints"] for p in persons], np.float64).reshape(len(persons), len(names), 3)
+    except (KeyError, TypeError, ValueError) as error:
+        message = (
+            f"{annotations}: each person needs an id, the image_id of an image in the file, a bbox of four "
+            f"numbers and {len(names)} keypoints ({type(error).__name__}: {error})"
+        )
+        raise SourceError(message) from error
     keypoints = np.zeros((len(persons), len(skeleton), 3))
     keypoints[:, [skeleton.index(j) for j in shared]] = table[:, [names.index(j) for j in shared]]
     labelled = keypoints[..., 2] > 0
-    xywh = np.array([p["bbox"] for p in persons], np.float64)
-    paths = [files[p["image_id"]] for p in persons]
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
         message = f"{annotations} names an image that is not there: {missing}"
         raise SourceError(message)
     return PersonTable(
         images=paths,
-        image_ids=np.array([p["image_id"] for p in persons], np.int64),
-        annotation_ids=np.array([p["id"] for p in persons], np.int64),
+        image_ids=ids[:, 0],
+        annotation_ids=ids[:, 1],
         boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
         joints=np.where(labelled[..., None], keypoints[..., :2] + 0.5, 0.0),
         labelled=labelled,

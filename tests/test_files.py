@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from lfpose_edge.files import whole_file, write_text_whole
+from lfpose_edge.files import whole_file, write_json_whole, write_text_whole
 
 
 def test_a_file_appears_with_its_folder_and_replaces_the_old_one(tmp_path: Path) -> None:
@@ -26,6 +27,12 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: t
         assert temporary.suffix == ".txt"  # writers that go by the suffix still work
         raise error
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path) -> None:
+    write_json_whole(tmp_path / "a.json", {"a": float("nan"), "b": [1.5, float("inf")], "c": ("x", None)})
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [1.5, None], "c": ["x", None]}
 
 
 def test_a_block_that_wrote_nothing_is_an_error(tmp_path: Path) -> None:

@@ -47,6 +47,10 @@ def test_joints_are_matched_by_name_and_become_continuous(tmp_path: Path) -> Non
         ({**_tree(), "categories": [{"keypoints": ["tail"]}]}, "none of its joints"),
         (_tree(keypoints=[0] * 6), "no person has a labelled joint"),
         (_tree(iscrowd=1), "no person has a labelled joint"),
+        (_tree(image_id=4), r"image_id of an image in the file.*KeyError: 4"),
+        (_tree(bbox=[1, 2, 3]), "a bbox of four numbers"),
+        (_tree(keypoints=[5, 6, 2]), "2 keypoints"),
+        (_tree(id=None), "each person needs an id"),
     ],
 )
 def test_a_file_that_cannot_be_used(tmp_path: Path, tree: Any, words: str) -> None:

@@ -47,7 +47,7 @@ def run_bench(model: str, seconds: float, threads: int | None) -> None:
     """Time a model and print the table."""
     counts = (threads,) if threads else tuple(sorted({1, os.cpu_count() or 1}))
     rows = measure(model, thread_counts=counts, seconds=seconds)
-    Console(highlight=False).print(table(rows))
+    Console(highlight=False, markup=False).print(table(rows))
 
 
 def measure(

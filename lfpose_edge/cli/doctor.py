@@ -16,7 +16,7 @@ from lfpose_edge.machine import PACKAGES, cpu_model, versions
 
 def run_doctor() -> None:
     """Print the machine, the package versions and every backend with the reason it lacks, if it does."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"lfpose-edge {__version__}, Python {platform.python_version()}, {platform.platform()}")
     console.print(f"CPU: {os.cpu_count()} cores, {cpu_model()}")
     installed = versions()
@@ -33,7 +33,7 @@ def run_inspect(model: str) -> None:
     bundle = Bundle.open(zoo.bundle_path(model))
     manifest = bundle.manifest
     how, decode = manifest.input, manifest.decode
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"{manifest.name} version {manifest.version}, {bundle.path}")
     console.print(f"joints: {manifest.joints.name}, {', '.join(manifest.joints.keypoints)}")
     console.print(
@@ -60,7 +60,7 @@ def run_inspect(model: str) -> None:
 
 def run_models() -> None:
     """Print the shipped bundles, checked, and the detectors by name."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = Table(title="models in the package")
     for column in ("name", "version", "joints", "input", "precisions"):
         table.add_column(column)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from lfpose_edge.errors import SourceError
 from lfpose_edge.estimator import PoseEstimator
-from lfpose_edge.files import write_text_whole
+from lfpose_edge.files import write_json_whole
 from lfpose_edge.metrics.accuracy import measure, predict_persons
 from lfpose_edge.persons import data_root, read_coco_keypoints
 
@@ -45,7 +44,7 @@ def run_eval(
     has_oks = find_spec("pycocotools") is not None
     accuracy = measure(keypoints, persons, scores if has_oks else None)
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = Table(title=f"{model} on {annotations}: {len(persons)} persons, own boxes, {runs_on}")
     table.add_column("joint")
     columns = {"PCK@0.1 box": accuracy.pck_box_all, "PCK@0.2 torso": accuracy.pck_torso}
@@ -65,7 +64,7 @@ def run_eval(
         console.print("OKS AP: not measured, it needs pycocotools (pip install pycocotools)")
     if json_path is not None:
         row = {"model": model, "annotations": str(annotations), "runs_on": runs_on, **asdict(accuracy)}
-        write_text_whole(json_path, json.dumps(row, indent=2) + "\n")
+        write_json_whole(json_path, row)
         console.print(f"wrote {json_path}")
 
 
@@ -87,5 +86,5 @@ def _predict_checkpoint(checkpoint: Path, annotations: Path, images: Path) -> tu
 
 
 def _progress(items: Any) -> Any:
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False, markup=False)
     return track(items, "persons", console=console, transient=True, disable=not console.is_terminal)

@@ -175,7 +175,7 @@ app.add_typer(data_app, name="data")
 def make_subset(
     annotations: Annotated[Path, typer.Argument(help="COCO-keypoints JSON.")],
     out: Annotated[Path, typer.Option(help="Where the smaller JSON goes.")],
-    persons: Annotated[int, typer.Option(min=32, help="Most persons.")] = 512,
+    persons: Annotated[int, typer.Option(min=40, help="Most persons.")] = 512,
     least_joints: Annotated[int, typer.Option(min=0, help="Labelled joints that a person must have.")] = 8,
     least_side: Annotated[
         float, typer.Option(min=0, help="Width and height that a person's box must have, pixels.")

@@ -111,7 +111,7 @@ def refuse_to_replace(frame: Frame, options: PredictOptions) -> None:
 
 def shown(source: Iterator[Frame]) -> Iterator[Frame]:
     """The frames, with a progress bar on a terminal and a line now and then in a log."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False, markup=False)
     columns = (
         TextColumn("frames"),
         BarColumn(),

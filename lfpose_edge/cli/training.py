@@ -29,7 +29,7 @@ def run_label(
     """Label persons by a teacher and say how many joints it was sure of."""
     from lfpose_edge.train.data.pseudo_labels import label_persons, open_teacher
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     made = label_persons(
         annotations,
         images,
@@ -41,8 +41,7 @@ def run_label(
         show=lambda persons: track(persons, "persons", console=console, disable=not console.is_terminal),
     )
     console.print(
-        f"wrote {out}: {made.persons} of {made.asked} persons, {made.joints / made.persons:.1f} joints each",
-        markup=False,
+        f"wrote {out}: {made.persons} of {made.asked} persons, {made.joints / made.persons:.1f} joints each"
     )
 
 
@@ -60,6 +59,6 @@ def run_train(
     )
     if not run.finished:
         raise Stopped
-    Console(stderr=True).print(
+    Console(stderr=True, highlight=False, markup=False).print(
         f"trained: {run.checkpoint}\nnext: lfpose-export {run.checkpoint} --out {plan.name}"
     )

@@ -25,7 +25,7 @@ class TrainingProgress:
     """
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int, *, enabled: bool = True) -> None:
-        self._console = Console(stderr=True, quiet=not enabled, highlight=False)
+        self._console = Console(stderr=True, quiet=not enabled, highlight=False, markup=False)
         self._interactive = enabled and self._console.is_terminal
         self._epochs, self._steps = recipe.epochs, steps_per_epoch
         self._bar = Progress(

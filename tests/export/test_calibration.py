@@ -128,6 +128,21 @@ def _empty(root: Path) -> str:
     return str(root / "empty")
 
 
+def test_an_archive_may_be_proved_on_located_persons(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", crops=_GOOD, color="rgb")
+    _coco(tmp_path, "val", 12)
+    proof = (tmp_path / "coco/annotations/person_keypoints_val2017.json", tmp_path / "coco/val2017")
+    found = _load(tmp_path / "c.npz", tmp_path, proof=proof)
+    assert (len(found.crops), len(found.held_out)) == (40, 12)
+    assert found.held_out.persons.labelled.any()
+
+
+def _truncated_npz(root: Path) -> str:
+    path = Path(_npz(crops=_GOOD, color="rgb")(root))
+    path.write_bytes(path.read_bytes()[:-200])
+    return str(path)
+
+
 def _npz(**arrays: Any) -> Any:
     def make(root: Path) -> str:
         np.savez(root / "c.npz", **arrays)
@@ -149,6 +164,7 @@ BAD = {
     "odd colour order": (_npz(crops=_GOOD, color="hsv"), ["'rgb' or 'bgr', got 'hsv'"]),
     "other size": (_npz(crops=_GOOD[:, :32], color="rgb"), ["uint8 (N, 64, 48, 3)", "(40, 32, 48, 3)"]),
     "float crops": (_npz(crops=_GOOD.astype(np.float32), color="rgb"), ["must be uint8", "got float32"]),
+    "a part of a file": (_truncated_npz, ["c.npz is no calibration set"]),
     "few crops": (_npz(crops=_GOOD[:10], color="rgb"), ["has 8 persons for the ranges"]),
 }
 

@@ -96,6 +96,78 @@ def test_an_onnx_file_is_exported_like_a_bundle(run, tmp_path: Path) -> None:
     assert Bundle.open(tmp_path / "b").manifest.name == "blob"
 
 
+def test_a_bundle_keeps_its_version_unless_told(run, tmp_path: Path) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    assert run("blob", "--out", "two", "--version", "2.1")[0] == 0
+    assert run("two", "--out", "again")[0] == 0
+    assert Bundle.open(tmp_path / "again").manifest.version == "2.1"
+
+
+def test_an_onnx_file_tells_nothing_of_the_machine_that_made_it(run, tmp_path: Path) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    model = blob_network()
+    model.graph.node[0].doc_string = model.producer_name = "/home/somebody/secret.py"
+    entry = model.metadata_props.add()
+    entry.key = entry.value = "secret"
+    onnx.save(model, tmp_path / "mine.onnx")
+    assert run("mine.onnx", "--out", "b", "--like", "blob")[0] == 0
+    assert b"secret" not in (tmp_path / "b/model.onnx").read_bytes()
+
+
+def _one_crop_only(model: onnx.ModelProto) -> None:
+    size = onnx.numpy_helper.from_array(np.array([1, 3, 16, 12], np.int64), "one")
+    model.graph.initializer.append(size)
+    model.graph.node.append(onnx.helper.make_node("Reshape", ["before", "one"], ["cams"], name="fix"))
+    next(node for node in model.graph.node if node.name == "head").output[0] = "before"
+
+
+def _fewer_cells(model: onnx.ModelProto) -> None:
+    next(node for node in model.graph.node if node.name == "head").attribute.append(
+        onnx.helper.make_attribute("strides", [2, 2])
+    )
+
+
+@pytest.mark.parametrize(
+    ("ruin", "words"),
+    [
+        (_one_crop_only, "mine.onnx does not run on a batch of 3 crops of 64x48"),
+        (_fewer_cells, "cam_stride 4 cams and presence must have shapes [(1, 3, 16, 12), (1, 3)]"),
+    ],
+)
+def test_an_onnx_file_that_is_not_what_the_bundle_says_is_refused(
+    run, tmp_path: Path, ruin, words: str
+) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    model = blob_network()
+    ruin(model)
+    onnx.save(model, tmp_path / "mine.onnx")
+    code, _, err = run("mine.onnx", "--out", "b", "--like", "blob")
+    assert code == 1
+    assert words in err
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_onnx_file_of_an_old_opset_is_converted(run, tmp_path: Path) -> None:
+    bundle = write_blob_bundle(tmp_path / "blob")
+    model = onnx.helper.make_model(
+        onnx.parser.parse_graph(
+            """
+            blob (float[n, 3, h, w] crops) => (float[n, 3, ch, cw] cams, float[n, 3] presence) {
+                cams = AveragePool<kernel_shape = [4, 4], strides = [4, 4]>(crops)
+                peaks = GlobalMaxPool(cams)
+                presence = Flatten<axis = 1>(peaks)
+            }
+            """
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 11)],
+        ir_version=7,
+    )
+    onnx.save(model, tmp_path / "old.onnx")
+    code, _, err = run("old.onnx", "--out", "b", "--like", bundle)
+    assert code == 0, err
+    assert onnx.load(tmp_path / "b/model.onnx").opset_import[0].version == 17
+
+
 def _list(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 

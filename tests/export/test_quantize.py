@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -27,7 +28,6 @@ from lfpose_edge.export.ranges import (
     choose_range,
     observe,
     range_method,
-    read_calibration,
 )
 from nets import blob_network, spot_image
 
@@ -109,10 +109,10 @@ def test_an_unknown_way_suggests_the_nearest() -> None:
 
 def test_ranges_survive_their_file(calibration, tmp_path: Path) -> None:
     calibration.write(tmp_path / "calibration.json")
-    again = read_calibration(tmp_path / "calibration.json")
-    assert (again.method, again.crops, again.source_sha256) == ("minmax", 40, "0" * 64)
-    assert again.ranges.keys() == calibration.ranges.keys()
-    for name, bounds in again.ranges.items():
+    again = json.loads((tmp_path / "calibration.json").read_text())
+    assert (again["method"], again["crops"], again["source_sha256"]) == ("minmax", 40, "0" * 64)
+    assert again["ranges"].keys() == calibration.ranges.keys()
+    for name, bounds in again["ranges"].items():
         assert bounds == pytest.approx(calibration.ranges[name], abs=1e-6)
 
 
@@ -196,6 +196,54 @@ def test_layers_in_float_keep_their_weights(calibration) -> None:
     ]
 
 
+def test_a_layer_alone_in_int8_brings_no_pair_elsewhere(calibration) -> None:
+    model = blob_network()
+    others = {*weighted_layers(Graph(model))} - {"mix"}
+    quantised = Graph(quantise(model, calibration, "cpu", in_float=others))
+    pairs = {node.input[0] for node in quantised.nodes if node.op_type == "QuantizeLinear"}
+    # What the layer reads and makes, and the glue behind it up to the next layer, in float.
+    assert pairs == set("debfg")
+    everything = quantise(model, calibration, "cpu", in_float=weighted_layers(Graph(model)))
+    assert not any(node.op_type == "QuantizeLinear" for node in everything.graph.node)
+
+
+def _gemm_in_the_middle(**attributes: object) -> onnx.ModelProto:
+    """The blob network with its presence over a hidden layer."""
+    model = blob_network()
+    rng = np.random.default_rng(5)
+    weight = rng.normal(0, 1, (8, 8)) * np.array([0.01, 0.1, 1, 1, 2, 3, 5, 10])
+    weight = weight.T if attributes.get("transB") else weight
+    constants = {"hidden.weight": weight, "hidden.bias": rng.normal(0, 0.1, 8)}
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(v.astype(np.float32), k) for k, v in constants.items()
+    )
+    *rest, last = model.graph.node
+    hidden = onnx.helper.make_node("Gemm", ["i", *constants], ["j"], name="hidden", **attributes)
+    last.input[0] = "j"
+    nodes = [*rest, hidden, last]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("attributes", "quantised"),
+    [({}, True), ({"transB": 1}, True), ({"alpha": 0.5}, False), ({"beta": 2.0}, False)],
+)
+@pytest.mark.parametrize("style", STYLES)
+def test_a_hidden_gemm_has_a_scale_for_each_of_its_outputs(
+    style: Style, attributes: dict[str, object], quantised: bool
+) -> None:
+    model = _gemm_in_the_middle(**attributes)
+    seen = observe(model, quantised_tensors(Graph(model)), _crops(40))
+    ranges = calibration_from(seen, "minmax", crops=40, source_sha256="0" * 64)
+    converted = quantise(model, ranges, style, in_float=tail_layers(Graph(model)))
+    assert ("hidden/weight/scale" in Graph(converted).constants) == quantised
+    crops = _crops(8, seed=3)
+    (_, presence), (_, ours) = _run(model, crops), _run(converted, crops)
+    assert np.abs(ours - presence).max() < 0.05 * np.ptp(presence)
+
+
 def test_layers_without_names_are_quantised_too(calibration) -> None:
     model = blob_network()
     for node in model.graph.node:
@@ -204,6 +252,103 @@ def test_layers_without_names_are_quantised_too(calibration) -> None:
     assert len(set(weighted_layers(graph))) == 5
     quantised = Graph(quantise(model, calibration, "cpu", in_float=tail_layers(graph)))
     assert sum(array.dtype == np.int8 and array.ndim == 4 for array in quantised.constants.values()) == 3
+
+
+def _node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if node.name == name)
+
+
+def _empty_bias(model: onnx.ModelProto) -> None:
+    _node(model, "mix").input[2] = ""
+
+
+def _no_bias(model: onnx.ModelProto) -> None:
+    del _node(model, "mix").input[2:]
+
+
+def _constants_among_the_inputs(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        model.graph.input.append(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        )
+
+
+def _computed_weight(model: onnx.ModelProto) -> None:
+    mix = _node(model, "mix")
+    # The mean of an input, in the shape of a bias: known only when the network runs.
+    nodes = [
+        onnx.helper.make_node("ReduceMean", ["i"], ["m"], name="m", axes=[0], keepdims=0),
+        onnx.helper.make_node("Mul", ["m", "low"], ["computed"], name="zeros"),
+    ]
+    mix.input[2] = "computed"
+    mean = _node(model, "mean")
+    order = [n for n in model.graph.node if n.name != "mean"]
+    place = order.index(mix)
+    order[place:place] = [mean, *nodes]
+    copied = [onnx.NodeProto.FromString(n.SerializeToString()) for n in order]
+    del model.graph.node[:]
+    model.graph.node.extend(copied)
+
+
+def _computed_size(model: onnx.ModelProto) -> None:
+    up = _node(model, "up")
+    nodes = [
+        onnx.helper.make_node("Shape", ["b"], ["b.shape"], name="shape"),
+        onnx.helper.make_node("Slice", ["b.shape", "two", "four"], ["hw"], name="slice"),
+        onnx.helper.make_node("Shape", ["f"], ["f.shape"], name="shape.2"),
+        onnx.helper.make_node("Slice", ["f.shape", "none", "two"], ["nc"], name="slice.2"),
+        onnx.helper.make_node("Concat", ["nc", "hw"], ["size"], name="join", axis=0),
+    ]
+    for name, value in (("none", 0), ("two", 2), ("four", 4)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value], np.int64), name))
+    del up.input[2:]
+    up.input.extend(["", "size"])
+    order = list(model.graph.node)
+    place = order.index(up)
+    order[place:place] = nodes
+    copied = [onnx.NodeProto.FromString(n.SerializeToString()) for n in order]
+    del model.graph.node[:]
+    model.graph.node.extend(copied)
+
+
+def _an_output_that_is_read_again(model: onnx.ModelProto) -> None:
+    last = _node(model, "presence_head")
+    model.graph.node.remove(last)
+    make = onnx.helper.make_node
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32)[..., None, None], "eye")
+    )
+    model.graph.node.extend(
+        [
+            make("Conv", ["cams", "eye"], ["again"], name="again"),
+            make("ReduceMean", ["again"], ["presence"], name="mean.2", axes=[2, 3], keepdims=0),
+        ]
+    )
+
+
+FORMS = [
+    _empty_bias,
+    _no_bias,
+    _constants_among_the_inputs,
+    _computed_weight,
+    _computed_size,
+    _an_output_that_is_read_again,
+]
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__.strip("_"))
+def test_other_forms_of_the_same_network_are_quantised_too(form, style: Style) -> None:
+    model = blob_network()
+    form(model)
+    crops = _crops(40)
+    expected = _run(model, crops[:8])
+    seen = observe(model, quantised_tensors(Graph(model)), crops)
+    ranges = calibration_from(seen, "minmax", crops=40, source_sha256="0" * 64)
+    converted = quantise(model, ranges, style, in_float=tail_layers(Graph(model)))
+    assert Graph(converted).constants["stem/weight/quantised"].dtype == np.int8
+    for ours, theirs in zip(_run(converted, crops[:8]), expected, strict=True):
+        assert np.abs(ours - theirs).max() < 0.06 * max(np.ptp(theirs), 1.0)
 
 
 def test_the_same_input_gives_the_same_bytes(calibration) -> None:
