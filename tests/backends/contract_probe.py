@@ -1,0 +1,107 @@
+"""Builds an "engine" through the adapter with the classes of real TensorRT bindings, and says what it used.
+
+Run in a process of its own, with one version's ``tensorrt_bindings`` on the path and stub libraries behind
+them: ``python contract_probe.py FOLDER``. The bindings cannot build anything so; but they have every class,
+method, property and enum of their version, and an attribute that they lack is an error here. Writes
+``FOLDER/probe.json``: the version, and for every case the attributes used.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import tensorrt_bindings as real
+
+from lfpose_edge.backends.tensorrt_api import BuildOptions, TensorRt
+
+USED: list[str] = []
+
+
+class Double:
+    """Stands for an object of a bound class: has what the class has, answers what it is told to."""
+
+    def __init__(self, kind: type, **answers: Any) -> None:
+        self.__dict__.update(kind=kind, answers=answers)
+
+    def _member(self, name: str) -> Any:
+        USED.append(f"{self.kind.__name__}.{name}")
+        return getattr(self.kind, name)  # AttributeError where this version lacks it
+
+    def __getattr__(self, name: str) -> Any:
+        member, answer = self._member(name), self.answers.get(name)
+        return answer if isinstance(member, property) else lambda *_: answer
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._member(name).fset is None:
+            message = f"{self.kind.__name__}.{name} cannot be set"
+            raise AttributeError(message)
+
+
+class Enum:
+    """An enum of the bindings that notes which of its members are asked for."""
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+
+    def __getattr__(self, name: str) -> Any:
+        USED.append(f"{self._kind.__name__}.{name}")
+        return getattr(self._kind, name)
+
+
+def doubles() -> ModuleType:
+    """The bindings' module, with what would need the libraries replaced by doubles."""
+    crops = Double(real.ITensor, name="crops", shape=(-1, 3, 192, 192))
+    network = Double(real.INetworkDefinition, num_inputs=1, get_input=crops)
+    timing = Double(real.ITimingCache, serialize=b"timings")
+    builder = Double(
+        real.Builder,
+        create_network=network,
+        create_builder_config=Double(real.IBuilderConfig, create_timing_cache=timing),
+        create_optimization_profile=Double(real.IOptimizationProfile),
+        build_serialized_network=b"plan",
+    )
+    module = ModuleType("tensorrt")
+    module.__version__ = real.__version__  # type: ignore[attr-defined]
+    module.__dict__.update({name: getattr(real, name) for name in dir(real) if not name.startswith("__")})
+    enums = ("NetworkDefinitionCreationFlag", "MemoryPoolType", "BuilderFlag", "DeviceType")
+    module.__dict__.update({name: Enum(getattr(real, name)) for name in enums})
+    module.__dict__.update(
+        Builder=lambda log: builder, OnnxParser=lambda network, log: Double(real.OnnxParser, parse=True)
+    )
+    return module
+
+
+def refusal() -> str:
+    """What the adapter says of a parser that refuses a model."""
+    from lfpose_edge.backends.tensorrt_api import _parser_message
+
+    error = Double(real.ParserError, node=-1, desc="no such operator")
+    return _parser_message("tensorrt", Double(real.OnnxParser, num_errors=1, get_error=error), b"")
+
+
+def main() -> None:
+    """Build in every way."""
+    folder = Path(sys.argv[1])
+    cases = {
+        "plain": BuildOptions(),
+        "fp16": BuildOptions(fp16=True),
+        "int8": BuildOptions(fp16=True, int8=True),
+        "dla": BuildOptions(fp16=True, dla_core=0),
+        "timing cache": BuildOptions(timing_cache=folder / "timing.cache"),
+    }
+    used = {}
+    for name, options in cases.items():
+        USED.clear()
+        plan = TensorRt(doubles()).build(b"", options, report=lambda *_: None)
+        assert plan == b"plan", plan
+        used[name] = sorted(set(USED))
+    assert (folder / "timing.cache").read_bytes() == b"timings"
+    result = {"version": real.__version__, "used": used, "refusal": refusal()}
+    (folder / "probe.json").write_text(json.dumps(result))
+
+
+main()
