@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfpose_edge.export.graph import Graph
-from lfpose_edge.export.to_onnx import OPSET, forget_origin, to_onnx
+from lfpose_edge.export.simplify import simplify
+from lfpose_edge.export.to_onnx import OPSET, forget_origin, store_as_half, to_onnx
 
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BundleError
@@ -58,7 +59,7 @@ def open_source(source: str, like: str | None = None) -> Source:
             )
             raise BundleError(message + "the same with --like")
         bundle = Bundle.open(bundle_path(like))
-        return Source(_load_onnx(path), _facts_of(bundle, {"onnx": path.name}))
+        return Source(_simplified(_load_onnx(path), path), _facts_of(bundle, {"onnx": path.name}))
     bundle = Bundle.open(bundle_path(source))
     card = bundle.path / "card.md"
     provenance = {key: value for key, value in bundle.manifest.provenance.items() if key != "int8"}
@@ -114,6 +115,17 @@ def _without_folders(entry: Any) -> Any:
 def _facts_of(bundle: Bundle, provenance: dict[str, Any]) -> dict[str, Any]:
     kept = bundle.manifest.model_dump(mode="json", include={"name", "joints", "input", "decode"})
     return {**kept, "provenance": provenance}
+
+
+def _simplified(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Simplified, and with weights stored as they were: as float16, or as float32."""
+    import onnx
+
+    halved = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    model = simplify(Graph(model).to_model(), path.name)
+    if halved:
+        store_as_half(model)
+    return model
 
 
 def _modern(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:

@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from lfpose_edge.export.simplify import simplify
 
 if TYPE_CHECKING:
     import onnx
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 OPSET = 17
 INPUT, OUTPUTS = "crops", ("cams", "presence")
-_SMALLEST_TO_HALVE = 256  # elements; short biases and scalars stay float32, they weigh nothing
+SMALLEST_TO_HALVE = 256  # elements; short biases and scalars stay float32, they weigh nothing
 
 
 def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
@@ -58,9 +59,10 @@ def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
             kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
             del node.attribute[:]
             node.attribute.extend(kept)
+    model = simplify(model, "the network")
     _name_by_layer(model)
     forget_origin(model)
-    _store_as_half(model)
+    store_as_half(model)
     return model
 
 
@@ -122,7 +124,7 @@ def forget_origin(model: onnx.ModelProto) -> None:
     model.producer_name, model.producer_version = "lfpose-export", ""
 
 
-def _store_as_half(model: onnx.ModelProto) -> None:
+def store_as_half(model: onnx.ModelProto) -> None:
     """Halve the file: large float32 weights become float16 with a Cast that runtimes fold when loading."""
     import onnx
     from onnx import numpy_helper
@@ -132,7 +134,7 @@ def _store_as_half(model: onnx.ModelProto) -> None:
         if initializer.data_type != onnx.TensorProto.FLOAT:
             continue
         values = numpy_helper.to_array(initializer)
-        if values.size < _SMALLEST_TO_HALVE:
+        if values.size < SMALLEST_TO_HALVE:
             continue
         name = initializer.name
         half = numpy_helper.from_array(values.astype(np.float16), f"{name}_half")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from lfpose_edge.export import cli, search
+from lfpose_edge.export import cli, search, to_onnx
 from nets import blob_network, spot_image, write_blob_bundle
 
 from lfpose_edge import PoseEstimator
@@ -101,6 +102,52 @@ def test_a_bundle_keeps_its_version_unless_told(run, tmp_path: Path) -> None:
     assert run("blob", "--out", "two", "--version", "2.1")[0] == 0
     assert run("two", "--out", "again")[0] == 0
     assert Bundle.open(tmp_path / "again").manifest.version == "2.1"
+
+
+def _with_a_constant_chain(halved: bool) -> onnx.ModelProto:
+    """The blob network whose first weights come out of a chain of constants."""
+    model = blob_network()
+    kind = onnx.TensorProto.FLOAT16 if halved else onnx.TensorProto.FLOAT
+    dtype = np.float16 if halved else np.float32
+    for tensor in model.graph.initializer:
+        if tensor.name == "stem.weight":
+            weight = onnx.numpy_helper.to_array(tensor).astype(dtype) / dtype(2)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weight, "half.weight"))
+    make = onnx.helper.make_node
+    cast = make("Cast", ["half.weight"], ["chain"], name="cast", to=onnx.TensorProto.FLOAT)
+    double = make("Add", ["chain", "chain"], ["stem.weight"], name="double")
+    assert kind in (tensor.data_type for tensor in model.graph.initializer)
+    nodes = [cast, double, *model.graph.node]
+    copied = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copied)
+    return model
+
+
+@pytest.mark.parametrize("halved", [True, False])
+def test_an_onnx_file_is_simplified(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, halved: bool
+) -> None:
+    monkeypatch.setattr(to_onnx, "SMALLEST_TO_HALVE", 200)  # so that the blob's weights are large
+    write_blob_bundle(tmp_path / "blob")
+    onnx.save(_with_a_constant_chain(halved), tmp_path / "mine.onnx")
+    code, _, err = run("mine.onnx", "--out", "b", "--like", "blob")
+    assert code == 0, err
+    graph = onnx.load(tmp_path / "b/model.onnx").graph
+    assert "double" not in [node.name for node in graph.node]
+    stored = {tensor.data_type for tensor in graph.initializer if len(tensor.dims) == 4}
+    assert (onnx.TensorProto.FLOAT16 in stored) == halved
+
+
+def test_without_onnxsim_the_export_says_that_it_is_left_out(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxsim", None)
+    write_blob_bundle(tmp_path / "blob")
+    onnx.save(_with_a_constant_chain(False), tmp_path / "mine.onnx")
+    assert run("mine.onnx", "--out", "b", "--like", "blob")[0] == 0
+    assert "onnxsim is not installed: the graph of mine.onnx is not simplified" in caplog.text
+    assert "double" in [node.name for node in onnx.load(tmp_path / "b/model.onnx").graph.node]
 
 
 def test_an_onnx_file_tells_nothing_of_the_machine_that_made_it(run, tmp_path: Path) -> None:
