@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lfpose_edge.export.adjust import equalise
 from lfpose_edge.export.calibration import load_calibration_set
 from lfpose_edge.export.engines import Engines, build_engines
 from lfpose_edge.export.graph import Graph
@@ -29,6 +30,7 @@ from lfpose_edge.skeleton import Skeleton
 
 _LARGEST_LOGIT_ERROR = 0.05  # float16 weights change CAM logits by less than this; a wrong graph by far more
 _TUNING_CROPS = 64
+_CORRECTION_CROPS = 32
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Int8:
         crops: most crops for the ranges.
         method: how ranges are chosen; None takes the best of all.
         max_drop: PCK points (or percent of the joints moved, where nothing is labelled) that INT8 may cost.
+        equalise, correct_biases: what is done first; see :mod:`lfpose_edge.export.adjust`.
     """
 
     calibration: str
@@ -54,6 +57,8 @@ class Int8:
     crops: int = 512
     method: RangeMethod | None = None
     max_drop: float = 0.5
+    equalise: bool = False
+    correct_biases: bool = False
 
 
 def export_bundle(
@@ -124,6 +129,9 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
 
     graph = Graph(source.model)
     model = graph.to_model()  # float32 constants, as every engine sees them
+    equalised = 0
+    if how.equalise:
+        model, equalised = equalise(model)
     skeleton = Skeleton(**JointSet.model_validate(facts["joints"]).model_dump())
     decode = Decode.model_validate(facts["decode"])
     data = load_calibration_set(
@@ -153,6 +161,7 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
         max_drop=how.max_drop,
         crops=len(data.crops),
         source_sha256=data.crops.sha256,
+        correct_with=data.crops.crops[:_CORRECTION_CROPS] if how.correct_biases else None,
         show=show,
     )
     for style, quantised_model in quantised.models.items():
@@ -170,6 +179,8 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
             "sha256": data.crops.sha256,
             "ranges": quantised.calibration.method,
             "in_float": quantised.in_float,
+            "equalised_pairs": equalised,
+            "biases_corrected": how.correct_biases,
         },
     }
     return Report(data, held_out, quantised, model)

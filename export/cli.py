@@ -50,6 +50,12 @@ def export(
     max_drop: Annotated[
         float, typer.Option(min=0, help="PCK points that INT8 may cost; beyond, nothing is published.")
     ] = 0.5,
+    equalise: Annotated[
+        bool, typer.Option("--equalise", help="Even out the channels' ranges between layers before INT8.")
+    ] = False,
+    correct_biases: Annotated[
+        bool, typer.Option("--correct-biases", help="Take INT8's mean error from the biases; takes minutes.")
+    ] = False,
     engine: Annotated[
         str | None, typer.Option(help="Build engines too: tensorrt (for the GPU here) or tensorrt-rtx.")
     ] = None,
@@ -91,6 +97,8 @@ def export(
         "--calib-images": (calib_images, "--int8", int8),
         "--detector": (detector, "--int8", int8),
         "--proof": (proof, "--int8", int8),
+        "--equalise": (equalise, "--int8", int8),
+        "--correct-biases": (correct_biases, "--int8", int8),
         "--proof-images": (proof_images, "--proof", proof),
         "--gpu": (gpu, "--engine", engine),
         "--dla-core": (dla_core is not None, "--engine", engine),
@@ -121,6 +129,8 @@ def export(
             crops=calib_crops,
             method=range_method(ranges),
             max_drop=max_drop,
+            equalise=equalise,
+            correct_biases=correct_biases,
         )
     engines = None
     if engine is not None:

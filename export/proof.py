@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -110,17 +110,21 @@ class Judge:
         return np.where(original.presence >= self._threshold, distance / sides, np.nan)
 
 
-def session(model: onnx.ModelProto, threads: int = 0) -> Callable[[Floats], tuple[Floats, Floats]]:
-    """A model in ONNX Runtime, as crops to (cams, presence)."""
+def onnx_session(model: onnx.ModelProto) -> Any:
+    """An ``onnxruntime.InferenceSession`` of a model, on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads
     options.add_session_config_entry(*WITHOUT_VNNI)
-    engine = onnxruntime.InferenceSession(
+    return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+
+
+def session(model: onnx.ModelProto) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """A pose network in ONNX Runtime, as crops to (cams, presence)."""
+    engine = onnx_session(model)
 
     def infer(crops: Floats) -> tuple[Floats, Floats]:
         cams, presence = engine.run(("cams", "presence"), {"crops": crops})

@@ -152,7 +152,7 @@ def _has_weights(node: onnx.NodeProto, graph: Graph) -> bool:
     return plain and all(name in graph.constants for name in node.input[1:] if name)
 
 
-def _output_axis(node: onnx.NodeProto) -> int:
+def output_axis(node: onnx.NodeProto) -> int:
     """The axis of a layer's weights along which its output channels lie."""
     return 1 if node.op_type == "Gemm" and not attribute(node, "transB", 0) else 0
 
@@ -204,7 +204,7 @@ class _Writer:
     def weights(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Store a layer's weights, and in the ``cpu`` style its bias, as integers."""
         constants, given = self._graph.constants, self._restored[node.input[0]]
-        axis = _output_axis(node)
+        axis = output_axis(node)
         weight = np.moveaxis(constants[node.input[1]], axis, 0)
         bias = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else None
         least = 0.0

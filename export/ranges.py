@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 import onnx
 from lfpose_edge.export.graph import Graph
+from lfpose_edge.export.proof import onnx_session
 from numpy.typing import NDArray
 
 from lfpose_edge.errors import CalibrationError, did_you_mean
@@ -88,16 +89,10 @@ def observe(
         batch: crops at a time.
         progress: wraps the loop over batches, to show it.
     """
-    import onnxruntime
-
     graph = Graph(model)
     wanted = [name for name in tensors if name not in graph.inputs]
     new = [name for name in wanted if name not in graph.outputs]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        graph.to_model(new).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnx_session(graph.to_model(new))
     low = dict.fromkeys(tensors, np.inf)
     high = dict.fromkeys(tensors, -np.inf)
     kept: dict[str, list[Floats]] = {name: [] for name in tensors}

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from lfpose_edge.export.adjust import correct_biases
 from lfpose_edge.export.graph import Graph
-from lfpose_edge.export.proof import Judge, Predictions, Show, session, silent
+from lfpose_edge.export.proof import Floats, Judge, Predictions, Show, session, silent
 from lfpose_edge.export.quantize import Style, quantise, tail_layers, weighted_layers
 from lfpose_edge.export.ranges import METHODS, Calibration, Observation, RangeMethod, calibration_from
 
@@ -49,6 +50,7 @@ def quantise_within(
     max_drop: float,
     crops: int,
     source_sha256: str,
+    correct_with: Floats | None = None,
     show: Show = silent,
 ) -> Quantised:
     """Quantise a model so that it loses at most ``max_drop`` PCK points on the held-out crops.
@@ -64,6 +66,7 @@ def quantise_within(
         held_out: judges the result.
         max_drop: PCK points.
         crops, source_sha256: what ``seen`` was made from, for the record.
+        correct_with: crops (N, 3, H, W) to correct biases with; None leaves them.
         show: shows progress.
 
     Raises:
@@ -84,6 +87,11 @@ def quantise_within(
 
     def calibrated(by: RangeMethod) -> Calibration:
         return calibration_from(seen, by, crops=crops, source_sha256=source_sha256)
+
+    def corrected(style: Style, in_float: list[str]) -> onnx.ModelProto:
+        if correct_with is None:
+            return model
+        return correct_biases(model, calibration, style, correct_with, in_float=in_float, show=show)
 
     candidates: Sequence[RangeMethod] = [method] if method else METHODS
     scores = {
@@ -108,7 +116,10 @@ def quantise_within(
     half = len(layers) // 2
     for kept in sorted({0, half, *(2**i for i in range(half.bit_length()) if 2**i < half)}):
         in_float = [*tail, *list(sensitivity)[:kept]]
-        models = {style: quantise(model, calibration, style, in_float=in_float) for style in STYLES}
+        models = {
+            style: quantise(corrected(style, in_float), calibration, style, in_float=in_float)
+            for style in STYLES
+        }
         found = {
             style: held_out.predict(session(models[style]))
             for style in show(STYLES, f"accuracy, {len(in_float)} layers in float")

@@ -1,0 +1,110 @@
+"""Equalised channels compute what they did; corrected biases take quantisation's mean error away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from lfpose_edge.export.adjust import correct_biases, equalise
+from lfpose_edge.export.graph import Graph
+from lfpose_edge.export.quantize import Style, quantise, quantised_tensors
+from lfpose_edge.export.ranges import calibration_from, observe
+from onnx import TensorProto, helper, numpy_helper
+
+
+def _chain(
+    between: Sequence[str] = (), *, depthwise: bool = False, seen_twice: bool = False
+) -> onnx.ModelProto:
+    """Two convolutions, channels of very different sizes between them, and a third."""
+    rng = np.random.default_rng(0)
+    uneven = np.array([0.02, 0.2, 1, 5], np.float32)
+    constants = {
+        "one.weight": rng.normal(size=(4, 3, 1, 1)) * uneven.reshape(4, 1, 1, 1),
+        "one.bias": rng.normal(size=4) * uneven,
+        "two.weight": rng.normal(size=(4, 1 if depthwise else 4, 3, 3)),
+        "two.bias": rng.normal(size=4),
+        "three.weight": rng.normal(size=(2, 4, 1, 1)),
+        "low": np.array(0.0),
+        "high": np.array(6.0),
+    }
+    make = helper.make_node
+    nodes = [make("Conv", ["crops", "one.weight", "one.bias"], ["a"], name="one")]
+    name = "a"
+    for i, kind in enumerate(between):
+        limits = ["low", "high"] if kind == "Clip" else []
+        nodes.append(make(kind, [name, *limits], [f"a{i}"], name=f"between{i}"))
+        name = f"a{i}"
+    group = 4 if depthwise else 1
+    nodes += [
+        make("Conv", [name, "two.weight", "two.bias"], ["b"], name="two", pads=[1] * 4, group=group),
+        make("Add", ["b", "a"], ["c"], name="add") if seen_twice else make("Relu", ["b"], ["c"], name="relu"),
+        make("Conv", ["c", "three.weight"], ["out"], name="three"),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [info("crops", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [info("out", TensorProto.FLOAT, ["n", 2, "h", "w"])],
+        [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def _run(model: onnx.ModelProto, crops: np.ndarray, name: str = "out") -> np.ndarray:
+    extra = [] if name == "out" else [name]
+    data = Graph(model).to_model(extra).SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return session.run([name], {"crops": crops})[0]
+
+
+CROPS = np.random.default_rng(1).normal(size=(24, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("options", "pairs"),
+    [
+        pytest.param({}, 2, id="linear"),
+        pytest.param({"between": ["Relu"]}, 2, id="over a ReLU"),
+        pytest.param({"between": ["Clip"]}, 1, id="not over a ReLU6"),
+        pytest.param({"depthwise": True}, 2, id="into a depthwise layer"),
+        pytest.param({"seen_twice": True}, 0, id="not when others look"),
+    ],
+)
+def test_equalised_channels_compute_the_same(options: dict[str, object], pairs: int) -> None:
+    model = _chain(**options)
+    equalised, count = equalise(model)
+    assert count == pairs
+    np.testing.assert_allclose(_run(equalised, CROPS), _run(model, CROPS), rtol=1e-4, atol=1e-4)
+
+
+def test_equalised_channels_are_of_one_size() -> None:
+    model = _chain()
+
+    def unevenness(of: onnx.ModelProto) -> float:
+        largest = np.abs(_run(of, CROPS, "a")).max(axis=(0, 2, 3))
+        return float(largest.max() / largest.min())
+
+    assert unevenness(equalise(model)[0]) < unevenness(model) / 5
+
+
+@pytest.mark.parametrize("style", ["cpu", "trt"])
+def test_corrected_biases_take_the_mean_error_away(style: Style) -> None:
+    model = _chain(["Relu"])
+    seen = observe(model, quantised_tensors(Graph(model)), CROPS)
+    # Ranges that cut off far too much, so that quantisation is biased.
+    calibration = calibration_from(seen, "minmax", crops=24, source_sha256="0" * 64)
+    ranges = {name: (low / 3, high / 3) for name, (low, high) in calibration.ranges.items()}
+    calibration = type(calibration)("minmax", 24, "0" * 64, ranges)
+    in_float = ["three"]
+    corrected = correct_biases(model, calibration, style, CROPS, in_float=in_float)
+
+    def error(of: onnx.ModelProto) -> float:
+        found = _run(quantise(of, calibration, style, in_float=in_float), CROPS, "b")
+        return float(np.abs((found - _run(model, CROPS, "b")).mean(axis=(0, 2, 3))).max())
+
+    assert error(corrected) < 0.2 * error(model)
+    assert error(model) > 0.05
