@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from lfpose_edge.export.adjust import equalise
 from lfpose_edge.export.calibration import load_calibration_set
-from lfpose_edge.export.engines import Engines, build_engines
+from lfpose_edge.export.engines import Engines, build_engines, require
 from lfpose_edge.export.graph import Graph
 from lfpose_edge.export.proof import Judge, Show, session, silent
 from lfpose_edge.export.quantize import quantised_tensors
@@ -23,7 +23,6 @@ from lfpose_edge.export.search import Quantised, quantise_within
 from lfpose_edge.export.source import Source, open_source
 
 from lfpose_edge.backends import Request, load_backend
-from lfpose_edge.backends.tensorrt_api import TensorRt
 from lfpose_edge.bundle import Bundle, Decode, Input, JointSet, write_manifest
 from lfpose_edge.errors import AccuracyGateError, BundleError
 from lfpose_edge.skeleton import Skeleton
@@ -96,7 +95,7 @@ def export_bundle(
 
     _require_free(out)
     if engines is not None:
-        TensorRt.load(engines.flavour)  # before the long work, not after it
+        require(engines.kind)  # before the long work, not after it
     opened = open_source(str(source), like)
     _require_runs(opened, str(source))
     facts: dict[str, Any] = {"version": "1", **opened.facts, "models": {"fp32": "model.onnx"}}
@@ -116,7 +115,7 @@ def export_bundle(
         if report is not None:
             write_report(folder, report, bundle)
         if engines is not None:
-            build_engines(bundle, engines, show)
+            build_engines(bundle, engines, opened.network, show)
         _require_free(out)
         if out.is_dir():
             out.rmdir()

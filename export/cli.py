@@ -57,7 +57,8 @@ def export(
         bool, typer.Option("--correct-biases", help="Take INT8's mean error from the biases; takes minutes.")
     ] = False,
     engine: Annotated[
-        str | None, typer.Option(help="Build engines too: tensorrt (for the GPU here) or tensorrt-rtx.")
+        str | None,
+        typer.Option(help="Build engines too: tensorrt or torch-tensorrt (for the GPU here), tensorrt-rtx."),
     ] = None,
     gpu: Annotated[
         list[str] | None,
@@ -100,9 +101,9 @@ def export(
         "--equalise": (equalise, "--int8", int8),
         "--correct-biases": (correct_biases, "--int8", int8),
         "--proof-images": (proof_images, "--proof", proof),
-        "--gpu": (gpu, "--engine", engine),
-        "--dla-core": (dla_core is not None, "--engine", engine),
-        "--timing-cache": (timing_cache, "--engine", engine),
+        "--gpu": (gpu, "--engine tensorrt-rtx", engine == "tensorrt-rtx"),
+        "--dla-core": (dla_core is not None, "--engine tensorrt", engine == "tensorrt"),
+        "--timing-cache": (timing_cache, "--engine tensorrt", engine == "tensorrt"),
         "--like": (like, "an ONNX file", source.endswith(".onnx")),
     }
     for option, (given, other, there) in needs.items():
@@ -111,7 +112,7 @@ def export(
             raise CalibrationError(message)
     _require_extra()
     from lfpose_edge.export.build import Int8, export_bundle
-    from lfpose_edge.export.engines import Engines, engine_flavour
+    from lfpose_edge.export.engines import Engines, engine_kind
     from lfpose_edge.export.ranges import range_method
 
     from lfpose_edge.backends.tensorrt_api import BuildOptions
@@ -135,13 +136,13 @@ def export(
     engines = None
     if engine is not None:
         options = BuildOptions(workspace_mb=workspace_mb, dla_core=dla_core, timing_cache=timing_cache)
-        engines = Engines(engine_flavour(engine), gpus=tuple(gpu or ()), options=options)
+        engines = Engines(engine_kind(engine), gpus=tuple(gpu or ()), options=options)
     bundle = export_bundle(
         source, out, int8=how, engines=engines, card=card, version=version, like=like, show=_show
     )
     for precision, name in bundle.manifest.models.items():
         typer.echo(f"{precision:9} {name}  {bundle.manifest.files[name].bytes / 1e6:.1f} MB")
-    for path in sorted((out / "engines").glob("*.engine")):
+    for path in sorted(p for p in (out / "engines").glob("*") if p.suffix != ".json"):
         typer.echo(f"engine    engines/{path.name}  {path.stat().st_size / 1e6:.1f} MB")
     typer.echo(f"wrote {out}: {bundle.manifest.name} version {bundle.manifest.version}")
     if how is not None:

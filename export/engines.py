@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
+from lfpose_edge.export import torch_engines
 from lfpose_edge.export.graph import Graph
 from lfpose_edge.export.half import to_half
 from lfpose_edge.export.proof import Show, silent
@@ -17,8 +18,16 @@ from lfpose_edge.backends.tensorrt_api import BuildOptions, Flavour, Report, Ten
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BackendUnavailable, did_you_mean
 
+if TYPE_CHECKING:
+    import torch
+
 EnginePrecision = Literal["fp32", "fp16", "int8"]
-FLAVOURS: dict[str, Flavour] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+EngineKind = Flavour | Literal["torch_tensorrt"]
+KINDS: dict[str, EngineKind] = {
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt_rtx",
+    "torch-tensorrt": "torch_tensorrt",
+}
 
 
 @dataclass(frozen=True)
@@ -26,34 +35,56 @@ class Engines:
     """Engines to build into a bundle.
 
     Attributes:
-        flavour: which TensorRT.
+        kind: which TensorRT.
         precisions: of the engines; None takes fp16, and int8 where the bundle has it.
         gpus: compute capabilities to build for (``SM86``); empty builds for the GPU that is here.
         options: everything else.
     """
 
-    flavour: Flavour
+    kind: EngineKind
     precisions: tuple[EnginePrecision, ...] | None = None
     gpus: tuple[str, ...] = ()
     options: BuildOptions = BuildOptions()
 
 
-def build_engines(bundle: Bundle, wanted: Engines, show: Show[Any] = silent) -> list[Path]:
-    """Build all engines of a request; errors as :func:`build_engine`'s."""
+def require(kind: EngineKind) -> None:
+    """BackendUnavailable, with what to do, when engines of a kind cannot be built here."""
+    if kind == "torch_tensorrt":
+        reason = torch_engines.unavailable()
+        if reason:
+            raise BackendUnavailable(reason)
+    else:
+        TensorRt.load(kind)
+
+
+def build_engines(
+    bundle: Bundle, wanted: Engines, network: torch.nn.Module | None = None, show: Show[Any] = silent
+) -> list[Path]:
+    """Build all engines of a request; errors as :func:`build_engine`'s.
+
+    Args:
+        bundle: gets them.
+        wanted: which.
+        network: the torch network that the bundle was exported from, for Torch-TensorRT.
+        show: shows progress.
+    """
+    kind = wanted.kind
+    if kind == "torch_tensorrt":
+        return [torch_engines.build_torch_engine(network, bundle, wanted.options)]
     precisions = wanted.precisions or ("fp16", *(("int8",) if "int8-trt" in bundle.manifest.models else ()))
     cases = [(precision, gpu) for precision in precisions for gpu in (wanted.gpus or (None,))]
     return [
-        build_engine(bundle, wanted.flavour, precision, replace(wanted.options, compute_capability=gpu))
-        for precision, gpu in show(cases, f"{wanted.flavour} engines")
+        build_engine(bundle, kind, precision, replace(wanted.options, compute_capability=gpu))
+        for precision, gpu in show(cases, f"{kind} engines")
     ]
 
 
-def engine_flavour(name: str) -> Flavour:
+def engine_kind(name: str) -> EngineKind:
     """A TensorRT by the name that a user types; BackendUnavailable for another."""
-    if name not in FLAVOURS:
-        message = f"unknown engine {name!r}; {did_you_mean(name, FLAVOURS)}"
+    if name not in KINDS:
+        message = f"unknown engine {name!r}; {did_you_mean(name, KINDS)}"
         raise BackendUnavailable(message)
-    return FLAVOURS[name]
+    return KINDS[name]
 
 
 def build_engine(

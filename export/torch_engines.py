@@ -1,0 +1,121 @@
+"""Torch-TensorRT: the network compiled in torch, without ONNX between, for machines that serve with torch."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lfpose_edge.backends.engine_files import Fingerprint
+from lfpose_edge.backends.tensorrt_api import BuildOptions
+from lfpose_edge.bundle import Bundle
+from lfpose_edge.errors import AccuracyGateError, BackendUnavailable, BundleError
+from lfpose_edge.files import whole_file, write_json_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+SUFFIX = ".ep"
+_DEVICE = "cuda"
+_LARGEST_PROBABILITY_ERROR = 0.05  # half precision moves a cell's probability by less; a wrong graph by more
+
+
+def unavailable() -> str | None:
+    """Why Torch-TensorRT cannot compile here, with what to do; None when it can."""
+    try:
+        import_module("torch_tensorrt")
+    except ImportError as error:
+        return f"torch_tensorrt cannot be imported ({str(error).splitlines()[0]}): pip install torch-tensorrt"
+    except Exception as error:  # its loader raises kinds of its own when a library is missing
+        return f"torch_tensorrt is installed but does not load ({error})"
+    import torch
+
+    if _DEVICE == "cuda" and not torch.cuda.is_available():
+        return "torch_tensorrt compiles for the GPU that is here, and torch sees none"
+    return None
+
+
+def build_torch_engine(network: torch.nn.Module | None, bundle: Bundle, options: BuildOptions) -> Path:
+    """Compile a network in half precision into a bundle's ``engines`` folder.
+
+    The result is a ``torch.export`` program with TensorRT engines inside, for ``torch_tensorrt.load``: crops
+    (N, 3, H, W) float32 to CAM logits and presence logits, float32, N within ``options.batches``.
+
+    Args:
+        network: the trained network; None where the source was no checkpoint.
+        bundle: what it is exported as; its fp32 file is in the fingerprint.
+        options: batches and workspace.
+
+    Raises:
+        BackendUnavailable: Torch-TensorRT or a GPU is missing.
+        BundleError: there is no torch network to compile.
+        AccuracyGateError: the engine does not compute what the network computes.
+    """
+    reason = unavailable()
+    if reason:
+        raise BackendUnavailable(reason)
+    if network is None:
+        message = (
+            "torch-tensorrt compiles the network itself: export a checkpoint (.pt), not a bundle or ONNX"
+        )
+        raise BundleError(message)
+    import torch
+    import torch_tensorrt
+
+    half = _in_half(network).to(_DEVICE)
+    least, usual, most = ((n, 3, *bundle.manifest.input.size) for n in options.batches)
+    crops = torch_tensorrt.Input(
+        min_shape=least, opt_shape=usual, max_shape=most, dtype=torch.float32, name="crops"
+    )
+    engine = torch_tensorrt.compile(
+        half, ir="dynamo", inputs=[crops], use_explicit_typing=True, workspace_size=options.workspace_mb << 20
+    )
+    _require_parity(engine, half, usual)
+
+    gpu = torch.cuda.get_device_name() if _DEVICE == "cuda" else _DEVICE
+    fingerprint = Fingerprint(
+        model_sha256=bundle.manifest.files[bundle.manifest.models["fp32"]].sha256,
+        library="torch_tensorrt",
+        version=torch_tensorrt.__version__,
+        gpu=gpu,
+        precision="fp16",
+        batches=options.batches,
+    )
+    path = bundle.path / "engines" / f"{fingerprint.key}{SUFFIX}"
+    with whole_file(path) as temporary:
+        torch_tensorrt.save(engine, str(temporary), output_format="exported_program", retrace=False)
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+        write_json_whole(path.with_suffix(".json"), {**vars(fingerprint), "engine_sha256": digest})
+    return path
+
+
+def _in_half(network: torch.nn.Module) -> torch.nn.Module:
+    """A copy of a network that computes in float16 between float32 crops and float32 logits."""
+    import copy
+
+    import torch
+
+    class Half(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = copy.deepcopy(network).half()
+
+        def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            output = self.network(crops.half())
+            return output[0].float(), output[1].float()
+
+    return Half().eval()
+
+
+def _require_parity(engine: Any, network: torch.nn.Module, shape: tuple[int, ...]) -> None:
+    import torch
+
+    crops = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(_DEVICE)
+    with torch.no_grad():
+        pairs = zip(engine(crops), network(crops), strict=True)
+        worst = max(float((a.sigmoid() - b.sigmoid()).abs().max()) for a, b in pairs)
+    if not worst <= _LARGEST_PROBABILITY_ERROR:
+        message = f"the torch-tensorrt engine differs from the network by {worst:.3g} in a probability"
+        raise AccuracyGateError(message)
