@@ -182,7 +182,7 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
             "biases_corrected": how.correct_biases,
         },
     }
-    return Report(data, held_out, quantised, model)
+    return Report(data, held_out, quantised, model, source.network)
 
 
 def _require_runs(source: Source, name: str) -> None:

@@ -105,9 +105,24 @@ class Judge:
 
     def moved(self, predictions: Predictions, original: Predictions) -> NDArray[np.float64]:
         """(N, K) how far each joint moved, as a part of its box's longer side; NaN where none was seen."""
-        distance = np.linalg.norm(predictions.joints - original.joints, axis=2).astype(np.float64)
         sides = box_thresholds(self._crops.persons.boxes, 1.0)[:, None]
-        return np.where(original.presence >= self._threshold, distance / sides, np.nan)
+        return self._distance(predictions, original) / sides
+
+    def pixels(self, predictions: Predictions, original: Predictions) -> dict[str, float]:
+        """How far the joints that are present moved, in image pixels: median, 95th percentile, most."""
+        distance = self._distance(predictions, original)
+        seen = distance[np.isfinite(distance)]
+        if seen.size == 0:
+            return {"median": 0.0, "p95": 0.0, "most": 0.0}
+        return {
+            "median": float(np.median(seen)),
+            "p95": float(np.percentile(seen, 95)),
+            "most": float(seen.max()),
+        }
+
+    def _distance(self, predictions: Predictions, original: Predictions) -> NDArray[np.float64]:
+        distance = np.linalg.norm(predictions.joints - original.joints, axis=2).astype(np.float64)
+        return np.where(original.presence >= self._threshold, distance, np.nan)
 
 
 def onnx_session(model: onnx.ModelProto) -> Any:

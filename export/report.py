@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 from lfpose_edge.export.calibration import CalibrationSet
-from lfpose_edge.export.proof import Judge, Predictions, session, summary, time_interleaved
+from lfpose_edge.export.proof import Floats, Judge, Predictions, session, summary, time_interleaved
 from lfpose_edge.export.search import Quantised
 
 from lfpose_edge.backends import Request, available, load_backend
@@ -17,6 +18,9 @@ from lfpose_edge.bundle import REPORT, Bundle
 from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.files import write_json_whole
 from lfpose_edge.machine import machine
+
+if TYPE_CHECKING:
+    import torch
 
 _SHOWN_LAYERS = 20
 
@@ -30,12 +34,14 @@ class Report:
         held_out: the judge of the held-out set.
         quantised: the INT8 models and how they were found.
         model: the float model they came from.
+        network: the torch network that the float model came from, if it is known.
     """
 
     data: CalibrationSet
     held_out: Judge
     quantised: Quantised
     model: onnx.ModelProto
+    network: torch.nn.Module | None = None
 
 
 def write_report(folder: Path, report: Report, bundle: Bundle) -> None:
@@ -65,6 +71,10 @@ def _tree(report: Report, bundle: Bundle) -> dict[str, Any]:
                 **{f"moved_{k}": v for k, v in summary(judge.moved(found, original)).items()},
             }
         )
+    steps = {f"fp32 to {name}": judge.pixels(found, original) for name, found in judged.items()}
+    del steps["fp32 to fp32"]
+    if report.network is not None:
+        steps = {"torch to fp32": judge.pixels(original, judge.predict(_in_torch(report.network))), **steps}
     return {
         "model": bundle.manifest.name,
         "version": bundle.manifest.version,
@@ -77,12 +87,24 @@ def _tree(report: Report, bundle: Bundle) -> dict[str, Any]:
         },
         "held_out": {"crops": len(judge), "labelled": judge.labelled, "sha256": data.held_out.sha256},
         "precisions": rows,
+        "parity_pixels": steps,
         "per_joint": {precision: judge.per_joint(found) for precision, found in judged.items()},
         "in_float": quantised.in_float,
         "sensitivity_percent": {layer: 100 * cost for layer, cost in quantised.sensitivity.items()},
         "latency": _latency(report, bundle),
         "machine": machine(),
     }
+
+
+def _in_torch(network: torch.nn.Module) -> Callable[[Floats], tuple[Floats, Floats]]:
+    import torch
+
+    def infer(crops: Floats) -> tuple[Floats, Floats]:
+        with torch.no_grad():
+            cams, presence = network(torch.from_numpy(crops))[:2]
+        return cams.numpy(), presence.numpy()
+
+    return infer
 
 
 def _latency(report: Report, bundle: Bundle) -> list[dict[str, Any]]:
@@ -160,6 +182,17 @@ def _markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
         f"| {row['precision']} | {row['file']} | {row['megabytes']:.2f} | {row['pck_points']:.2f} | "
         f"{row['drop_points']:+.2f} | {row['moved_median_percent']:.2f} | {row['moved_p95_percent']:.2f} |"
         for row in tree["precisions"]
+    ]
+    lines += [
+        "",
+        f"How far the joints of the {held_out['crops']} crops move at each step, pixels of the image:",
+        "",
+        "| step | median | 95 % | most |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {step} | {far['median']:.3f} | {far['p95']:.3f} | {far['most']:.2f} |"
+        for step, far in tree["parity_pixels"].items()
     ]
     cpu = tree["machine"]["cpu"]
     lines += [

@@ -57,6 +57,8 @@ def test_a_bundle_is_quantised_with_frames_of_ones_own(run, frames: Path, tmp_pa
     assert [row["precision"] for row in report["precisions"]] == ["fp32", "int8-cpu", "int8-trt"]
     assert report["held_out"] == {**report["held_out"], "crops": 9, "labelled": False}
     assert report["precisions"][0]["pck_points"] == 100  # unlabelled: the original is the truth
+    assert set(report["parity_pixels"]) == {"fp32 to int8-cpu", "fp32 to int8-trt"}
+    assert all(far["median"] < 1 for far in report["parity_pixels"].values())
     assert set(report["in_float"]) == {"head", "presence_head"}
     assert set(report["sensitivity_percent"]) == {"stem", "dw", "mix"}
     timed = {(row["engine"], row["threads"], row["precision"]) for row in report["latency"]}
