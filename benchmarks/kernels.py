@@ -71,7 +71,7 @@ def dark_opencv(logits: Array, row: int, column: int) -> Array:
     if not (f <= column < logits.shape[1] - f and f <= row < logits.shape[0] - f):
         return np.zeros(2)
     blurred = cv2.GaussianBlur(
-        1 / (1 + np.exp(-logits)), (6 * f + 1, 6 * f + 1), f, borderType=cv2.BORDER_REPLICATE
+        1 / (1 + np.exp(-logits)), (5 * f + 1, 5 * f + 1), f, borderType=cv2.BORDER_REPLICATE
     )
     log = np.log(np.maximum(blurred, 1e-10))
     y, x = row, column

@@ -108,7 +108,7 @@ LFPOSE_CLONES void blur(const DarkKernel& kernel, WindowScratch& scratch, const 
 
 DarkKernel::DarkKernel(double sigma_cells, int factor) {
     const double sigma = sigma_cells * factor;
-    const int radius = static_cast<int>(std::ceil(3 * sigma));
+    const int radius = static_cast<int>(std::ceil(2.5 * sigma));
     reach = radius + factor;
     pitch = window_pitch(2 * reach + 1, factor);
     size = pitch;
