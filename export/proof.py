@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lfpose_edge import ops
 from lfpose_edge.backends import Backend
-from lfpose_edge.backends.onnxruntime import WITHOUT_VNNI
+from lfpose_edge.backends.onnxruntime import session_options
 from lfpose_edge.bundle import Decode
 from lfpose_edge.metrics.pck import LIMB_JOINTS, PckResult, box_thresholds, pck
 from lfpose_edge.skeleton import Skeleton
@@ -129,11 +129,8 @@ def onnx_session(model: onnx.ModelProto) -> Any:
     """An ``onnxruntime.InferenceSession`` of a model, on the CPU."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry(*WITHOUT_VNNI)
     return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
     )
 
 

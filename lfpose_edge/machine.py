@@ -35,15 +35,26 @@ def versions() -> dict[str, str]:
 
 def cpu_model() -> str:
     """The processor's own name; clouds hide it, so its family, model and best vector set are added."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
+    entries = _cpu_entries()
+    if not entries:
         return platform.processor() or platform.machine()
-    fields = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
-    entries = {key.strip(): value.strip() for key, value in fields.items()}
     name = entries.get("model name") or entries.get("Model") or platform.machine()
     if "cpu family" in entries:
         name += f" (family {entries['cpu family']}, model {entries.get('model', '?')})"
-    flags = entries.get("flags", "").split()
+    flags = cpu_flags()
     best = next((flag for flag in ("avx512bw", "avx2", "sse4_2") if flag in flags), None)
     return f"{name}, {best}" if best else name
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the first processor can do, in Linux's words; empty where the system does not tell."""
+    return frozenset(_cpu_entries().get("flags", "").split())
+
+
+def _cpu_entries() -> dict[str, str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {}
+    fields = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in fields.items()}

@@ -8,9 +8,10 @@ from typing import Any
 from lfpose_edge.backends.base import Backend, Floats, Request
 from lfpose_edge.bundle import Bundle, Precision
 from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.machine import cpu_flags
 
-# On x86 without VNNI, 16-bit sums of uint8 x int8 products may overflow: there, slower kernels that cannot.
-WITHOUT_VNNI = ("session.x64quantprecision", "1")
+# x86 without these sums uint8 x int8 products in 16 bits, which may overflow.
+_VNNI = {"avx512_vnni", "avx_vnni"}
 
 _PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "int8": "int8-cpu"}
 
@@ -36,17 +37,26 @@ def load(bundle: Bundle, request: Request) -> Backend:
     return OnnxRuntimeBackend(bundle, precision, request.threads)
 
 
+def session_options(threads: int | None = None) -> Any:
+    """Options of an ``onnxruntime.SessionOptions`` that computes INT8 exactly; None takes all cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; a warning about a graph is not for the user of a pose
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    if not _VNNI & cpu_flags():
+        options.add_session_config_entry("session.x64quantprecision", "1")  # half as fast, and exact
+    return options
+
+
 class OnnxRuntimeBackend:
     """A bundle's model in an ONNX Runtime session."""
 
     def __init__(self, bundle: Bundle, precision: str, threads: int | None) -> None:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; a warning about a graph is not for the user of a pose
-        options.intra_op_num_threads = threads or 0
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry(*WITHOUT_VNNI)
+        options = session_options(threads)
         path = bundle.model_file(_PRECISIONS[precision])
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
