@@ -35,17 +35,17 @@ ALLOWED = {
         "persons": "errors opencv skeleton",
         "metrics": "persons skeleton",
         "ops": "_core geometry",
-        "backends": "bundle errors files",
+        "backends": "bundle errors files machine",
         "detection": "errors geometry opencv ops zoo",
         "estimator": "backends bundle detection errors geometry ops results skeleton sources zoo",
         "cli": "backends bundle errors estimator files machine "
         "metrics opencv package persons results sources zoo",
-        "train": "bundle errors files geometry metrics ops persons skeleton",
+        "train": "bundle errors files geometry metrics opencv ops persons skeleton",
         "export": "backends bundle cli detection errors estimator files "
         "geometry machine metrics opencv ops persons skeleton sources zoo",
     }.items()
 }
-IN_FUNCTIONS = {"results": {"draw"}, "cli": {"export", "train"}, "export": {"train"}}
+IN_FUNCTIONS = {"results": {"draw"}, "cli": {"export", "train"}, "export": {"train"}, "train": {"estimator"}}
 RUNTIME = set(ALLOWED) - {"train", "export"}
 HEAVY = {"torch", "lightning", "onnx", "onnxscript", "onnxsim", "tensorrt", "pycuda", "pandas", "pycocotools"}
 

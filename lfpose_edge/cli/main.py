@@ -204,7 +204,7 @@ def label(
     ] = False,
 ) -> None:
     """Label unlabelled persons by another model, to train on (unlabelled: unknown in the recipe)."""
-    from lfpose_edge.cli.training import run_label
+    from lfpose_edge.cli.labelling import run_label
 
     run_label(annotations, images, teacher, out, least_score, upright)
 

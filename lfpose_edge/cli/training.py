@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 
 from lfpose_edge.cli.errors import Stopped
 from lfpose_edge.errors import BackendUnavailable
@@ -21,28 +20,6 @@ except ImportError as error:
     raise BackendUnavailable(message) from error
 
 logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it says twice which precision it uses
-
-
-def run_label(
-    annotations: Path, images: Path, teacher: str, out: Path, least_score: float, upright: bool
-) -> None:
-    """Label persons by a teacher and say how many joints it was sure of."""
-    from lfpose_edge.train.data.pseudo_labels import label_persons, open_teacher
-
-    console = Console(stderr=True, highlight=False, markup=False)
-    made = label_persons(
-        annotations,
-        images,
-        out,
-        open_teacher(teacher),
-        teacher_name=Path(teacher).name,
-        least_score=least_score,
-        quarter_turns=(0,) if upright else (0, 1, 2, 3),
-        show=lambda persons: track(persons, "persons", console=console, disable=not console.is_terminal),
-    )
-    console.print(
-        f"wrote {out}: {made.persons} of {made.asked} persons, {made.joints / made.persons:.1f} joints each"
-    )
 
 
 def run_train(

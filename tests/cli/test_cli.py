@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from bundles import write_spot_bundle
 
 from lfpose_edge.cli import main as cli
 from lfpose_edge.cli.predict import PHOTO, parse_boxes
@@ -252,3 +253,22 @@ def test_verbose_adds_the_trace(lfpose) -> None:
 def test_box_lists() -> None:
     assert parse_boxes("1,2,3,4;5,6,7,8").tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
     assert parse_boxes(" 1, 2,3,4 ;").shape == (1, 4)
+
+
+def test_data_label_writes_what_a_model_sees(lfpose, tmp_path: Path) -> None:
+    bundle = write_spot_bundle(tmp_path / "spot")
+    picture = np.zeros((64, 48, 3), np.uint8)
+    cv2.circle(picture, (30, 20), 5, (0, 0, 255), -1)
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 40, 56]}
+    tree = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [person], "categories": []}
+    (tmp_path / "boxes.json").write_text(json.dumps(tree))
+    done = lfpose("data", "label", "boxes.json", ".", "--teacher", bundle, "--out", "labels/out.json")
+    assert done.code == 0, done.err
+    assert "wrote labels/out.json: 1 of 1 persons, 3.0 joints each" in done.err
+    (labelled,) = json.loads((tmp_path / "labels/out.json").read_text())["annotations"]
+    places = np.array(labelled["keypoints"]).reshape(3, 3)
+    np.testing.assert_allclose(places, [[30, 20, 2]] * 3, atol=2)
+    done = lfpose("data", "label", "boxes.json", ".", "--teacher", "spto", "--out", "no.json")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert not (tmp_path / "no.json").exists()

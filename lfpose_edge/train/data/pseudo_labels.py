@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from lfpose_edge import ops
 from lfpose_edge.errors import BackendUnavailable, BundleError, SourceError
-from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.files import write_text_whole
 from lfpose_edge.geometry import apply_affine, crop_affines
 from lfpose_edge.opencv import cv2
@@ -42,6 +41,8 @@ class BundleTeacher:
     """A pose model of our own."""
 
     def __init__(self, model: str) -> None:
+        from lfpose_edge.estimator import PoseEstimator
+
         self._estimator = PoseEstimator(model)
         self.skeleton = self._estimator.skeleton
 
