@@ -95,8 +95,7 @@ LFPOSE_CLONES void sample_window(const MapView& map, int factor, const std::vect
     ReadAhead ahead = scratch.ahead;
     int row = 0, i = window.y - first_position(cy, factor);
     for (int y = 0; y < window.height; ++y) {
-        ahead.step();
-        ahead.step();
+        for (int lines = 0; lines < 4; ++lines) ahead.step();  // with those of the blur, a whole map
         const float* top = along_x + row * stride;
         blend_rows(top, top + stride, weights[static_cast<std::size_t>(i)], pitch, values + y * pitch);
         if (++i == factor) {
