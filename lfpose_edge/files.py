@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -17,8 +18,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
 
     The folder is made when it is not there. The temporary file has the suffix of ``path`` and goes when
-    the block fails or is left by a signal's exception.
+    the block fails or is left by a signal's exception. FileExistsError when ``path`` is a folder or a device:
+    a device that a file took the place of would be gone.
     """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "exists and is not a file: give another path", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,16 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: t
         assert temporary.suffix == ".txt"  # writers that go by the suffix still work
         raise error
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_a_folder_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(FileExistsError, match=f"exists and is not a file.*{name}"):
+            write_text_whole(tmp_path / name, "x")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "pipe"]
 
 
 def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path) -> None:

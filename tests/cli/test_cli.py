@@ -223,7 +223,9 @@ def test_a_stopped_command_says_so_and_leaves_nothing_behind(tmp_path: Path, num
     for _ in range(400):
         writer.write(np.zeros((480, 640, 3), np.uint8))
     writer.release()
-    code = "from lfpose_edge.cli.main import main; main()"
+    # A job in the background starts with Ctrl-C ignored, and so does what it starts.
+    reset = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{reset}; from lfpose_edge.cli.main import main; main()"
     command = [sys.executable, "-c", code, "predict", "in.avi"]
     process = subprocess.Popen(
         [*command, "--save", "out.avi", "--json", "out.jsonl"],
