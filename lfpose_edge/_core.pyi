@@ -16,17 +16,16 @@ def preprocess(
     threads: int,
     out: NDArray[Any] | None,
 ) -> NDArray[Any]: ...
+
+class DecodeSpec:
+    def __init__(self, stride: float, upsample: int, method: str, blur_sigma: float, window: int) -> None: ...
+
 def decode(
     cams: NDArray[np.float32],
     presence: NDArray[np.float32],
     affines: NDArray[np.float64],
-    stride: float,
-    upsample: int,
-    method: str,
-    blur_sigma: float,
-    window: int,
-    flipped: NDArray[np.float32] | None,
-    flip_permutation: Sequence[int] | NDArray[np.integer] | None,
+    spec: DecodeSpec,
+    mirror: tuple[NDArray[np.float32], Sequence[int] | NDArray[np.integer] | None] | None,
     threads: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
 def _read_once(array: NDArray[np.float32]) -> float: ...

@@ -17,19 +17,40 @@ from typing import Any
 def whole_file(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
 
-    The folder is made when it is not there. The temporary file has the suffix of ``path`` and goes when
-    the block fails or is left by a signal's exception. FileExistsError when ``path`` is a folder or a device:
-    a device that a file took the place of would be gone.
+    The folder is made when it is not there, and a symbolic link is followed. The temporary file has the
+    suffix of ``path`` and goes when the block fails or is left by a signal's exception.
+
+    Raises:
+        FileExistsError: ``path`` is a folder, or a device, which would be gone with a file in its place.
+        OSError: it cannot be written; the error names ``path``.
     """
-    if path.exists() and not path.is_file():
-        raise FileExistsError(errno.EEXIST, "exists and is not a file: give another path", str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}")
+    require_writable(path)
+    target = path.resolve()
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}-{threading.get_ident()}.part{target.suffix}")
     try:
         yield temporary
-        temporary.replace(path)
+        temporary.replace(target)
+    except OSError as error:
+        if error.filename == str(temporary):
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)  # there only when something failed
+
+
+def require_writable(path: Path) -> None:
+    """Make the folder of a file to be written; an OSError that names ``path`` when it cannot be."""
+    if not path.name:
+        raise FileNotFoundError(errno.ENOENT, "names no file: give a path", str(path))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "exists and is not a file: give another path", str(path))
+    try:
+        folder = path.resolve().parent
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(error.errno, f"its folder cannot be made: {error.strerror}", str(path)) from error
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, "its folder cannot be written to", str(path))
 
 
 def write_bytes_whole(path: Path, data: bytes) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,21 +88,23 @@ def read_coco_keypoints(
 
     Raises:
         SourceError: the file is missing or not COCO keypoints, shares no joint with the skeleton, holds
-            no labelled person, or names an image that is not in the folder.
+            no labelled person, an annotation that cannot be used, or names an image that is not in the
+            folder.
     """
     try:
         tree = json.loads(annotations.read_text(encoding="utf-8"))
         names = next(c["keypoints"] for c in tree["categories"] if c.get("keypoints"))
         files = {image["id"]: images / image["file_name"] for image in tree["images"]}
-        persons = [
-            a for a in tree["annotations"] if any(a.get("keypoints", ())[2::3]) and not a.get("iscrowd")
-        ]
+        if len(files) < len(tree["images"]):
+            message = "two images share an id"
+            raise ValueError(message)  # noqa: TRY301  (one message for every way not to be COCO)
+        present = [a for a in tree["annotations"] if a.get("keypoints") and not a.get("iscrowd")]
     except FileNotFoundError as error:
         message = (
             f"no annotation file {annotations}; set --data or LFPOSE_DATA to the folder it is relative to"
         )
         raise SourceError(message) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, StopIteration) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         message = f"{annotations}: not a COCO-keypoints JSON ({type(error).__name__}: {error})"
         raise SourceError(message) from error
 
@@ -109,21 +112,20 @@ def read_coco_keypoints(
     if not shared:
         message = f"{annotations}: none of its joints ({', '.join(names)}) is in skeleton {skeleton.name!r}"
         raise SourceError(message)
+    for row, person in enumerate(present):
+        problem = _problem(person, files, len(names))
+        if problem is not None:
+            message = f"{annotations}: annotation {person.get('id', f'number {row}')}: {problem}"
+            raise SourceError(message)
+    persons = [person for person in present if any(person["keypoints"][2::3])]
     if not persons:
         message = f"{annotations}: no person has a labelled joint"
         raise SourceError(message)
 
-    try:
-        paths = [files[p["image_id"]] for p in persons]
-        xywh = np.array([p["bbox"] for p in persons], np.float64).reshape(len(persons), 4)
-        ids = np.array([(p["image_id"], p["id"]) for p in persons], np.int64)
-        table = np.array([p["keypoints"] for p in persons], np.float64).reshape(len(persons), len(names), 3)
-    except (KeyError, TypeError, ValueError) as error:
-        message = (
-            f"{annotations}: each person needs an id, the image_id of an image in the file, a bbox of four "
-            f"numbers and {len(names)} keypoints ({type(error).__name__}: {error})"
-        )
-        raise SourceError(message) from error
+    paths = [files[p["image_id"]] for p in persons]
+    xywh = np.array([p["bbox"] for p in persons], np.float64)
+    ids = np.array([(p["image_id"], p["id"]) for p in persons], np.int64)
+    table = np.array([p["keypoints"] for p in persons], np.float64).reshape(len(persons), len(names), 3)
     keypoints = np.zeros((len(persons), len(skeleton), 3))
     keypoints[:, [skeleton.index(j) for j in shared]] = table[:, [names.index(j) for j in shared]]
     labelled = keypoints[..., 2] > 0
@@ -141,6 +143,38 @@ def read_coco_keypoints(
         known=labelled if unlabelled == "unknown" else np.ones_like(labelled),
         areas=np.array([p.get("area") or p["bbox"][2] * p["bbox"][3] for p in persons], np.float64),
         skeleton=skeleton,
+    )
+
+
+def _problem(person: dict[str, Any], files: dict[Any, Path], joints: int) -> str | None:
+    """Why an annotation cannot be used, or None."""
+    if type(person.get("id")) is not int:
+        return "it needs an id, a whole number"
+    image = person.get("image_id")
+    if type(image) is not int or image not in files:
+        return f"the file has no image {image!r}"
+    keypoints = person["keypoints"]
+    if not _numbers(keypoints, 3 * joints):
+        return f"keypoints must be x, y, v of {joints} joints, finite numbers"
+    if not {0, 1, 2}.issuperset(keypoints[2::3]):
+        return "a keypoint's v must be 0 (not labelled), 1 (hidden) or 2 (visible)"
+    if not _numbers([person.get("area") or 0.0], 1):
+        return f"area must be a finite number, got {person['area']!r}"
+    return box_problem(person.get("bbox"))
+
+
+def box_problem(bbox: Any) -> str | None:
+    """Why a COCO ``bbox`` cannot be a person's, or None."""
+    if _numbers(bbox, 4) and bbox[2] > 0 and bbox[3] > 0:
+        return None
+    return f"bbox must be x, y, width, height, finite and with an area, got {bbox!r}"
+
+
+def _numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)
     )
 
 

@@ -49,3 +49,22 @@ def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path) -> None:
 def test_a_block_that_wrote_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), whole_file(tmp_path / "a.txt"):
         pass
+
+
+def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "there" / "a.txt")
+    write_text_whole(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert [(p.name, p.read_text()) for p in (tmp_path / "there").iterdir()] == [("a.txt", "new")]
+
+
+@pytest.mark.parametrize("name", ["", "file/a.txt", "x" * 300])
+def test_errors_name_the_path_that_was_asked_for(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("x")
+    path = tmp_path / name if name else Path(name)
+    with pytest.raises(OSError, match=r".") as caught:
+        write_text_whole(path, "x")
+    assert caught.value.filename == str(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

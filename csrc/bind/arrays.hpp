@@ -15,6 +15,19 @@ namespace py = pybind11;
 // "float64 (3, 4)" for an array, the type's name for anything else.
 std::string describe(const py::handle& object);
 
+// Whether the object is an array whose memory is plain values of type T, in C order. This is asked first, as
+// NumPy's own conversions walk through much code to find that there is nothing to do.
+template <typename T>
+bool is_plain(const py::handle& object) {
+    using py::detail::npy_api;
+    constexpr int kPlain = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_;
+    if (!py::isinstance<py::array>(object)) return false;
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    const py::dtype type = array.dtype();
+    return type.num() == py::dtype::num_of<T>() && type.byteorder() == '=' &&
+           (array.flags() & kPlain) == kPlain;
+}
+
 // The object as an array of type T and `dimensions` axes, C-contiguous, copied only if it is not.
 // `expected` completes "cams must be ...".
 template <typename T>
@@ -23,9 +36,14 @@ py::array_t<T> require(const py::handle& object, const char* name, py::ssize_t d
     const auto message = [&] {
         return std::string(name) + " must be " + expected + ", got " + describe(object);
     };
-    if (!py::isinstance<py::array_t<T>>(object)) throw py::type_error(message());
-    auto array = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(object);
-    if (!array) throw py::error_already_set();
+    py::array_t<T> array;
+    if (is_plain<T>(object)) {
+        array = py::reinterpret_borrow<py::array_t<T>>(object);
+    } else {
+        if (!py::isinstance<py::array_t<T>>(object)) throw py::type_error(message());
+        array = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(object);
+        if (!array) throw py::error_already_set();
+    }
     if (array.ndim() != dimensions) throw py::value_error(message());
     return array;
 }

@@ -41,22 +41,22 @@ LFPOSE_INLINE float clamp(float x, float low, float high) {
     return raised < high ? raised : high;
 }
 
-// Sigmoids of 2 * half values. Two of them share one division, the slowest operation here; their product must
-// not overflow, so none is below 1e-18, which is nothing beside kFloor.
-LFPOSE_CLONES void sigmoids(const float* LFPOSE_RESTRICT x, int half, float* LFPOSE_RESTRICT p) {
+// Sigmoids of twice half values, in place: less memory to warm up. Two of them share one division, the
+// slowest operation here; their product must not overflow, so none is below 1e-18, which is nothing beside
+// kFloor.
+LFPOSE_CLONES void sigmoids(float* LFPOSE_RESTRICT first, float* LFPOSE_RESTRICT second, int half) {
     constexpr float kLimit = 42.0F;
     for (int i = 0; i < half; ++i) {
-        const float a = 1.0F + fast_exp(clamp(-x[i], -kLimit, kLimit));
-        const float b = 1.0F + fast_exp(clamp(-x[half + i], -kLimit, kLimit));
+        const float a = 1.0F + fast_exp(clamp(-first[i], -kLimit, kLimit));
+        const float b = 1.0F + fast_exp(clamp(-second[i], -kLimit, kLimit));
         const float shared = 1.0F / (a * b);
-        p[i] = b * shared;
-        p[half + i] = a * shared;
+        first[i] = b * shared;
+        second[i] = a * shared;
     }
 }
 
-LFPOSE_CLONES void exponentials(const float* LFPOSE_RESTRICT x, float peak, int count,
-                                float* LFPOSE_RESTRICT p) {
-    for (int i = 0; i < count; ++i) p[i] = fast_exp(clamp(x[i] - peak, -87.0F, 0.0F));
+LFPOSE_CLONES void exponentials(float* values, int count, float peak) {
+    for (int i = 0; i < count; ++i) values[i] = fast_exp(clamp(values[i] - peak, -87.0F, 0.0F));
 }
 
 // The blurred window at 3 x 3 positions: along y into three rows of sums, then along x.
@@ -132,8 +132,8 @@ DarkKernel::DarkKernel(double sigma_cells, int factor) {
 Offset dark_offset(const DarkKernel& kernel, int factor, WindowScratch& scratch) {
     const int count = (2 * kernel.reach + 1) * kernel.pitch;
     const int half = (count + 2 * kLanes - 1) / (2 * kLanes) * kLanes;  // whole vectors, no remainder
-    float* p = scratch.probabilities.reserve(2 * half);
-    sigmoids(scratch.values, half, p);
+    float* p = scratch.values;
+    sigmoids(p, p + half, half);
 
     double b[3][3];
     blur(kernel, scratch, p, scratch.sums.reserve(3 * kernel.pitch), b);
@@ -153,8 +153,8 @@ Offset dark_offset(const DarkKernel& kernel, int factor, WindowScratch& scratch)
 
 Offset softargmax_offset(const Window& window, const Peak& peak, WindowScratch& scratch) {
     const int count = window.height * scratch.pitch;
-    float* p = scratch.probabilities.reserve(count);
-    exponentials(scratch.values, peak.value, count, p);
+    float* p = scratch.values;
+    exponentials(p, count, peak.value);
     double mass = 0.0, x_moment = 0.0, y_moment = 0.0;
     for (int y = 0; y < window.height; ++y) {
         const float* weights = p + y * scratch.pitch + scratch.lead;

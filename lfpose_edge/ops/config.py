@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+from lfpose_edge import _core
 
 Method = Literal["none", "quarter", "dark", "softargmax"]
 
@@ -41,3 +44,12 @@ class DecodeConfig:
             if not good:
                 message = f"DecodeConfig.{name} must be {rule}, got {getattr(self, name)!r}"
                 raise ValueError(message)
+
+    @cached_property
+    def spec(self) -> _core.DecodeSpec:
+        """These constants as the kernel takes them."""
+        return _core.DecodeSpec(self.stride, self.upsample, self.method, self.blur_sigma, self.window)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The constants alone, for copies and pickles."""
+        return asdict(self)

@@ -47,16 +47,5 @@ def decode(
         TypeError: an array of another dtype, or no array.
         ValueError: another shape, an affine that is not finite, a wrong permutation.
     """
-    return _core.decode(
-        cams,
-        presence,
-        affines,
-        config.stride,
-        config.upsample,
-        config.method,
-        config.blur_sigma,
-        config.window,
-        flipped,
-        flip_permutation,
-        threads,
-    )
+    mirror = None if flipped is None else (flipped, flip_permutation)
+    return _core.decode(cams, presence, affines, config.spec, mirror, threads)

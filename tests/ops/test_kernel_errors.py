@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -132,3 +134,12 @@ def test_config_refuses(changes: dict[str, Any]) -> None:
 def test_the_arguments_that_the_tables_change_are_good() -> None:
     assert ops.preprocess(**crop_arguments()).shape == (2, 3, 3, 3)
     assert ops.decode(**decode_arguments())[0].shape == (2, 3, 2)
+
+
+def test_a_config_that_has_decoded_can_be_copied_and_pickled() -> None:
+    config = ops.DecodeConfig(stride=4, method="quarter")
+    cams = np.zeros((1, 1, 2, 2), np.float32)
+    ops.decode(cams, np.zeros((1, 1), np.float32), np.eye(2, 3)[None], config)
+    for again in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config)):
+        assert again == config
+        ops.decode(cams, np.zeros((1, 1), np.float32), np.eye(2, 3)[None], again)

@@ -106,3 +106,42 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.tflite").write_bytes(b"nothing")
     with pytest.raises((BackendUnavailable, BundleError), match=r"empty\.tflite"):
         open_teacher(str(tmp_path / "empty.tflite"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"annotations": []}, "no person to label"),
+        ({"categories": [{"id": 1, "name": "dog"}]}, "no person to label"),
+        ({"annotations": [{"id": 5, "image_id": 0, "bbox": [1, 2, 0, 3]}]}, "annotation 5: bbox must"),
+        ({"annotations": [{"id": 5, "image_id": 9, "bbox": [1, 2, 3, 3]}]}, "KeyError: 9"),
+        ({"annotations": ["a"]}, "not a COCO JSON with person boxes"),
+    ],
+)
+def test_annotations_that_cannot_be_labelled(folder: Path, change: dict[str, object], words: str) -> None:
+    tree = json.loads((folder / "boxes.json").read_text()) | change
+    (folder / "boxes.json").write_text(json.dumps(tree))
+    with pytest.raises(SourceError, match=words):
+        label_persons(folder / "boxes.json", folder, folder / "o.json", SpotTeacher(), teacher_name="s")
+    assert not (folder / "o.json").exists()
+
+
+def test_the_persons_of_a_detection_set_become_category_1(folder: Path) -> None:
+    tree = json.loads((folder / "boxes.json").read_text())
+    tree["categories"] = [{"id": 1, "name": "dog"}, {"id": 4, "name": "person"}]
+    tree["annotations"][1] |= {"category_id": 4, "area": 12.5, "segmentation": []}
+    (folder / "boxes.json").write_text(json.dumps(tree))
+    made = label_persons(folder / "boxes.json", folder, folder / "o.json", SpotTeacher(), teacher_name="s")
+    assert (made.persons, made.asked) == (1, 1)
+    (person,) = json.loads((folder / "o.json").read_text())["annotations"]
+    assert (person["id"], person["image_id"], person["category_id"], person["area"]) == (1, 1, 1, 12.5)
+
+
+def test_where_the_labels_cannot_go_is_said_before_the_work(folder: Path) -> None:
+    class Busy(SpotTeacher):
+        def __call__(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
+            pytest.fail("it was asked")
+
+    (folder / "file").write_text("x")
+    with pytest.raises(OSError, match=r"o\.json"):
+        label_persons(folder / "boxes.json", folder, folder / "file" / "o.json", Busy(), teacher_name="s")

@@ -66,9 +66,8 @@ struct WindowScratch {
     // The window, row-major, from the first position of its first cell: `lead` columns too many on the left,
     // and to a pitch of whole vectors on the right, so that few vectors straddle a cache line. After it there
     // are two vectors that may be read.
-    const float* values = nullptr;
+    float* values = nullptr;
     int lead = 0, pitch = 0;
-    AlignedBuffer<float> probabilities;  // laid out like the values
     AlignedBuffer<double> sums;
 };
 
@@ -94,10 +93,11 @@ struct DarkKernel {
 };
 
 // One Newton step on the log of the blurred probabilities (Zhang et al., Distribution-Aware Coordinate
-// Representation for Human Pose Estimation, CVPR 2020). scratch.values: the window around the peak.
+// Representation for Human Pose Estimation, CVPR 2020). scratch.values: the window around the peak,
+// which is written over.
 Offset dark_offset(const DarkKernel& kernel, int factor, WindowScratch& scratch);
 
-// The expected offset under exp(value - peak). scratch.values: `window`.
+// The expected offset under exp(value - peak). scratch.values: `window`, which is written over.
 Offset softargmax_offset(const Window& window, const Peak& peak, WindowScratch& scratch);
 
 }  // namespace lfpose

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from lfpose_edge import ops
 from lfpose_edge.errors import BackendUnavailable, BundleError, SourceError
-from lfpose_edge.files import write_text_whole
+from lfpose_edge.files import require_writable, write_text_whole
 from lfpose_edge.geometry import apply_affine, crop_affines
 from lfpose_edge.opencv import cv2
+from lfpose_edge.persons import box_problem
 from lfpose_edge.skeleton import COCO17, Skeleton
 
 Image = NDArray[np.uint8]
@@ -152,7 +153,7 @@ def label_persons(
     quarter_turns: Iterable[int] = (0, 1, 2, 3),
     show: Callable[[list[Any]], Iterable[Any]] = iter,
 ) -> Labelled:
-    """Write a COCO-keypoints JSON of what a teacher sees in the boxes of another COCO JSON.
+    """Write a COCO-keypoints JSON of what a teacher sees in the boxes of another COCO JSON's persons.
 
     Joints below ``least_score`` stay without a location, and persons without any joint are left out. A
     recipe that trains on the file says ``unlabelled: unknown``.
@@ -169,37 +170,52 @@ def label_persons(
 
     Raises:
         SourceError: the file is not COCO, an image cannot be read, or no joint was found at all.
+        OSError: ``out`` cannot be written; said before the work.
     """
     if out.resolve() == annotations.resolve():
         message = f"--out {out} is the file to label: give another path"
         raise SourceError(message)
+    require_writable(out)
     try:
         tree = json.loads(annotations.read_text(encoding="utf-8"))
         files = {image["id"]: images / image["file_name"] for image in tree["images"]}
-        persons = [a for a in tree["annotations"] if not a.get("iscrowd")]
-        boxes = np.array([p["bbox"] for p in persons], np.float64).reshape(-1, 4)
+        others = {c["id"] for c in tree.get("categories", ()) if c.get("name", "person") != "person"}
+        persons = [
+            a for a in tree["annotations"] if not a.get("iscrowd") and a.get("category_id") not in others
+        ]
         paths = [files[p["image_id"]] for p in persons]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        problems = ((p.get("id"), box_problem(p.get("bbox"))) for p in persons)
+        bad = next(((number, problem) for number, problem in problems if problem), None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"{annotations}: not a COCO JSON with person boxes ({type(error).__name__}: {error})"
         raise SourceError(message) from error
+    if not persons:
+        message = f"{annotations}: no person to label; crowds and other categories than person do not count"
+        raise SourceError(message)
+    if bad is not None:
+        message = f"{annotations}: annotation {bad[0]}: {bad[1]}"
+        raise SourceError(message)
 
     turns = tuple(quarter_turns)
     labelled: list[dict[str, Any]] = []
-    for person, path, (x, y, w, h) in show(list(zip(persons, paths, boxes, strict=True))):
+    for number, (person, path) in enumerate(show(list(zip(persons, paths, strict=True))), 1):
         image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             message = f"cannot read {path}: not there, damaged, or not an image"
             raise SourceError(message)
-        joints = look(teacher, image, np.array([x, y, x + w, y + h]), turns)  # type: ignore[arg-type]
+        x, y, width, height = person["bbox"]
+        box = np.array([x, y, x + width, y + height], np.float64)
+        joints = look(teacher, image, box, turns)  # type: ignore[arg-type]
         believed = joints[:, 2] >= least_score
         if believed.any():
             table = np.column_stack([joints[:, :2] - 0.5, 2 * believed]) * believed[:, None]
-            kept = {
-                key: person[key] for key in ("id", "image_id", "category_id", "bbox", "area") if key in person
+            kept = {key: person[key] for key in ("image_id", "bbox", "area") if key in person}
+            joints_found = {
+                "keypoints": table.round(2).ravel().tolist(),
+                "num_keypoints": int(believed.sum()),
             }
             labelled.append(
-                {**kept, "iscrowd": 0, "keypoints": table.round(2).ravel().tolist()}
-                | {"num_keypoints": int(believed.sum())}
+                {"id": person.get("id", number), "category_id": 1, "iscrowd": 0, **kept, **joints_found}
             )
     if not labelled:
         message = (
