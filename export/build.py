@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from lfpose_edge.export.search import Quantised, quantise_within
 from lfpose_edge.export.source import Source, open_source
 
 from lfpose_edge.backends import Request, load_backend
-from lfpose_edge.bundle import Bundle, Decode, Input, JointSet, write_manifest
+from lfpose_edge.bundle import VERSION, Bundle, Decode, Input, JointSet, write_manifest
 from lfpose_edge.errors import AccuracyGateError, BundleError
 from lfpose_edge.skeleton import Skeleton
 
@@ -94,9 +95,13 @@ def export_bundle(
     import onnx
 
     _require_free(out)
+    if version is not None and not re.match(VERSION, version):
+        message = f"--version must be letters, digits and . + - _, such as 1.2.0; got {version!r}"
+        raise BundleError(message)
     if engines is not None:
         require(engines.kind)  # before the long work, not after it
     opened = open_source(str(source), like)
+    _require_finite(opened, str(source))
     _require_runs(opened, str(source))
     facts: dict[str, Any] = {"version": "1", **opened.facts, "models": {"fp32": "model.onnx"}}
     if version is not None:
@@ -183,6 +188,14 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
         },
     }
     return Report(data, held_out, quantised, model, source.network)
+
+
+def _require_finite(source: Source, name: str) -> None:
+    """A training that went astray leaves weights that are no numbers; nobody should get those."""
+    for tensor, values in Graph(source.model).constants.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            message = f"{name}: {tensor} holds weights that are not finite; nothing was written"
+            raise BundleError(message)
 
 
 def _require_runs(source: Source, name: str) -> None:

@@ -16,6 +16,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def export(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(help="A training's last.pt; or a bundle, a shipped model, or an fp32 ONNX file.")
     ],
@@ -93,22 +94,23 @@ def export(
             "lspet_subset, a folder of your own frames, a COCO-keypoints JSON or an .npz"
         )
         raise CalibrationError(message)
+    int8_options = (
+        "calib", "calib_images", "calib_crops", "detector", "proof", "ranges", "max_drop", "equalise",
+        "correct_biases",
+    )  # fmt: skip
     needs = {
-        "--calib": (calib, "--int8", int8),
-        "--calib-images": (calib_images, "--int8", int8),
-        "--detector": (detector, "--int8", int8),
-        "--proof": (proof, "--int8", int8),
-        "--equalise": (equalise, "--int8", int8),
-        "--correct-biases": (correct_biases, "--int8", int8),
-        "--proof-images": (proof_images, "--proof", proof),
-        "--gpu": (gpu, "--engine tensorrt-rtx", engine == "tensorrt-rtx"),
-        "--dla-core": (dla_core is not None, "--engine tensorrt", engine == "tensorrt"),
-        "--timing-cache": (timing_cache, "--engine tensorrt", engine == "tensorrt"),
-        "--like": (like, "an ONNX file", source.endswith(".onnx")),
+        **dict.fromkeys(int8_options, ("--int8", int8)),
+        "proof_images": ("--proof", proof),
+        "gpu": ("--engine tensorrt-rtx", engine == "tensorrt-rtx"),
+        "workspace_mb": ("--engine", engine),
+        "dla_core": ("--engine tensorrt", engine == "tensorrt"),
+        "timing_cache": ("--engine tensorrt", engine == "tensorrt"),
+        "like": ("an ONNX file", source.endswith(".onnx")),
     }
-    for option, (given, other, there) in needs.items():
-        if given and not there:
-            message = f"{option} does nothing without {other}"
+    for name, (other, there) in needs.items():
+        given = context.get_parameter_source(name)
+        if given is not None and given.name == "COMMANDLINE" and not there:
+            message = f"--{name.replace('_', '-')} does nothing without {other}"
             raise CalibrationError(message)
     _require_extra()
     from lfpose_edge.export.build import Int8, export_bundle

@@ -53,6 +53,7 @@ def write_report(folder: Path, report: Report, bundle: Bundle) -> None:
 
 
 def _tree(report: Report, bundle: Bundle) -> dict[str, Any]:
+    made = bundle.manifest.provenance["int8"]
     judge, quantised, data = report.held_out, report.quantised, report.data
     original = judge.predict(session(report.model))
     judged: dict[str, Predictions] = {"fp32": original}
@@ -79,11 +80,13 @@ def _tree(report: Report, bundle: Bundle) -> dict[str, Any]:
         "model": bundle.manifest.name,
         "version": bundle.manifest.version,
         "calibration": {
-            "set": bundle.manifest.provenance["int8"]["calibration"],
+            "set": made["calibration"],
             "crops": len(data.crops),
             "asked": data.asked,
             "sha256": data.crops.sha256,
             "ranges": quantised.calibration.method,
+            "equalised_pairs": made["equalised_pairs"],
+            "biases_corrected": made["biases_corrected"],
         },
         "held_out": {"crops": len(judge), "labelled": judge.labelled, "sha256": data.held_out.sha256},
         "precisions": rows,
@@ -165,6 +168,13 @@ def _draw(folder: Path, tree: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _adjusted(calibration: dict[str, Any]) -> str:
+    pairs = calibration["equalised_pairs"]
+    done = [f"{pairs} pairs of layers equalised"] * bool(pairs)
+    done += ["biases corrected"] * calibration["biases_corrected"]
+    return "".join(f"; {what}" for what in done)
+
+
 def _markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
     calibration, held_out = tree["calibration"], tree["held_out"]
     what = "labelled persons" if held_out["labelled"] else "unlabelled crops, against fp32"
@@ -172,8 +182,8 @@ def _markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
         f"# {tree['model']} {tree['version']}: what INT8 costs and wins",
         "",
         f"Ranges: {calibration['ranges']}, from {calibration['crops']} crops of `{calibration['set']}` "
-        f"(asked for {calibration['asked']}). Accuracy: PCK@0.1 of the box on {held_out['crops']} {what} "
-        "that no range was made from.",
+        f"(asked for {calibration['asked']}){_adjusted(calibration)}. Accuracy: PCK@0.1 of the box on "
+        f"{held_out['crops']} {what} that no range was made from.",
         "",
         "| precision | file | MB | PCK points | drop | joints move, median % of box | 95 % |",
         "|---|---|---|---|---|---|---|",

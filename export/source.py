@@ -146,6 +146,9 @@ def _modern(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 def _load_onnx(path: Path) -> onnx.ModelProto:
     import onnx
 
+    if not path.is_file():
+        message = f"no ONNX file at {path}"
+        raise BundleError(message)
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)

@@ -72,6 +72,9 @@ class Decode(_Section):
     """Joints with less presence count as absent."""
 
 
+VERSION = r"^[0-9A-Za-z][0-9A-Za-z.+_-]*$"
+
+
 class File(_Section):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     bytes: Annotated[int, Field(ge=0)]
@@ -79,8 +82,8 @@ class File(_Section):
 
 class Manifest(_Section):
     schema_version: int
-    name: str
-    version: str
+    name: Annotated[str, Field(min_length=1)]
+    version: Annotated[str, Field(pattern=VERSION)]
     joints: JointSet
     input: Input
     decode: Decode

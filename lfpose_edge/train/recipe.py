@@ -51,7 +51,7 @@ class Network(_Section):
     """Decoder channels from stride 32 downwards."""
     refine: bool = False
     """Read coarse CAMs at stride 16, supervise them too, and let the rest of the decoder see them."""
-    smooth_cells: float = Field(0.0, ge=0)
+    smooth_cells: float = Field(0.0, ge=0, le=16)
     """Smooth the trained network's CAMs with a Gaussian this wide; the target's, loss.sigma_cells, or 0."""
     freeze_stages: int = Field(0, ge=0)
     """The backbone's stem and this many of its stages keep their ImageNet weights."""

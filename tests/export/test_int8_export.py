@@ -224,6 +224,16 @@ def _list(folder: Path) -> list[str]:
 MISTAKES = {
     "no calibration": (["blob", "--int8"], "--int8 needs --calib"),
     "calibration without int8": (["blob", "--calib", "frames"], "--calib does nothing without --int8"),
+    "ranges without int8": (["blob", "--ranges", "mse"], "--ranges does nothing without --int8"),
+    "a gate without int8": (["blob", "--max-drop", "0.5"], "--max-drop does nothing without --int8"),
+    "memory without engine": (
+        ["blob", "--workspace-mb", "9"],
+        "--workspace-mb does nothing without --engine",
+    ),
+    "no version": (["blob", "--version", ""], "--version must be letters"),
+    "version is a path": (["blob", "--version", "../1"], "--version must be letters"),
+    "weights astray": (["astray.onnx", "--like", "blob"], "holds weights that are not finite"),
+    "no onnx": (["none.onnx", "--like", "blob"], "no ONNX file at none.onnx"),
     "unknown set": (["blob", "--int8", "--calib", "coco_subse"], "did you mean 'coco_subset'"),
     "coco is not there": (["blob", "--int8", "--calib", "coco_subset"], "person_keypoints_train2017.json"),
     "unknown ranges": (["blob", "--int8", "--calib", "frames", "--ranges", "max"], "unknown way"),
@@ -246,6 +256,11 @@ def test_a_mistake_is_one_line_and_leaves_nothing(run, frames: Path, tmp_path: P
     other = blob_network()
     other.graph.node[0].input[0] = other.graph.input[0].name = "images"
     onnx.save(other, tmp_path / "other.onnx")
+    astray = blob_network()
+    weights = astray.graph.initializer[0]
+    ruined = np.full_like(onnx.numpy_helper.to_array(weights), np.nan)
+    weights.CopyFrom(onnx.numpy_helper.from_array(ruined, weights.name))
+    onnx.save(astray, tmp_path / "astray.onnx")
     before = _list(tmp_path)
     arguments, words = MISTAKES[case]
     code, _, err = run(*arguments, "--out", "out")

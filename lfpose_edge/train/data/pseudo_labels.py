@@ -76,7 +76,9 @@ class MoveNetTeacher:
         )
         _, height, width, _ = (int(n) for n in inlet["shape"])
         if inlet["dtype"] is not np.uint8 or [int(n) for n in outlet["shape"]] != [1, 1, 17, 3]:
-            message = f"{file} is no single-pose MoveNet with uint8 input: it gives {list(outlet['shape'])}"
+            message = (
+                f"{file} is no single-pose MoveNet with uint8 input: it gives {outlet['shape'].tolist()}"
+            )
             raise BundleError(message)
         self._size, self._inlet, self._outlet = (height, width), inlet["index"], outlet["index"]
 
@@ -93,7 +95,7 @@ class MoveNetTeacher:
 
 def open_teacher(name: str) -> Teacher:
     """A MoveNet by its ``.tflite`` file, or a shipped model or bundle."""
-    return MoveNetTeacher(Path(name)) if name.endswith(".tflite") else BundleTeacher(name)
+    return MoveNetTeacher(Path(name)) if name.lower().endswith(".tflite") else BundleTeacher(name)
 
 
 def look(teacher: Teacher, image: Image, box: Box, quarter_turns: Iterable[int] = (0,)) -> Joints:
@@ -186,6 +188,9 @@ def label_persons(
         paths = [files[p["image_id"]] for p in persons]
         problems = ((p.get("id"), box_problem(p.get("bbox"))) for p in persons)
         bad = next(((number, problem) for number, problem in problems if problem), None)
+    except FileNotFoundError as error:
+        message = f"no annotation file {annotations}"
+        raise SourceError(message) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"{annotations}: not a COCO JSON with person boxes ({type(error).__name__}: {error})"
         raise SourceError(message) from error
