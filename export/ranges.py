@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 RangeMethod = Literal["minmax", "percentile", "mse", "entropy"]
 METHODS: tuple[RangeMethod, ...] = get_args(RangeMethod)
 
-_KEPT_PER_CROP = 2048  # values of a tensor that are kept of every crop, beside its exact extremes
+_KEPT = 1 << 19  # values of a tensor that are kept, beside its exact extremes
 _PERCENTILE = 99.99
 _LEVELS = 255
 _SHRINKS = np.linspace(1.0, 0.4, 61)
@@ -95,7 +95,8 @@ def observe(
     session = onnx_session(graph.to_model(new))
     low = dict.fromkeys(tensors, np.inf)
     high = dict.fromkeys(tensors, -np.inf)
-    kept: dict[str, list[Floats]] = {name: [] for name in tensors}
+    most = max(1, _KEPT // len(crops))
+    kept: dict[str, Floats] = {}
     for first in progress(range(0, len(crops), batch)):
         chunk = crops[first : first + batch]
         values = dict(zip(wanted, session.run(wanted, {graph.inputs[0]: chunk}), strict=True))
@@ -105,9 +106,11 @@ def observe(
             low[name] = min(low[name], float(rows.min()))
             high[name] = max(high[name], float(rows.max()))
             count = rows.shape[1]
-            places = np.linspace(0, count - 1, min(count, _KEPT_PER_CROP)).astype(np.intp)
-            kept[name].append(rows[:, places].ravel())
-    return {name: Observation(low[name], high[name], np.concatenate(kept[name])) for name in tensors}
+            places = np.linspace(0, count - 1, min(count, most)).astype(np.intp)
+            if name not in kept:
+                kept[name] = np.empty((len(crops), len(places)), np.float32)
+            kept[name][first : first + batch] = rows[:, places]
+    return {name: Observation(low[name], high[name], kept[name].ravel()) for name in tensors}
 
 
 def choose_range(seen: Observation, method: RangeMethod) -> tuple[float, float]:
