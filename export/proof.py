@@ -146,16 +146,21 @@ def session(model: onnx.ModelProto) -> Callable[[Floats], tuple[Floats, Floats]]
 
 
 def time_interleaved(
-    backends: dict[str, Backend], crop: Floats, *, rounds: int = 60, warm_up: int = 5
+    backends: dict[str, Backend], crop: Floats, *, rounds: int = 8, burst: int = 10
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of one crop through each engine, all taking turns: p50, p95, and times the first's."""
+    """Milliseconds of one crop through each engine, all taking turns: p50, p95, and times the first's.
+
+    An engine has some calls in a row, as in use, where its weights stay in the caches; the first of them, and
+    all of the first round, warm it up.
+    """
     samples: dict[str, list[float]] = {name: [] for name in backends}
-    for i in range(rounds + warm_up):
+    for turn in range(1 + rounds):
         for name, backend in backends.items():
-            started = perf_counter()
-            backend.infer(crop)
-            if i >= warm_up:
-                samples[name].append((perf_counter() - started) * 1e3)
+            for call in range(burst):
+                started = perf_counter()
+                backend.infer(crop)
+                if turn > 0 and call > 0:
+                    samples[name].append((perf_counter() - started) * 1e3)
     first = np.array(next(iter(samples.values())))
     return {
         name: {
