@@ -2,8 +2,8 @@
 
     python benchmarks/fps.py
 
-All cases take turns in one process, ten frames in a row of which the first is not timed, on frames that
-rotate, after a warm-up. Writes benchmarks/results/fps.json.
+All cases take turns in one process, on frames that rotate; the first fifth of a turn is not timed, as it
+takes some frames until a model's weights are the ones in the caches. Writes benchmarks/results/fps.json.
 """
 
 from __future__ import annotations

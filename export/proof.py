@@ -146,20 +146,20 @@ def session(model: onnx.ModelProto) -> Callable[[Floats], tuple[Floats, Floats]]
 
 
 def time_interleaved(
-    backends: dict[str, Backend], crop: Floats, *, rounds: int = 8, burst: int = 10
+    backends: dict[str, Backend], crop: Floats, *, turns: int = 4, calls: int = 50, settling: int = 10
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of one crop through each engine, all taking turns: p50, p95, and times the first's.
 
-    An engine has some calls in a row, as in use, where its weights stay in the caches; the first of them, and
-    all of the first round, warm it up.
+    An engine has many calls in a row, as in use, and the first of them are not timed: it takes some until its
+    weights are the ones in the caches.
     """
     samples: dict[str, list[float]] = {name: [] for name in backends}
-    for turn in range(1 + rounds):
+    for _ in range(turns):
         for name, backend in backends.items():
-            for call in range(burst):
+            for call in range(calls):
                 started = perf_counter()
                 backend.infer(crop)
-                if turn > 0 and call > 0:
+                if call >= settling:
                     samples[name].append((perf_counter() - started) * 1e3)
     first = np.array(next(iter(samples.values())))
     return {

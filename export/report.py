@@ -207,7 +207,7 @@ def _markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
     cpu = tree["machine"]["cpu"]
     lines += [
         "",
-        f"One crop, the network alone, fp32 and INT8 taking turns of ten calls on {cpu}:",
+        f"One crop, the network alone, fp32 and INT8 taking turns of fifty calls on {cpu}:",
         "",
         "| engine | threads | precision | p50 ms | p95 ms | times as fast as fp32 |",
         "|---|---|---|---|---|---|",

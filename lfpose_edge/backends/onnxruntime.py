@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from importlib.util import find_spec
 from typing import Any
 
@@ -23,14 +24,18 @@ def unavailable() -> str | None:
     return None
 
 
+def _slow_int8() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64") and not _VNNI & cpu_flags()
+
+
 def load(bundle: Bundle, request: Request) -> Backend:
-    """Load a bundle's fp32 or INT8 model."""
+    """Load a bundle's fp32 or INT8 model; left to choose, INT8 only where it is the faster one."""
     if request.device not in ("auto", "cpu"):
         message = f"backend 'onnxruntime' runs on device 'cpu', not {request.device!r}"
         raise BackendUnavailable(message)
     precision = request.precision
     if precision == "auto":
-        precision = "int8" if "int8-cpu" in bundle.manifest.models else "fp32"
+        precision = "int8" if "int8-cpu" in bundle.manifest.models and not _slow_int8() else "fp32"
     if precision not in _PRECISIONS:
         message = f"backend 'onnxruntime' runs precision fp32 or int8, not {precision!r}"
         raise BackendUnavailable(message)
@@ -45,7 +50,9 @@ def session_options(threads: int | None = None) -> Any:
     options.log_severity_level = 3  # errors; a warning about a graph is not for the user of a pose
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
-    if not _VNNI & cpu_flags():
+    # Threads that go on spinning after a run hold the cores that the kernels around the network wait for.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if _slow_int8():
         options.add_session_config_entry("session.x64quantprecision", "1")  # half as fast, and exact
     return options
 

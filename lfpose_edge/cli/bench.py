@@ -28,9 +28,9 @@ from lfpose_edge.zoo import bundle_path
 
 FRAME_SIZE = (720, 1280)
 RING = 24  # frames of 2.8 MB: more than a core's cache, so that no frame is found there when its turn comes
-WARM_UP = 5
-BURST = (
-    10  # frames in a row of one case; the first finds the caches full of another's weights and is not timed
+TURNS = 4
+SETTLING = (
+    0.2  # of a turn, not timed: it takes some frames until a model's weights are the ones in the caches
 )
 PERCENTILES = (50, 95, 99)
 _PRECISIONS = ("fp32", "bf16", "int8")
@@ -60,7 +60,7 @@ def measure(
     persons: Iterable[int] = (1, 8),
     seconds: float = 3.0,
 ) -> list[dict[str, Any]]:
-    """Time every backend and precision that can be had, taking turns of some frames in this process.
+    """Time every backend and precision that can be had, taking turns in this process.
 
     Args:
         model: a shipped model's name, or a bundle's folder.
@@ -85,14 +85,15 @@ def measure(
         boxes = {n: person_boxes(n) for n in counts}
         samples: list[list[NDArray[np.float64]]] = [[] for _ in cases]
         frames = cycle(ring)
-        for case in cases:
-            for _ in range(WARM_UP):
-                case.estimator(next(frames), boxes[case.persons])
-        end = perf_counter() + seconds * len(cases)
-        while perf_counter() < end:
+        for _ in range(TURNS):
             for case, times in zip(cases, samples, strict=True):
-                burst = [_timed(case, next(frames), boxes[case.persons]) for _ in range(BURST)]
-                times += burst[1:]
+                started = perf_counter()
+                settled, end = started + SETTLING * seconds / TURNS, started + seconds / TURNS
+                while perf_counter() < settled:
+                    case.estimator(next(frames), boxes[case.persons])
+                times.append(_timed(case, next(frames), boxes[case.persons]))
+                while perf_counter() < end:
+                    times.append(_timed(case, next(frames), boxes[case.persons]))
     return [_row(case, np.array(times)) for case, times in zip(cases, samples, strict=True)]
 
 
