@@ -71,6 +71,7 @@ class OpenVinoBackend:
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # a pinned thread waits for whatever else runs on its core
         }
         if request.threads:
             config["INFERENCE_NUM_THREADS"] = request.threads
