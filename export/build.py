@@ -117,10 +117,9 @@ def export_bundle(
         bundle = Bundle.open(folder)
         if opened.network is not None:
             _require_parity(bundle, opened.network)
+        built = build_engines(bundle, engines, opened.network, show) if engines is not None else []
         if report is not None:
-            write_report(folder, report, bundle)
-        if engines is not None:
-            build_engines(bundle, engines, opened.network, show)
+            write_report(folder, report, bundle, built)
         _require_free(out)
         if out.is_dir():
             out.rmdir()

@@ -11,7 +11,8 @@ import onnx
 from lfpose_edge.export import torch_engines
 from lfpose_edge.export.graph import Graph
 from lfpose_edge.export.half import to_half
-from lfpose_edge.export.proof import Show, silent
+from lfpose_edge.export.on_gpu import BuiltEngine, engine_session, has_gpu, require_parity
+from lfpose_edge.export.proof import Show, session, silent
 
 from lfpose_edge.backends.engine_files import Fingerprint, write_engine
 from lfpose_edge.backends.tensorrt_api import BuildOptions, Flavour, Report, TensorRt
@@ -59,7 +60,7 @@ def require(kind: EngineKind) -> None:
 
 def build_engines(
     bundle: Bundle, wanted: Engines, network: torch.nn.Module | None = None, show: Show[Any] = silent
-) -> list[Path]:
+) -> list[BuiltEngine]:
     """Build all engines of a request; errors as :func:`build_engine`'s.
 
     Args:
@@ -93,8 +94,8 @@ def build_engine(
     precision: EnginePrecision,
     options: BuildOptions,
     report: Report | None = None,
-) -> Path:
-    """Build an engine into a bundle's ``engines`` folder.
+) -> BuiltEngine:
+    """Build an engine into a bundle's ``engines`` folder; where its GPU is here, compare it with its ONNX.
 
     Args:
         bundle: has the ONNX file of the precision; fp16 is made from fp32.
@@ -106,15 +107,23 @@ def build_engine(
     Raises:
         BackendUnavailable: TensorRT is not here, or cannot build so.
         BundleError: the bundle lacks the precision, or TensorRT refuses the model.
+        AccuracyGateError: the engine does not compute what the ONNX file computes.
     """
     tensorrt = TensorRt.load(flavour)
+    manifest = bundle.manifest
     file = bundle.model_file("int8-trt" if precision == "int8" else "fp32")
-    model = _fixed_size(file, bundle.manifest.input.size)
+    model = _fixed_size(file, manifest.input.size)
+    reference = session(model)
     if precision == "fp16" and tensorrt.types_are_the_files:
         model = to_half(model)
     gpu = options.compute_capability or _gpu_name()
     data: bytes = model.SerializeToString()
     plan = tensorrt.build(data, replace(options, fp16=precision != "fp32", int8=precision == "int8"), report)
+    label, infer = f"{tensorrt.name} {precision} {gpu}", None
+    if has_gpu(options.compute_capability):
+        height, width = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
+        infer = engine_session(tensorrt, plan, len(bundle.skeleton), (height, width))
+        require_parity(label, infer, reference, manifest.input.size)
     fingerprint = Fingerprint(
         model_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         library=tensorrt.trt.__name__,
@@ -124,7 +133,7 @@ def build_engine(
         batches=options.batches,
         options="" if options.dla_core is None else f"dla {options.dla_core}",
     )
-    return write_engine(bundle.path / "engines", fingerprint, plan)
+    return BuiltEngine(write_engine(bundle.path / "engines", fingerprint, plan), label, infer)
 
 
 def _fixed_size(file: Path, size: tuple[int, int]) -> onnx.ModelProto:

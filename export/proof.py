@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import onnx
@@ -13,7 +13,6 @@ from lfpose_edge.export.calibration import CropSet
 from numpy.typing import NDArray
 
 from lfpose_edge import ops
-from lfpose_edge.backends import Backend
 from lfpose_edge.backends.onnxruntime import session_options
 from lfpose_edge.bundle import Decode
 from lfpose_edge.metrics.pck import LIMB_JOINTS, PckResult, box_thresholds, pck
@@ -145,8 +144,17 @@ def session(model: onnx.ModelProto) -> Callable[[Floats], tuple[Floats, Floats]]
     return infer
 
 
+class Runs(Protocol):
+    """Whatever runs crops: a backend, or an engine that was just built."""
+
+    @property
+    def infer(self) -> Callable[[Floats], Any]:
+        """Crops (N, 3, H, W) to maps."""
+        ...
+
+
 def time_interleaved(
-    backends: dict[str, Backend], crop: Floats, *, turns: int = 4, calls: int = 50, settling: int = 10
+    backends: Mapping[str, Runs], crop: Floats, *, turns: int = 4, calls: int = 50, settling: int = 10
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of one crop through each engine, all taking turns: p50, p95, and times the first's.
 

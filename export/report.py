@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
 from lfpose_edge.export.calibration import CalibrationSet
+from lfpose_edge.export.on_gpu import BuiltEngine
 from lfpose_edge.export.proof import Floats, Judge, Predictions, session, summary, time_interleaved
 from lfpose_edge.export.search import Quantised
 
@@ -44,34 +45,43 @@ class Report:
     network: torch.nn.Module | None = None
 
 
-def write_report(folder: Path, report: Report, bundle: Bundle) -> None:
-    """Write ``report.json``, ``report.md`` and its pictures into a bundle's folder."""
-    tree = _tree(report, bundle)
+def write_report(folder: Path, report: Report, bundle: Bundle, engines: Sequence[BuiltEngine] = ()) -> None:
+    """Write ``report.json``, ``report.md`` and its pictures into a bundle's folder.
+
+    Args:
+        folder: where.
+        report: what was found.
+        bundle: what was made.
+        engines: what was built of it; those that can run here are judged too.
+    """
+    tree = _tree(report, bundle, engines)
     write_json_whole(folder / f"{REPORT}.json", tree)
     pictures = _draw(folder, tree)
     (folder / f"{REPORT}.md").write_text(_markdown(tree, pictures), encoding="utf-8")
 
 
-def _tree(report: Report, bundle: Bundle) -> dict[str, Any]:
+def _tree(report: Report, bundle: Bundle, engines: Sequence[BuiltEngine]) -> dict[str, Any]:
     made = bundle.manifest.provenance["int8"]
     judge, quantised, data = report.held_out, report.quantised, report.data
     original = judge.predict(session(report.model))
     judged: dict[str, Predictions] = {"fp32": original}
     judged |= {f"int8-{style}": found for style, found in quantised.predictions.items()}
+    files = {name: bundle.model_file(name) for name in judged}  # type: ignore[arg-type]
+    runnable = {engine.label: engine for engine in engines if engine.infer is not None}
+    judged |= {label: judge.predict(engine.infer) for label, engine in runnable.items()}  # type: ignore[arg-type]
+    files |= {label: engine.path for label, engine in runnable.items()}
     before = judge.points(original)
-    rows = []
-    for precision, found in judged.items():
-        name = bundle.manifest.models[precision]  # type: ignore[index]
-        rows.append(
-            {
-                "precision": precision,
-                "file": name,
-                "megabytes": bundle.manifest.files[name].bytes / 1e6,
-                "pck_points": judge.points(found),
-                "drop_points": before - judge.points(found),
-                **{f"moved_{k}": v for k, v in summary(judge.moved(found, original)).items()},
-            }
-        )
+    rows = [
+        {
+            "precision": name,
+            "file": files[name].name,
+            "megabytes": files[name].stat().st_size / 1e6,
+            "pck_points": judge.points(found),
+            "drop_points": before - judge.points(found),
+            **{f"moved_{k}": v for k, v in summary(judge.moved(found, original)).items()},
+        }
+        for name, found in judged.items()
+    ]
     steps = {f"fp32 to {name}": judge.pixels(found, original) for name, found in judged.items()}
     del steps["fp32 to fp32"]
     if report.network is not None:
@@ -94,7 +104,16 @@ def _tree(report: Report, bundle: Bundle) -> dict[str, Any]:
         "per_joint": {precision: judge.per_joint(found) for precision, found in judged.items()},
         "in_float": quantised.in_float,
         "sensitivity_percent": {layer: 100 * cost for layer, cost in quantised.sensitivity.items()},
-        "latency": _latency(report, bundle),
+        "latency": [*_latency(report, bundle), *_engine_latency(report, runnable)],
+        "engines": [
+            {
+                "engine": e.label,
+                "file": e.path.name,
+                "megabytes": e.path.stat().st_size / 1e6,
+                "ran": bool(e.infer),
+            }
+            for e in engines
+        ],
         "machine": machine(),
     }
 
@@ -133,6 +152,17 @@ def _latency(report: Report, bundle: Bundle) -> list[dict[str, Any]]:
     return rows
 
 
+def _engine_latency(report: Report, engines: dict[str, BuiltEngine]) -> list[dict[str, Any]]:
+    """The same for engines on the GPU, from the crop in host memory to the maps in host memory."""
+    if not engines:
+        return []
+    timed = time_interleaved(engines, report.data.crops.crops[:1])
+    return [
+        {"engine": label, "threads": "GPU", "precision": label.split()[2], **times}
+        for label, times in timed.items()
+    ]
+
+
 def _draw(folder: Path, tree: dict[str, Any]) -> list[tuple[str, str]]:
     """The pictures as (file name, caption); none where matplotlib is not installed."""
     try:
@@ -166,6 +196,11 @@ def _draw(folder: Path, tree: dict[str, Any]) -> list[tuple[str, str]]:
         (f"{REPORT}-joints.png", "Accuracy of every joint"),
         (f"{REPORT}-layers.png", f"The {len(layers)} layers that INT8 moves most"),
     ]
+
+
+def _engine_line(engine: dict[str, Any]) -> str:
+    ran = "judged above" if engine["ran"] else "not run, as its GPU is not here"
+    return f"- {engine['engine']}: `engines/{engine['file']}`, {engine['megabytes']:.1f} MB, {ran}"
 
 
 def _adjusted(calibration: dict[str, Any]) -> str:
@@ -217,6 +252,7 @@ def _markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
         f"{row['p95_ms']:.2f} | {row['speedup']:.2f} |"
         for row in tree["latency"]
     ]
+    lines += ["", *(_engine_line(engine) for engine in tree["engines"])]
     lines += ["", f"Layers in float: {', '.join(f'`{layer}`' for layer in tree['in_float'])}.", ""]
     for name, caption in pictures:
         lines += [f"![{caption}]({name})", ""]

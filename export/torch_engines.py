@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import onnx
+from lfpose_edge.export import on_gpu
+from lfpose_edge.export.on_gpu import BuiltEngine
+from lfpose_edge.export.proof import session
 
 from lfpose_edge.backends.engine_files import Fingerprint
 from lfpose_edge.backends.tensorrt_api import BuildOptions
 from lfpose_edge.bundle import Bundle
-from lfpose_edge.errors import AccuracyGateError, BackendUnavailable, BundleError
+from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.files import whole_file, write_json_whole
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
 SUFFIX = ".ep"
-_DEVICE = "cuda"
-_LARGEST_PROBABILITY_ERROR = 0.05  # half precision moves a cell's probability by less; a wrong graph by more
 
 
 def unavailable() -> str | None:
@@ -32,12 +33,12 @@ def unavailable() -> str | None:
         return f"torch_tensorrt is installed but does not load ({error})"
     import torch
 
-    if _DEVICE == "cuda" and not torch.cuda.is_available():
+    if on_gpu.DEVICE == "cuda" and not torch.cuda.is_available():
         return "torch_tensorrt compiles for the GPU that is here, and torch sees none"
     return None
 
 
-def build_torch_engine(network: torch.nn.Module | None, bundle: Bundle, options: BuildOptions) -> Path:
+def build_torch_engine(network: torch.nn.Module | None, bundle: Bundle, options: BuildOptions) -> BuiltEngine:
     """Compile a network in half precision into a bundle's ``engines`` folder.
 
     The result is a ``torch.export`` program with TensorRT engines inside, for ``torch_tensorrt.load``: crops
@@ -64,7 +65,7 @@ def build_torch_engine(network: torch.nn.Module | None, bundle: Bundle, options:
     import torch
     import torch_tensorrt
 
-    half = _in_half(network).to(_DEVICE)
+    half = _in_half(network).to(on_gpu.DEVICE)
     least, usual, most = ((n, 3, *bundle.manifest.input.size) for n in options.batches)
     crops = torch_tensorrt.Input(
         min_shape=least, opt_shape=usual, max_shape=most, dtype=torch.float32, name="crops"
@@ -72,9 +73,15 @@ def build_torch_engine(network: torch.nn.Module | None, bundle: Bundle, options:
     engine = torch_tensorrt.compile(
         half, ir="dynamo", inputs=[crops], use_explicit_typing=True, workspace_size=options.workspace_mb << 20
     )
-    _require_parity(engine, half, usual)
 
-    gpu = torch.cuda.get_device_name() if _DEVICE == "cuda" else _DEVICE
+    def infer(crops: on_gpu.Floats) -> tuple[on_gpu.Floats, on_gpu.Floats]:
+        with torch.no_grad():
+            cams, presence = engine(torch.from_numpy(crops).to(on_gpu.DEVICE))
+        return cams.cpu().numpy(), presence.cpu().numpy()
+
+    reference = session(onnx.load(bundle.model_file("fp32")))
+    on_gpu.require_parity("torch_tensorrt fp16", infer, reference, bundle.manifest.input.size)
+    gpu = torch.cuda.get_device_name() if on_gpu.DEVICE == "cuda" else on_gpu.DEVICE
     fingerprint = Fingerprint(
         model_sha256=bundle.manifest.files[bundle.manifest.models["fp32"]].sha256,
         library="torch_tensorrt",
@@ -88,7 +95,7 @@ def build_torch_engine(network: torch.nn.Module | None, bundle: Bundle, options:
         torch_tensorrt.save(engine, str(temporary), output_format="exported_program", retrace=False)
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
         write_json_whole(path.with_suffix(".json"), {**vars(fingerprint), "engine_sha256": digest})
-    return path
+    return BuiltEngine(path, f"torch_tensorrt {torch_tensorrt.__version__} fp16 {gpu}", infer)
 
 
 def _in_half(network: torch.nn.Module) -> torch.nn.Module:
@@ -107,15 +114,3 @@ def _in_half(network: torch.nn.Module) -> torch.nn.Module:
             return output[0].float(), output[1].float()
 
     return Half().eval()
-
-
-def _require_parity(engine: Any, network: torch.nn.Module, shape: tuple[int, ...]) -> None:
-    import torch
-
-    crops = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(_DEVICE)
-    with torch.no_grad():
-        pairs = zip(engine(crops), network(crops), strict=True)
-        worst = max(float((a.sigmoid() - b.sigmoid()).abs().max()) for a, b in pairs)
-    if not worst <= _LARGEST_PROBABILITY_ERROR:
-        message = f"the torch-tensorrt engine differs from the network by {worst:.3g} in a probability"
-        raise AccuracyGateError(message)

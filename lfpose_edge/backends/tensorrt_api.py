@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.errors import BackendUnavailable, BundleError, EngineMismatch
 from lfpose_edge.files import write_bytes_whole
 
 logger = logging.getLogger("lfpose_edge")
@@ -162,6 +162,52 @@ class TensorRt:
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
         config.set_timing_cache(cache, False)
         return cache
+
+
+class Engine:
+    """An engine that was read into the GPU that is here, with one execution context.
+
+    Args:
+        tensorrt: of the version that built it.
+        plan: the serialised engine.
+
+    Raises:
+        EngineMismatch: TensorRT cannot read it; it was built for another GPU or version, or is damaged.
+        BackendUnavailable: the GPU has no memory left for it.
+    """
+
+    def __init__(self, tensorrt: TensorRt, plan: bytes) -> None:
+        log = _log_of(tensorrt.trt)
+        log.errors.clear()
+        self._runtime = tensorrt.trt.Runtime(log)  # outlives the engine
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        reasons = "; ".join(log.errors) or "it gives no reason"
+        if self._engine is None:
+            message = f"{tensorrt.name} cannot read the engine: {reasons}"
+            raise EngineMismatch(message)
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            message = f"{tensorrt.name} cannot make an execution context: {reasons}"
+            raise BackendUnavailable(message)
+        self._name, self._log = tensorrt.name, log
+
+    def enqueue(self, crops: tuple[int, ...], addresses: dict[str, int], stream: int) -> None:
+        """Queue the network on a stream.
+
+        Args:
+            crops: shape of the crops, (N, 3, H, W).
+            addresses: device address of every input and output, by name; contiguous, of the engine's types.
+            stream: the CUDA stream's handle.
+
+        Raises:
+            BundleError: the engine does not take crops of that shape, or refuses to run.
+        """
+        good = self._context.set_input_shape("crops", crops)
+        for name, address in addresses.items():
+            good = self._context.set_tensor_address(name, address) and good
+        if not (good and self._context.execute_async_v3(stream)):
+            message = f"{self._name} does not run crops of shape {crops}: {'; '.join(self._log.errors)}"
+            raise BundleError(message)
 
 
 def unavailable(flavour: Flavour) -> str | None:

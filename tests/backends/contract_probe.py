@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorrt_bindings as real
 
-from lfpose_edge.backends.tensorrt_api import BuildOptions, TensorRt
+from lfpose_edge.backends.tensorrt_api import BuildOptions, Engine, TensorRt
 
 USED: list[str] = []
 
@@ -57,6 +57,10 @@ def doubles() -> ModuleType:
     crops = Double(real.ITensor, name="crops", shape=(-1, 3, 192, 192))
     network = Double(real.INetworkDefinition, num_inputs=1, get_input=crops)
     timing = Double(real.ITimingCache, serialize=b"timings")
+    context = Double(
+        real.IExecutionContext, set_input_shape=True, set_tensor_address=True, execute_async_v3=True
+    )
+    engine = Double(real.ICudaEngine, create_execution_context=context)
     builder = Double(
         real.Builder,
         create_network=network,
@@ -70,7 +74,9 @@ def doubles() -> ModuleType:
     enums = ("NetworkDefinitionCreationFlag", "MemoryPoolType", "BuilderFlag", "DeviceType")
     module.__dict__.update({name: Enum(getattr(real, name)) for name in enums})
     module.__dict__.update(
-        Builder=lambda log: builder, OnnxParser=lambda network, log: Double(real.OnnxParser, parse=True)
+        Builder=lambda log: builder,
+        OnnxParser=lambda network, log: Double(real.OnnxParser, parse=True),
+        Runtime=lambda log: Double(real.Runtime, deserialize_cuda_engine=engine),
     )
     return module
 
@@ -99,6 +105,9 @@ def main() -> None:
         plan = TensorRt(doubles()).build(b"", options, report=lambda *_: None)
         assert plan == b"plan", plan
         used[name] = sorted(set(USED))
+    USED.clear()
+    Engine(TensorRt(doubles()), b"plan").enqueue((2, 3, 192, 192), {"crops": 1, "cams": 2, "presence": 3}, 0)
+    used["run"] = sorted(set(USED))
     assert (folder / "timing.cache").read_bytes() == b"timings"
     result = {"version": real.__version__, "used": used, "refusal": refusal()}
     (folder / "probe.json").write_text(json.dumps(result))

@@ -95,8 +95,16 @@ def test_every_attribute_that_the_adapter_uses_exists(probed: dict[str, Any]) ->
         "OnnxParser.parse",
         "MemoryPoolType.WORKSPACE",
     }
+    run = probed["used"].pop("run")
     for used in probed["used"].values():
         assert common <= set(used)
+    assert run == [
+        "ICudaEngine.create_execution_context",
+        "IExecutionContext.execute_async_v3",
+        "IExecutionContext.set_input_shape",
+        "IExecutionContext.set_tensor_address",
+        "Runtime.deserialize_cuda_engine",
+    ]
     assert "IBuilderConfig.DLA_core" in probed["used"]["dla"]
     assert "ITimingCache.serialize" in probed["used"]["timing cache"]
     assert probed["refusal"] == "tensorrt cannot read the model: no such operator"

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import json
+import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from lfpose_edge.export import engines, export_bundle, on_gpu
+from lfpose_edge.export.build import Engines, Int8
 from lfpose_edge.export.engines import build_engine
 from lfpose_edge.export.graph import Graph
 from lfpose_edge.export.half import to_half
 from lfpose_edge.export.quantize import quantise, quantised_tensors
 from lfpose_edge.export.ranges import Calibration
-from nets import blob_network
+from nets import blob_network, write_blob_bundle
 
-from lfpose_edge.backends.engine_files import read_engine
-from lfpose_edge.backends.tensorrt_api import BuildOptions, TensorRt, unavailable
-from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.backends.engine_files import Fingerprint, read_engine
+from lfpose_edge.backends.tensorrt_api import BuildOptions, Engine, TensorRt, unavailable
+from lfpose_edge.bundle import Bundle
+from lfpose_edge.errors import AccuracyGateError, BackendUnavailable, BundleError, EngineMismatch
+from lfpose_edge.zoo import bundle_path
 
 rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"
@@ -91,16 +100,12 @@ def test_an_unknown_gpu_is_named_with_those_that_can_be_had() -> None:
 
 @rtx
 def test_the_engine_of_the_shipped_model_lies_in_its_bundle_with_its_facts(tmp_path: Path) -> None:
-    import shutil
-
-    from lfpose_edge.backends.engine_files import Fingerprint
-    from lfpose_edge.bundle import Bundle
-    from lfpose_edge.zoo import bundle_path
-
     shutil.copytree(bundle_path("lfpose-lite"), tmp_path / "b")
     bundle = Bundle.open(tmp_path / "b")
     options = BuildOptions(compute_capability="SM86")
-    path = build_engine(bundle, "tensorrt_rtx", "fp16", options)
+    built = build_engine(bundle, "tensorrt_rtx", "fp16", options)
+    path = built.path
+    assert built.infer is None or built.label.endswith("SM86")
     assert path.parent == tmp_path / "b" / "engines"
     fingerprint = Fingerprint(
         bundle.manifest.files["model.onnx"].sha256,
@@ -112,6 +117,116 @@ def test_the_engine_of_the_shipped_model_lies_in_its_bundle_with_its_facts(tmp_p
     )
     assert len(read_engine(path, fingerprint)) > 1e6
     assert Bundle.open(tmp_path / "b").manifest == bundle.manifest  # engines are no part of the model
+
+
+@rtx
+def test_the_int8_engine_of_the_shipped_model_multiplies_integers(tmp_path: Path) -> None:
+    bundle = Bundle.open(shutil.copytree(bundle_path("lfpose-lite"), tmp_path / "b"))
+    plan = build_engine(
+        bundle, "tensorrt_rtx", "int8", BuildOptions(compute_capability="SM86")
+    ).path.read_bytes()
+    constants = Graph(onnx.load(bundle.model_file("int8-trt"))).constants
+    layers = 0
+    for name, weights in constants.items():
+        if weights.dtype != np.int8 or weights.ndim != 4 or weights.shape[1] < 16:
+            continue  # scales' zero points; and depthwise weights, whose layout the engine changes
+        layers += 1
+        row = weights[0, :16, 0, 0]
+        scale = constants[name.replace("/quantised", "/scale")][0]
+        assert row.tobytes() in plan, f"{name} is not in the engine as int8"
+        for kind in (np.float16, np.float32):
+            assert (row * scale).astype(kind).tobytes() not in plan, f"{name} became {kind.__name__}"
+    assert layers > 40
+    # Where a kernel ends by rounding to int8, the next convolution reads int8.
+    assert len(set(re.findall(rb"void (__myl_\w+RounCast\w*)\(", plan))) > layers / 2
+
+
+class Fake:
+    """A TensorRT whose engines are ONNX files, run on the CPU, with an error added to the logits."""
+
+    __name__, __version__ = "tensorrt", "11.9.0"
+
+    def __init__(self, error: float = 0.0) -> None:
+        self.error = error
+
+    class ILogger:
+        Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0, WARNING=2)
+
+    def Runtime(self, log: object) -> Fake:  # noqa: N802  (TensorRT's name)
+        return self
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Fake | None:
+        self.plan = plan
+        return self if plan.startswith(b"\x08") else None
+
+    def create_execution_context(self) -> Fake:
+        self.addresses: dict[str, int] = {}
+        return self
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shape = shape
+        return name == "crops" and shape[0] <= 16
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        crops = np.empty(self.shape, np.float32)
+        ctypes.memmove(crops.ctypes.data, self.addresses["crops"], crops.nbytes)
+        names = ("cams", "presence")
+        session = onnxruntime.InferenceSession(self.plan, providers=["CPUExecutionProvider"])
+        for name, values in zip(names, session.run(names, {"crops": crops}), strict=True):
+            changed = np.ascontiguousarray(values + np.float32(self.error))
+            ctypes.memmove(self.addresses[name], changed.ctypes.data, changed.nbytes)
+        return True
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """Stands for TensorRT and its GPU; the adapter's calls are checked against real bindings elsewhere."""
+    trt = Fake()
+    tensorrt = TensorRt(trt)
+    monkeypatch.setattr(tensorrt, "build", lambda plan, options, report: plan)
+    monkeypatch.setattr(TensorRt, "load", lambda flavour: tensorrt)
+    monkeypatch.setattr(engines, "_gpu_name", lambda: "Fake GPU")
+    monkeypatch.setattr(on_gpu, "DEVICE", "cpu")
+    return trt
+
+
+def test_engines_of_the_gpu_that_is_here_are_judged_in_the_report(
+    fake: Fake, frames: Path, tmp_path: Path
+) -> None:
+    source = write_blob_bundle(tmp_path / "blob")
+    int8 = Int8(str(frames), tmp_path, max_drop=100.0)
+    export_bundle(source, tmp_path / "b", int8=int8, engines=Engines("tensorrt"))
+    report = json.loads((tmp_path / "b/report.json").read_text())
+    labels = [f"tensorrt 11.9.0 {precision} Fake GPU" for precision in ("fp16", "int8")]
+    assert [(e["engine"], e["ran"]) for e in report["engines"]] == [(label, True) for label in labels]
+    rows = {row["precision"]: row for row in report["precisions"]}
+    assert rows[labels[1]]["pck_points"] == rows["int8-trt"]["pck_points"]
+    assert report["parity_pixels"][f"fp32 to {labels[0]}"]["p95"] < 0.5
+    timed = [(row["engine"], row["precision"]) for row in report["latency"] if row["threads"] == "GPU"]
+    assert timed == [(labels[0], "fp16"), (labels[1], "int8")]
+    assert f"{labels[1]}`" not in (tmp_path / "b/report.md").read_text()
+    assert f"- {labels[1]}: `engines/" in (tmp_path / "b/report.md").read_text()
+
+
+def test_an_engine_that_computes_something_else_is_not_published(fake: Fake, tmp_path: Path) -> None:
+    fake.error = 1.0
+    source = write_blob_bundle(tmp_path / "blob")
+    with pytest.raises(AccuracyGateError, match=r"tensorrt 11\.9\.0 fp16 Fake GPU differs"):
+        export_bundle(source, tmp_path / "b", engines=Engines("tensorrt"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_engine_that_cannot_be_read_or_run_says_so(fake: Fake) -> None:
+    tensorrt = TensorRt.load("tensorrt")
+    with pytest.raises(EngineMismatch, match=r"tensorrt 11\.9\.0 cannot read the engine"):
+        Engine(tensorrt, b"rubbish")
+    engine = Engine(tensorrt, blob_network().SerializeToString())
+    with pytest.raises(BundleError, match=r"does not run crops of shape \(17, 3, 64, 48\)"):
+        engine.enqueue((17, 3, 64, 48), {}, 0)
 
 
 def test_a_tensorrt_that_is_not_installed_says_how_to_get_it() -> None:

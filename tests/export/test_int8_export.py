@@ -13,20 +13,10 @@ import numpy as np
 import onnx
 import pytest
 from lfpose_edge.export import cli, search, to_onnx
-from nets import blob_network, spot_image, write_blob_bundle
+from nets import blob_network, write_blob_bundle
 
 from lfpose_edge import PoseEstimator
 from lfpose_edge.bundle import Bundle
-
-
-@pytest.fixture
-def frames(tmp_path: Path) -> Path:
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(48):
-        cv2.imwrite(str(folder / f"{i}.png"), spot_image(rng))
-    return folder
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from lfpose_edge.export import export_bundle, torch_engines
+from lfpose_edge.export import export_bundle, on_gpu, torch_engines
 from lfpose_edge.export.build import Engines
 from nets import write_blob_bundle
 
@@ -57,7 +57,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         __version__="2.99", Input=lambda **shape: shape, compile=compile_, save=save, calls=calls
     )
     monkeypatch.setitem(sys.modules, "torch_tensorrt", module)
-    monkeypatch.setattr(torch_engines, "_DEVICE", "cpu")
+    monkeypatch.setattr(on_gpu, "DEVICE", "cpu")
     return SimpleNamespace(calls=calls)
 
 
@@ -77,7 +77,7 @@ def test_an_engine_that_computes_something_else_is_not_published(
     checkpoint: Path, tmp_path: Path, compiler
 ) -> None:
     compiler.calls["error"] = 1.0
-    with pytest.raises(AccuracyGateError, match="differs from the network"):
+    with pytest.raises(AccuracyGateError, match="torch_tensorrt fp16 differs"):
         export_bundle(checkpoint, tmp_path / "b", engines=WANTED)
     assert not (tmp_path / "b").exists()
 
@@ -98,6 +98,6 @@ def test_without_torch_tensorrt_the_error_says_what_to_install(
 
 
 def test_without_a_gpu_it_is_refused(compiler, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_engines, "_DEVICE", "cuda")
+    monkeypatch.setattr(on_gpu, "DEVICE", "cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "torch sees none" in str(torch_engines.unavailable())

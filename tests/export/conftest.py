@@ -1,0 +1,21 @@
+"""Shared by the tests of exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from nets import spot_image
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    """A folder of 48 pictures to calibrate with."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(48):
+        cv2.imwrite(str(folder / f"{i}.png"), spot_image(rng))
+    return folder
