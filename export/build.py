@@ -24,6 +24,7 @@ from lfpose_edge.export.search import Quantised, quantise_within
 from lfpose_edge.export.source import Source, open_source
 
 from lfpose_edge.backends import Request, load_backend
+from lfpose_edge.backends.tensorrt_api import Steps
 from lfpose_edge.bundle import VERSION, Bundle, Decode, Input, JointSet, write_manifest
 from lfpose_edge.errors import AccuracyGateError, BundleError
 from lfpose_edge.skeleton import Skeleton
@@ -71,6 +72,7 @@ def export_bundle(
     version: str | None = None,
     like: str | None = None,
     show: Show[Any] = silent,
+    steps: Steps | None = None,
 ) -> Bundle:
     """Write the bundle of a model.
 
@@ -84,6 +86,7 @@ def export_bundle(
         version: the model's version, for the manifest; a bundle keeps its own when not given.
         like: for an ONNX file, the bundle whose joints, input and decode it shares.
         show: shows the progress of long loops.
+        steps: shows the progress of an engine's build; see :func:`build_engines`.
 
     Raises:
         BundleError: the source cannot be read, or ``out`` is in use.
@@ -117,7 +120,7 @@ def export_bundle(
         bundle = Bundle.open(folder)
         if opened.network is not None:
             _require_parity(bundle, opened.network)
-        built = build_engines(bundle, engines, opened.network, show) if engines is not None else []
+        built = build_engines(bundle, engines, opened.network, steps) if engines else []
         if report is not None:
             write_report(folder, report, bundle, built)
         _require_free(out)

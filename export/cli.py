@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -139,9 +140,18 @@ def export(
     if engine is not None:
         options = BuildOptions(workspace_mb=workspace_mb, dla_core=dla_core, timing_cache=timing_cache)
         engines = Engines(engine_kind(engine), gpus=tuple(gpu or ()), options=options)
-    bundle = export_bundle(
-        source, out, int8=how, engines=engines, card=card, version=version, like=like, show=_show
-    )
+    with _steps_shown() as steps:
+        bundle = export_bundle(
+            source,
+            out,
+            int8=how,
+            engines=engines,
+            card=card,
+            version=version,
+            like=like,
+            show=_show,
+            steps=steps,
+        )
     for precision, name in bundle.manifest.models.items():
         typer.echo(f"{precision:9} {name}  {bundle.manifest.files[name].bytes / 1e6:.1f} MB")
     for path in sorted(p for p in (out / "engines").glob("*") if p.suffix != ".json"):
@@ -177,6 +187,31 @@ def _show(items: Iterable[Any], label: str) -> Iterable[Any]:
     if not console.is_terminal:
         typer.echo(label, err=True)
     return track(items, label, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def _steps_shown() -> Iterator[Callable[[str, int, int], None]]:
+    """A function that shows what it is told of engines' builds: a bar for each in a terminal, else a line."""
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    bars = Progress(console=console, transient=True, disable=not console.is_terminal)
+    tasks: dict[str, TaskID] = {}
+
+    def steps(what: str, done: int, total: int) -> None:
+        engine = what.partition(":")[0]
+        if engine not in tasks:
+            bars.start()
+            tasks[engine] = bars.add_task(engine)
+            if not console.is_terminal:
+                typer.echo(engine, err=True)
+        bars.update(tasks[engine], description=what, completed=done, total=total)
+
+    try:
+        yield steps
+    finally:
+        bars.stop()
 
 
 def main() -> None:

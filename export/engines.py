@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import onnx
 from lfpose_edge.export import torch_engines
 from lfpose_edge.export.graph import Graph
 from lfpose_edge.export.half import to_half
 from lfpose_edge.export.on_gpu import BuiltEngine, engine_session, has_gpu, require_parity
-from lfpose_edge.export.proof import Show, session, silent
+from lfpose_edge.export.proof import session
 
 from lfpose_edge.backends.engine_files import Fingerprint, write_engine
-from lfpose_edge.backends.tensorrt_api import BuildOptions, Flavour, Report, TensorRt
+from lfpose_edge.backends.tensorrt_api import BuildOptions, Flavour, Steps, TensorRt
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BackendUnavailable, did_you_mean
 
@@ -59,7 +59,7 @@ def require(kind: EngineKind) -> None:
 
 
 def build_engines(
-    bundle: Bundle, wanted: Engines, network: torch.nn.Module | None = None, show: Show[Any] = silent
+    bundle: Bundle, wanted: Engines, network: torch.nn.Module | None = None, steps: Steps | None = None
 ) -> list[BuiltEngine]:
     """Build all engines of a request; errors as :func:`build_engine`'s.
 
@@ -67,17 +67,25 @@ def build_engines(
         bundle: gets them.
         wanted: which.
         network: the torch network that the bundle was exported from, for Torch-TensorRT.
-        show: shows progress.
+        steps: called as a build goes on: with what is being done, the steps done and the steps in all.
     """
     kind = wanted.kind
     if kind == "torch_tensorrt":
         return [torch_engines.build_torch_engine(network, bundle, wanted.options)]
     precisions = wanted.precisions or ("fp16", *(("int8",) if "int8-trt" in bundle.manifest.models else ()))
-    cases = [(precision, gpu) for precision in precisions for gpu in (wanted.gpus or (None,))]
-    return [
-        build_engine(bundle, kind, precision, replace(wanted.options, compute_capability=gpu))
-        for precision, gpu in show(cases, f"{kind} engines")
-    ]
+    built = []
+    for precision in precisions:
+        for gpu in wanted.gpus or (None,):
+            options = replace(wanted.options, compute_capability=gpu)
+            built.append(build_engine(bundle, kind, precision, options, _labelled(steps, precision, gpu)))
+    return built
+
+
+def _labelled(steps: Steps | None, precision: str, gpu: str | None) -> Steps | None:
+    if steps is None:
+        return None
+    label = f"{precision} engine for {gpu or 'the GPU here'}"
+    return lambda phase, done, total: steps(f"{label}: {phase}", done, total)
 
 
 def engine_kind(name: str) -> EngineKind:
@@ -93,7 +101,7 @@ def build_engine(
     flavour: Flavour,
     precision: EnginePrecision,
     options: BuildOptions,
-    report: Report | None = None,
+    steps: Steps | None = None,
 ) -> BuiltEngine:
     """Build an engine into a bundle's ``engines`` folder; where its GPU is here, compare it with its ONNX.
 
@@ -102,7 +110,7 @@ def build_engine(
         flavour: which TensorRT.
         precision: of the engine.
         options: how; its ``fp16`` and ``int8`` are set here.
-        report: shows the build's progress.
+        steps: the same, of this build.
 
     Raises:
         BackendUnavailable: TensorRT is not here, or cannot build so.
@@ -118,7 +126,7 @@ def build_engine(
         model = to_half(model)
     gpu = options.compute_capability or _gpu_name()
     data: bytes = model.SerializeToString()
-    plan = tensorrt.build(data, replace(options, fp16=precision != "fp32", int8=precision == "int8"), report)
+    plan = tensorrt.build(data, replace(options, fp16=precision != "fp32", int8=precision == "int8"), steps)
     label, infer = f"{tensorrt.name} {precision} {gpu}", None
     if has_gpu(options.compute_capability):
         height, width = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)

@@ -21,7 +21,7 @@ from lfpose_edge.files import write_bytes_whole
 logger = logging.getLogger("lfpose_edge")
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
-Report = Callable[[str, int, int], None]
+Steps = Callable[[str, int, int], None]
 """Called with a phase of the build, the steps done and the steps in all."""
 
 
@@ -81,13 +81,13 @@ class TensorRt:
         """Such as ``tensorrt 10.3`` or ``tensorrt_rtx 1.7``."""
         return f"{self.trt.__name__} {self.trt.__version__}"
 
-    def build(self, onnx_file: bytes, options: BuildOptions, report: Report | None = None) -> bytes:
+    def build(self, onnx_file: bytes, options: BuildOptions, steps: Steps | None = None) -> bytes:
         """Build an engine.
 
         Args:
             onnx_file: a serialised ONNX model with one input ``crops`` (N, 3, H, W), N free.
             options: how.
-            report: called as the build goes on, where the version tells.
+            steps: called as the build goes on, where the version tells.
 
         Raises:
             BackendUnavailable: this version, or this machine, cannot build so.
@@ -111,8 +111,8 @@ class TensorRt:
         self._set_precision(config, options)
         self._set_target(config, options)
         cache = self._open_timing_cache(config, options.timing_cache)
-        if report is not None and hasattr(trt, "IProgressMonitor"):
-            config.progress_monitor = _make_monitor(trt, report)
+        if steps is not None and hasattr(trt, "IProgressMonitor"):
+            config.progress_monitor = _make_monitor(trt, steps)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             message = f"{self.name} cannot build the engine: {'; '.join(log.errors) or 'it gives no reason'}"
@@ -248,22 +248,22 @@ def _log_of(trt: Any) -> Any:
     return Log()
 
 
-def _make_monitor(trt: Any, report: Report) -> Any:
+def _make_monitor(trt: Any, steps: Steps) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self._steps: dict[str, int] = {}
+            self._totals: dict[str, int] = {}
 
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self._steps[phase] = steps
-            report(phase, 0, steps)
+        def phase_start(self, phase: str, parent: str | None, total: int) -> None:
+            self._totals[phase] = total
+            steps(phase, 0, total)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            report(phase, step + 1, self._steps[phase])
+            steps(phase, step + 1, self._totals[phase])
             return True
 
         def phase_finish(self, phase: str) -> None:
-            report(phase, self._steps[phase], self._steps[phase])
+            steps(phase, self._totals[phase], self._totals[phase])
 
     return Monitor()
 

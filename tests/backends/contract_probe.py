@@ -102,7 +102,7 @@ def main() -> None:
     used = {}
     for name, options in cases.items():
         USED.clear()
-        plan = TensorRt(doubles()).build(b"", options, report=lambda *_: None)
+        plan = TensorRt(doubles()).build(b"", options, steps=lambda *_: None)
         assert plan == b"plan", plan
         used[name] = sorted(set(USED))
     USED.clear()

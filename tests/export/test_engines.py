@@ -187,7 +187,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Stands for TensorRT and its GPU; the adapter's calls are checked against real bindings elsewhere."""
     trt = Fake()
     tensorrt = TensorRt(trt)
-    monkeypatch.setattr(tensorrt, "build", lambda plan, options, report: plan)
+    monkeypatch.setattr(tensorrt, "build", lambda plan, options, steps: plan)
     monkeypatch.setattr(TensorRt, "load", lambda flavour: tensorrt)
     monkeypatch.setattr(engines, "_gpu_name", lambda: "Fake GPU")
     monkeypatch.setattr(on_gpu, "DEVICE", "cpu")
