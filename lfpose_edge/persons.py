@@ -146,13 +146,58 @@ def read_coco_keypoints(
     )
 
 
+def coco_persons(annotations: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The tree of a COCO JSON, and its persons, of whom only the boxes matter; crowds are left out.
+
+    Raises:
+        SourceError: it is not COCO, has no person, or a person's box or image cannot be used.
+    """
+    try:
+        tree = json.loads(annotations.read_text(encoding="utf-8"))
+        files = {image["id"]: Path(image["file_name"]) for image in tree["images"]}
+        others = {c["id"] for c in tree.get("categories", ()) if c.get("name", "person") != "person"}
+        persons = [
+            a for a in tree["annotations"] if not a.get("iscrowd") and a.get("category_id") not in others
+        ]
+    except FileNotFoundError as error:
+        message = f"no annotation file {annotations}"
+        raise SourceError(message) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"{annotations}: not a COCO JSON with person boxes ({type(error).__name__}: {error})"
+        raise SourceError(message) from error
+    if not persons:
+        message = f"{annotations}: no person in it; crowds and other categories than person do not count"
+        raise SourceError(message)
+    for person in persons:
+        problem = _image_problem(person, files) or box_problem(person.get("bbox"))
+        if problem is not None:
+            message = f"{annotations}: annotation {person.get('id')}: {problem}"
+            raise SourceError(message)
+    return tree, persons
+
+
+def read_coco_boxes(annotations: Path, images: Path, skeleton: Skeleton) -> PersonTable:
+    """The persons of a COCO JSON, with no joint read even if there are any; see :func:`coco_persons`."""
+    tree, persons = coco_persons(annotations)
+    files = {image["id"]: images / image["file_name"] for image in tree["images"]}
+    boxes = np.array([p["bbox"] for p in persons], np.float64)
+    boxes[:, 2:] += boxes[:, :2]
+    table = unlabelled_persons([files[p["image_id"]] for p in persons], boxes, skeleton)
+    numbers = np.array([p.get("id", row) for row, p in enumerate(persons)], np.int64)
+    return replace(table, annotation_ids=numbers, exif=False)
+
+
+def _image_problem(person: dict[str, Any], files: dict[Any, Path]) -> str | None:
+    image = person.get("image_id")
+    return None if type(image) is int and image in files else f"the file has no image {image!r}"
+
+
 def _problem(person: dict[str, Any], files: dict[Any, Path], joints: int) -> str | None:
     """Why an annotation cannot be used, or None."""
     if type(person.get("id")) is not int:
         return "it needs an id, a whole number"
-    image = person.get("image_id")
-    if type(image) is not int or image not in files:
-        return f"the file has no image {image!r}"
+    if (problem := _image_problem(person, files)) is not None:
+        return problem
     keypoints = person["keypoints"]
     if not _numbers(keypoints, 3 * joints):
         return f"keypoints must be x, y, v of {joints} joints, finite numbers"

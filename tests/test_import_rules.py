@@ -39,7 +39,7 @@ ALLOWED = {
         "detection": "errors geometry opencv ops zoo",
         "estimator": "backends bundle detection errors geometry ops results skeleton sources zoo",
         "cli": "backends bundle errors estimator files machine "
-        "metrics opencv package persons results sources zoo",
+        "metrics opencv package persons results skeleton sources zoo",
         "train": "bundle errors files geometry metrics opencv ops persons skeleton",
         "export": "backends bundle cli detection errors estimator files "
         "geometry machine metrics opencv ops persons skeleton sources zoo",

@@ -209,6 +209,43 @@ def label(
     run_label(annotations, images, teacher, out, least_score, upright)
 
 
+tags_app = typer.Typer(help="Questions about which joints can be seen, and answers.", no_args_is_help=True)
+app.add_typer(tags_app, name="tags")
+SkeletonName = Annotated[str, typer.Option(help="Joint set that is asked about: lsp14, coco17, ...")]
+Sheet = Annotated[Path, typer.Option(help="Where the sheet goes: .csv for spreadsheets, or .json.")]
+
+
+@tags_app.command("make")
+def make_tags(
+    annotations: Annotated[Path, typer.Argument(help="COCO JSON with person boxes; joints are not read.")],
+    images: Annotated[Path, typer.Argument(help="Folder of its images.")],
+    out: Sheet,
+    skeleton: SkeletonName = "lsp14",
+    regions: Annotated[
+        int, typer.Option(min=1, help="Regions of each person: its whole box, then random tiles of it.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the tiles.")] = 0,
+) -> None:
+    """Write a question sheet: which joints can be seen in each region? Annotators answer yes or no."""
+    from lfpose_edge.cli.tagging import run_make
+
+    run_make(annotations, images, out, skeleton, regions, seed)
+
+
+@tags_app.command("simulate")
+def simulate_tags(
+    sheet: Annotated[Path, typer.Argument(help="A question sheet.")],
+    annotations: Annotated[Path, typer.Argument(help="COCO-keypoints JSON that has located the persons.")],
+    images: Annotated[Path, typer.Argument(help="Folder of its images.")],
+    out: Sheet,
+    skeleton: SkeletonName = "lsp14",
+) -> None:
+    """Answer a question sheet from located joints: for research on what tags are worth."""
+    from lfpose_edge.cli.tagging import run_simulate
+
+    run_simulate(sheet, annotations, images, out, skeleton)
+
+
 def main() -> None:
     """Entry point of ``lfpose``."""
     run_command(app)

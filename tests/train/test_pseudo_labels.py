@@ -111,10 +111,13 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"annotations": []}, "no person to label"),
-        ({"categories": [{"id": 1, "name": "dog"}]}, "no person to label"),
+        ({"annotations": []}, "no person in it"),
+        ({"categories": [{"id": 1, "name": "dog"}]}, "no person in it"),
         ({"annotations": [{"id": 5, "image_id": 0, "bbox": [1, 2, 0, 3]}]}, "annotation 5: bbox must"),
-        ({"annotations": [{"id": 5, "image_id": 9, "bbox": [1, 2, 3, 3]}]}, "KeyError: 9"),
+        (
+            {"annotations": [{"id": 5, "image_id": 9, "bbox": [1, 2, 3, 3]}]},
+            "annotation 5: the file has no image 9",
+        ),
         ({"annotations": ["a"]}, "not a COCO JSON with person boxes"),
     ],
 )

@@ -16,7 +16,7 @@ from lfpose_edge.errors import BackendUnavailable, BundleError, SourceError
 from lfpose_edge.files import require_writable, write_text_whole
 from lfpose_edge.geometry import apply_affine, crop_affines
 from lfpose_edge.opencv import cv2
-from lfpose_edge.persons import box_problem
+from lfpose_edge.persons import coco_persons
 from lfpose_edge.skeleton import COCO17, Skeleton
 
 Image = NDArray[np.uint8]
@@ -178,32 +178,13 @@ def label_persons(
         message = f"--out {out} is the file to label: give another path"
         raise SourceError(message)
     require_writable(out)
-    try:
-        tree = json.loads(annotations.read_text(encoding="utf-8"))
-        files = {image["id"]: images / image["file_name"] for image in tree["images"]}
-        others = {c["id"] for c in tree.get("categories", ()) if c.get("name", "person") != "person"}
-        persons = [
-            a for a in tree["annotations"] if not a.get("iscrowd") and a.get("category_id") not in others
-        ]
-        paths = [files[p["image_id"]] for p in persons]
-        problems = ((p.get("id"), box_problem(p.get("bbox"))) for p in persons)
-        bad = next(((number, problem) for number, problem in problems if problem), None)
-    except FileNotFoundError as error:
-        message = f"no annotation file {annotations}"
-        raise SourceError(message) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"{annotations}: not a COCO JSON with person boxes ({type(error).__name__}: {error})"
-        raise SourceError(message) from error
-    if not persons:
-        message = f"{annotations}: no person to label; crowds and other categories than person do not count"
-        raise SourceError(message)
-    if bad is not None:
-        message = f"{annotations}: annotation {bad[0]}: {bad[1]}"
-        raise SourceError(message)
+    tree, persons = coco_persons(annotations)
+    files = {image["id"]: images / image["file_name"] for image in tree["images"]}
 
     turns = tuple(quarter_turns)
     labelled: list[dict[str, Any]] = []
-    for number, (person, path) in enumerate(show(list(zip(persons, paths, strict=True))), 1):
+    for number, person in enumerate(show(persons), 1):
+        path = files[person["image_id"]]
         image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             message = f"cannot read {path}: not there, damaged, or not an image"

@@ -1,0 +1,60 @@
+"""``lfpose tags``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from lfpose_edge.errors import RecipeError, did_you_mean
+from lfpose_edge.files import require_writable
+from lfpose_edge.persons import read_coco_boxes, read_coco_keypoints
+from lfpose_edge.skeleton import SKELETONS, Skeleton
+
+if TYPE_CHECKING:
+    from lfpose_edge.train.data.tags import Tags
+
+
+def run_make(annotations: Path, images: Path, out: Path, skeleton: str, regions: int, seed: int) -> None:
+    """Write the questions about the persons of a COCO JSON."""
+    from lfpose_edge.train.data.tags import make_questions, write_tags
+
+    require_writable(out)
+    persons = read_coco_boxes(annotations, images, _skeleton(skeleton))
+    tags = make_questions(persons, images, regions, seed)
+    write_tags(out, tags)
+    Console(stderr=True, highlight=False, markup=False).print(
+        f"wrote {out}: {len(persons)} persons, {regions * len(persons.skeleton)} questions each"
+    )
+
+
+def run_simulate(sheet: Path, annotations: Path, images: Path, out: Path, skeleton: str) -> None:
+    """Answer a sheet from located joints and show how often each joint is seen."""
+    from lfpose_edge.train.data.tags import read_tags, simulate_answers, write_tags
+
+    require_writable(out)
+    joints = _skeleton(skeleton)
+    tags = simulate_answers(read_tags(sheet, joints), read_coco_keypoints(annotations, images, joints))
+    write_tags(out, tags)
+    console = Console(stderr=True, highlight=False, markup=False)
+    console.print(_rates(tags))
+    count = len(set(tags.persons.tolist()))
+    console.print(f"wrote {out}: {tags.given} answers about {count} persons, {tags.given / count:.1f} each")
+
+
+def _rates(tags: Tags) -> Table:
+    table = Table(title="how often a joint can be seen in a region")
+    table.add_column("joint")
+    table.add_column("yes", justify="right")
+    for joint, rate in zip(tags.skeleton.keypoints, tags.rates().tolist(), strict=True):
+        table.add_row(joint, f"{rate:.1%}")
+    return table
+
+
+def _skeleton(name: str) -> Skeleton:
+    if name not in SKELETONS:
+        message = f"unknown skeleton {name!r}; {did_you_mean(name, SKELETONS)}"
+        raise RecipeError(message)
+    return SKELETONS[name]

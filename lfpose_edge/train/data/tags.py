@@ -1,0 +1,214 @@
+"""Tags: yes/no answers about which joints can be seen in a picture, or in a part of it. No joint's location.
+
+A question sheet has a row for every region of a person's picture that somebody is asked about, and a column
+for every joint. The paper (Location-Free Human Pose Estimation, CVPR 2022) has one row a person, its whole
+box; more rows are this project's own: an answer costs a second, and ten of them say more about where a joint
+is than one. Sheets are made from person boxes alone, once, before any training: what an answer may say about
+a location is fixed and counted then.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge.errors import SourceError, did_you_mean
+from lfpose_edge.files import write_text_whole
+from lfpose_edge.persons import PersonTable
+from lfpose_edge.skeleton import Skeleton
+
+YES, NO, OPEN = 1, 0, -1
+_WORDS = {"yes": YES, "no": NO, "": OPEN}
+_PLACE = ("person", "image", "box_x1", "box_y1", "box_x2", "box_y2", "x1", "y1", "x2", "y2")
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What was asked about R regions, and the answers.
+
+    Attributes:
+        persons: (R,) int64, COCO annotation id of the person that a region belongs to.
+        images: R image file names, relative to the folder of images.
+        boxes: (R, 4) float64, the person's box, x1, y1, x2, y2 in image pixels; weak location too.
+        regions: (R, 4) float64, the region that was asked about, likewise.
+        answers: (R, K) int8: 1 the joint can be seen inside the region, 0 it cannot, -1 nobody said.
+        skeleton: the K joints.
+    """
+
+    persons: NDArray[np.int64]
+    images: list[str]
+    boxes: NDArray[np.float64]
+    regions: NDArray[np.float64]
+    answers: NDArray[np.int8]
+    skeleton: Skeleton
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def given(self) -> int:
+        """How many answers there are: the bits that were asked for."""
+        return int((self.answers != OPEN).sum())
+
+    def rates(self) -> NDArray[np.float64]:
+        """(K,) how often the answer is yes; NaN where a joint was never asked about."""
+        asked = (self.answers != OPEN).sum(axis=0)
+        return np.divide(
+            (self.answers == YES).sum(axis=0), asked, where=asked > 0, out=np.full(len(asked), np.nan)
+        )
+
+
+def make_questions(persons: PersonTable, folder: Path, regions: int, seed: int = 0) -> Tags:
+    """Choose the regions to ask about: every person's whole box, then tiles of it.
+
+    Tiles are drawn from (seed, annotation id) and from the box alone, 30 to 70 % of it along each side: a
+    person gets the same tiles in every sheet, and a sheet of more regions begins with those of fewer.
+
+    Args:
+        persons: whom to ask about; their joints are not looked at.
+        folder: of their images.
+        regions: of each person; ``regions * K`` answers.
+        seed: of the tiles.
+    """
+    if regions < 1:
+        message = f"at least one region a person is asked about, not {regions}"
+        raise ValueError(message)
+    rows = np.repeat(np.arange(len(persons)), regions)
+    boxes = persons.boxes[rows]
+    tiles = np.concatenate(
+        [
+            _tiles(box, regions, np.random.default_rng((seed, int(number))))
+            for box, number in zip(persons.boxes, persons.annotation_ids, strict=True)
+        ]
+    )
+    return Tags(
+        persons=persons.annotation_ids[rows],
+        images=[persons.images[row].relative_to(folder).as_posix() for row in rows],
+        boxes=boxes,
+        regions=tiles,
+        answers=np.full((len(rows), len(persons.skeleton)), OPEN, np.int8),
+        skeleton=persons.skeleton,
+    )
+
+
+def _tiles(box: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """(count, 4): a box, and tiles of it, to hundredths of a pixel, as a sheet writes them."""
+    corner, extent = box[:2], box[2:] - box[:2]
+    drawn = rng.uniform(0, 1, (count - 1, 4))
+    side = extent * (0.3 + 0.4 * drawn[:, :2])
+    first = corner + drawn[:, 2:] * (extent - side)
+    return np.concatenate([box[None], np.concatenate([first, first + side], axis=1)]).round(2)
+
+
+def simulate_answers(tags: Tags, persons: PersonTable) -> Tags:
+    """Answer every question from located joints, as an annotator who makes no mistake would; for research.
+
+    A joint can be seen in a region when it has a location there. What is not known stays open.
+
+    Raises:
+        SourceError: a person of the sheet is not in the table, or the joints are others.
+    """
+    if tags.skeleton.keypoints != persons.skeleton.keypoints:
+        message = f"the sheet asks about {tags.skeleton.name!r}, the persons have {persons.skeleton.name!r}"
+        raise SourceError(message)
+    places = {int(number): row for row, number in enumerate(persons.annotation_ids)}
+    missing = [int(number) for number in tags.persons if int(number) not in places]
+    if missing:
+        message = f"person {missing[0]} of the sheet is not among the located persons"
+        raise SourceError(message)
+    rows = [places[int(number)] for number in tags.persons]
+    joints, labelled, known = persons.joints[rows], persons.labelled[rows], persons.known[rows]
+    low, high = tags.regions[:, None, :2], tags.regions[:, None, 2:]
+    inside = labelled & (joints >= low).all(axis=2) & (joints < high).all(axis=2)
+    return replace(tags, answers=np.where(known, inside, OPEN).astype(np.int8))
+
+
+def write_tags(path: Path, tags: Tags) -> None:
+    """Write a sheet as CSV, for people and spreadsheets, or as JSON, by the path's suffix."""
+    words = {value: word for word, value in _WORDS.items()}
+    numbers = np.concatenate([tags.boxes, tags.regions], axis=1).tolist()
+    rows = [
+        dict(zip(_PLACE, [int(person), image, *place], strict=True))
+        | {joint: words[int(a)] for joint, a in zip(tags.skeleton.keypoints, answers, strict=True)}
+        for person, image, place, answers in zip(
+            tags.persons, tags.images, numbers, tags.answers, strict=True
+        )
+    ]
+    if _is_json(path):
+        tree = {"joints": list(tags.skeleton.keypoints), "regions": rows}
+        write_text_whole(path, json.dumps(tree, indent=1) + "\n")
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*_PLACE, *tags.skeleton.keypoints], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text_whole(path, text.getvalue())
+
+
+def read_tags(path: Path, skeleton: Skeleton) -> Tags:
+    """Read a sheet; joints that it has no column for are open.
+
+    Raises:
+        SourceError: it is no sheet, has a joint that the skeleton lacks, an answer other than yes, no or
+            nothing, or a region without area; the message names the row.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = json.loads(text)["regions"] if _is_json(path) else list(csv.DictReader(io.StringIO(text)))
+        columns = list(rows[0])
+    except FileNotFoundError as error:
+        message = f"no tag sheet at {path}"
+        raise SourceError(message) from error
+    except (OSError, ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
+        message = f"{path}: not a tag sheet ({type(error).__name__}: {error})"
+        raise SourceError(message) from error
+    lacking = [name for name in _PLACE if name not in columns]
+    if lacking:
+        message = f"{path}: a tag sheet has a column {lacking[0]!r}"
+        raise SourceError(message)
+    joints = [name for name in columns if name not in _PLACE]
+    for joint in joints:
+        if joint not in skeleton.keypoints:
+            hint = did_you_mean(joint, skeleton.keypoints)
+            message = f"{path}: {joint!r} is no joint of skeleton {skeleton.name!r}; {hint}"
+            raise SourceError(message)
+
+    answers = np.full((len(rows), len(skeleton)), OPEN, np.int8)
+    places = np.zeros((len(rows), 8))
+    persons = np.zeros(len(rows), np.int64)
+    for i, row in enumerate(rows):
+        try:
+            persons[i], places[i] = int(row["person"]), [float(row[name]) for name in _PLACE[2:]]
+            for joint in joints:
+                answers[i, skeleton.index(joint)] = _WORDS[str(row[joint]).strip().lower()]
+        except (KeyError, TypeError, ValueError) as error:
+            message = (
+                f"{path}: region {i + 1}: an answer is yes, no or nothing, a place is a number ({error})"
+            )
+            raise SourceError(message) from error
+    corners = places.reshape(len(rows), 2, 2, 2)
+    bad = ~(np.isfinite(places).all(axis=1) & (corners[:, :, 1] > corners[:, :, 0]).all(axis=(1, 2)))
+    if bad.any():
+        message = f"{path}: region {int(bad.argmax()) + 1} or its box has no area"
+        raise SourceError(message)
+    images = [str(row["image"]) for row in rows]
+    return Tags(persons, images, places[:, :4], places[:, 4:], answers, skeleton)
+
+
+def require_both_answers(tags: Tags, where: str) -> None:
+    """SourceError when a joint is always, or never, seen: nothing about it can be learned from these tags."""
+    for joint, rate in zip(tags.skeleton.keypoints, tags.rates().tolist(), strict=True):
+        if not 0 < rate < 1:
+            said = {0.0: "never yes", 1.0: "always yes"}.get(rate, "never given")
+            message = f"{where}: the answer about {joint} is {said}; a training needs examples of both"
+            raise SourceError(message)
+
+
+def _is_json(path: Path) -> bool:
+    return path.suffix.lower() == ".json"

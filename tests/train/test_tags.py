@@ -1,0 +1,172 @@
+"""Question sheets: fixed, made from boxes alone, answered once, and read back as they were written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lfpose_edge.cli.main import main
+from lfpose_edge.errors import SourceError
+from lfpose_edge.persons import PersonTable, read_coco_boxes, read_coco_keypoints
+from lfpose_edge.skeleton import Skeleton
+from lfpose_edge.train.data.tags import (
+    NO,
+    OPEN,
+    YES,
+    make_questions,
+    read_tags,
+    require_both_answers,
+    simulate_answers,
+    write_tags,
+)
+
+TWO = Skeleton("two", ("left_eye", "right_eye"), (), (0.1, 0.1))
+
+
+def table(count: int = 6) -> PersonTable:
+    """Persons in boxes of 40 x 80 pixels, with one joint in the upper half and one in the lower."""
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 50, (count, 2))
+    joints = np.stack([corner + (20.0, 20.0), corner + (20.0, 60.0)], axis=1)
+    return PersonTable(
+        images=[Path("images") / f"part/{i}.jpg" for i in range(count)],
+        image_ids=np.arange(count),
+        annotation_ids=np.arange(count) + 100,
+        boxes=np.concatenate([corner, corner + (40, 80)], axis=1),
+        joints=joints,
+        labelled=np.ones((count, 2), bool),
+        known=np.ones((count, 2), bool),
+        areas=np.full(count, 3200.0),
+        skeleton=TWO,
+    )
+
+
+def test_tiles_lie_in_the_box_and_depend_on_it_alone() -> None:
+    persons = table()
+    tags = make_questions(persons, Path("images"), 5)
+    assert (len(tags), tags.images[0], tags.given) == (30, "part/0.jpg", 0)
+    np.testing.assert_allclose(tags.regions[::5], persons.boxes, atol=0.006)
+    sides = (tags.regions[:, 2:] - tags.regions[:, :2]) / (40, 80)
+    tiles = np.arange(30) % 5 > 0
+    assert (sides[tiles] > 0.29).all() and (sides[tiles] < 0.71).all()
+    assert (tags.regions[:, :2] >= tags.boxes[:, :2] - 0.01).all()
+    assert (tags.regions[:, 2:] <= tags.boxes[:, 2:] + 0.01).all()
+
+    other = replace(persons, joints=persons.joints[::-1] * 3, labelled=~persons.labelled)
+    assert (make_questions(other, Path("images"), 5).regions == tags.regions).all()
+    assert (make_questions(persons, Path("images"), 5, seed=1).regions != tags.regions).any()
+
+
+def test_a_sheet_of_more_regions_begins_with_those_of_fewer() -> None:
+    few, many = (make_questions(table(), Path("images"), n).regions for n in (3, 10))
+    assert (many.reshape(6, 10, 4)[:, :3] == few.reshape(6, 3, 4)).all()
+
+
+def test_answers_are_yes_where_the_joint_is_inside() -> None:
+    persons = table()
+    persons.labelled[1, 0] = False
+    persons.known[2, 1] = False
+    tags = make_questions(persons, Path("images"), 4)
+    answered = simulate_answers(tags, persons)
+    for row, (region, answers) in enumerate(zip(answered.regions, answered.answers, strict=True)):
+        person = row // 4
+        for joint in range(2):
+            x, y = persons.joints[person, joint]
+            inside = region[0] <= x < region[2] and region[1] <= y < region[3]
+            expected = YES if inside and persons.labelled[person, joint] else NO
+            assert answers[joint] == (expected if persons.known[person, joint] else OPEN)
+    assert answered.given == 48 - 4
+    assert (answered.answers[::4] == [[1, 1], [0, 1], [1, -1], [1, 1], [1, 1], [1, 1]]).all()
+    with pytest.raises(SourceError, match="person 105 of the sheet is not among"):
+        simulate_answers(tags, persons.first(5))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_a_sheet_is_read_as_it_was_written(tmp_path: Path, suffix: str) -> None:
+    persons = table()
+    tags = simulate_answers(make_questions(persons, Path("images"), 3), persons)
+    tags.answers[4, 1] = OPEN
+    write_tags(tmp_path / f"sheet{suffix}", tags)
+    again = read_tags(tmp_path / f"sheet{suffix}", TWO)
+    for name in ("persons", "regions", "answers"):
+        assert (getattr(again, name) == getattr(tags, name)).all()
+    np.testing.assert_allclose(again.boxes, tags.boxes)
+    assert again.images == tags.images
+
+
+HEAD = "person,image,box_x1,box_y1,box_x2,box_y2,x1,y1,x2,y2"
+SHEETS = {
+    "unknown joint": (HEAD + ",left_ey\n1,a.jpg,0,0,9,9,0,0,9,9,yes\n", "'left_ey' is no joint.*left_eye"),
+    "odd answer": (HEAD + ",left_eye\n1,a.jpg,0,0,9,9,0,0,9,9,maybe\n", "region 1: an answer is yes, no"),
+    "no number": (HEAD + ",left_eye\n1,a.jpg,0,0,9,9,0,0,9,x,yes\n", "region 1: .*a place is a number"),
+    "no area": (HEAD + ",left_eye\n1,a.jpg,0,0,9,9,5,0,5,9,yes\n", "region 1 or its box has no area"),
+    "nan": (HEAD + ",left_eye\n1,a.jpg,0,0,9,9,5,0,nan,9,yes\n", "region 1 or its box has no area"),
+    "short row": (HEAD + ",left_eye\n1,a.jpg,0,0\n", "region 1: "),
+    "no column": ("person,image,left_eye\n1,a.jpg,yes\n", "has a column 'box_x1'"),
+    "empty": ("", "not a tag sheet"),
+    "binary": ("\x00\x01", "not a tag sheet|has a column"),
+}
+
+
+@pytest.mark.parametrize("case", SHEETS)
+def test_a_sheet_that_cannot_be_used(tmp_path: Path, case: str) -> None:
+    text, words = SHEETS[case]
+    (tmp_path / "sheet.csv").write_text(text)
+    with pytest.raises(SourceError, match=words):
+        read_tags(tmp_path / "sheet.csv", TWO)
+
+
+def test_missing_and_broken_sheets_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"no tag sheet at .*none\.csv"):
+        read_tags(tmp_path / "none.csv", TWO)
+    (tmp_path / "sheet.json").write_text("[]")
+    with pytest.raises(SourceError, match=r"sheet\.json: not a tag sheet"):
+        read_tags(tmp_path / "sheet.json", TWO)
+
+
+@pytest.mark.parametrize(("answer", "words"), [(YES, "always yes"), (NO, "never yes"), (OPEN, "never given")])
+def test_a_joint_without_both_answers_cannot_be_learned(answer: int, words: str) -> None:
+    persons = table()
+    tags = simulate_answers(make_questions(persons, Path("images"), 6), persons)
+    require_both_answers(tags, "sheet")
+    tags.answers[:, 1] = answer
+    with pytest.raises(SourceError, match=f"right_eye is {words}"):
+        require_both_answers(tags, "sheet")
+
+
+def test_the_commands_make_and_answer_a_sheet(command, tmp_path: Path) -> None:
+    joints = ["left_ankle", "head_top"]
+    people = [
+        {"id": i, "image_id": 1, "category_id": 1, "bbox": [5, 5, 40, 60]}
+        | {"keypoints": [10, 55, 2, 25, 8, 2], "iscrowd": 0}
+        for i in (3, 4)
+    ]
+    tree = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": people}
+    tree["categories"] = [{"id": 1, "name": "person", "keypoints": joints}]
+    (tmp_path / "p.json").write_text(json.dumps(tree))
+    (tmp_path / "a.png").write_bytes(b"x")
+    place = (str(tmp_path / "p.json"), str(tmp_path))
+    code, _, err = command(main, "lfpose", "tags", "make", *place, "--regions", "3", "--out", "q.csv")
+    assert code == 0, err
+    assert "2 persons, 42 questions each" in err
+    code, _, err = command(main, "lfpose", "tags", "simulate", "q.csv", *place, "--out", "a.csv")
+    assert code == 0, err
+    assert "84 answers about 2 persons" in err
+    code, _, err = command(main, "lfpose", "tags", "make", *place, "--out", "q.csv", "--skeleton", "lsp")
+    assert (code, "did you mean 'lsp14'" in err) == (1, True)
+
+
+def test_boxes_are_read_without_joints(tmp_path: Path) -> None:
+    person = {"id": 3, "image_id": 1, "bbox": [5, 5, 40, 60], "keypoints": "not even a list"}
+    tree = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [person]}
+    (tmp_path / "p.json").write_text(json.dumps(tree))
+    persons = read_coco_boxes(tmp_path / "p.json", tmp_path, TWO)
+    assert persons.boxes.tolist() == [[5, 5, 45, 65]]
+    assert persons.annotation_ids.tolist() == [3]
+    assert not persons.labelled.any()
+    with pytest.raises(SourceError):
+        read_coco_keypoints(tmp_path / "p.json", tmp_path, TWO)
