@@ -1,0 +1,100 @@
+"""Crops of persons of whom only tags are known, as a torch data set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lfpose_edge import ops
+from lfpose_edge.errors import SourceError
+from lfpose_edge.geometry import crop_affines
+from lfpose_edge.opencv import cv2
+from lfpose_edge.train.data.augment import random_crop_affine, random_pixels
+from lfpose_edge.train.data.crops import CropView
+from lfpose_edge.train.data.tags import OPEN, Tags
+
+
+class TagSample(NamedTuple):
+    """One crop, or a batch of them (every field then has a leading B).
+
+    Attributes:
+        crop: (3, H, W) uint8 RGB.
+        affine: (2, 3) float32, crop to image pixels.
+        regions: (R, 4) float32 x1, y1, x2, y2 in image pixels; those that fill up a person's R are empty.
+        answers: (R, K) int8, see :class:`Tags`; in a mirrored crop left and right have changed places.
+    """
+
+    crop: Tensor
+    affine: Tensor
+    regions: Tensor
+    answers: Tensor
+
+
+class TaggedCrops(Dataset[TagSample]):
+    """Crops of a sheet's persons. There is no joint here that a training could look at.
+
+    Args:
+        tags: the answered sheet.
+        folder: of its images.
+        view: how crops are cut.
+
+    Raises:
+        SourceError: an image is not in the folder.
+    """
+
+    def __init__(self, tags: Tags, folder: Path, view: CropView) -> None:
+        self.tags, self.folder, self.view = tags, folder, view
+        _, first, person = np.unique(tags.persons, return_index=True, return_inverse=True)
+        order = np.argsort(first)  # as in the sheet
+        self._rows = [np.flatnonzero(person == p) for p in order] if len(first) else []
+        self._most = max(map(len, self._rows), default=0)
+        self._mirror = tags.skeleton.flip_permutation
+        missing = next((name for name in dict.fromkeys(tags.images) if not (folder / name).is_file()), None)
+        if missing is not None:
+            message = f"a tag sheet names an image that is not there: {folder / missing}"
+            raise SourceError(message)
+
+    def with_view(self, **changes: object) -> TaggedCrops:
+        """The same persons, cropped in another way."""
+        again = object.__new__(TaggedCrops)
+        again.__dict__ = {**self.__dict__, "view": replace(self.view, **changes)}  # type: ignore[arg-type]
+        return again
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> TagSample:
+        rows, view = self._rows[index], self.view
+        box = self.tags.boxes[rows[0]]
+        rng = np.random.default_rng((*view.seed, index))
+        flip = False
+        if view.augment is None:
+            affine = crop_affines(box, view.size, padding=view.padding)[0]
+        else:
+            affine, flip = random_crop_affine(box, view.size, view.padding, view.augment, rng)
+        path = self.folder / self.tags.images[rows[0]]
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is None:
+            message = f"cannot decode {path}: damaged, or not an image"
+            raise SourceError(message)
+        crop = ops.preprocess(image, affine[None], view.size, swap_rb=True, dtype=np.uint8)[0]  # type: ignore[arg-type]
+        if view.augment is not None:
+            crop = random_pixels(crop, view.augment, rng)
+        regions = np.zeros((self._most, 4), np.float32)
+        answers = np.full((self._most, len(self.tags.skeleton)), OPEN, np.int8)
+        regions[: len(rows)] = self.tags.regions[rows]
+        answers[: len(rows)] = self.tags.answers[rows]
+        if flip:
+            answers = answers[:, self._mirror]
+        return TagSample(
+            torch.from_numpy(crop),
+            torch.from_numpy(affine.astype(np.float32)),
+            torch.from_numpy(regions),
+            torch.from_numpy(answers),
+        )

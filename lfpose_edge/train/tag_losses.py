@@ -1,0 +1,88 @@
+"""Losses of tags: what an answer about a region says about a map, without any location."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lfpose_edge.train.data.tags import NO, YES
+
+_COVERED = 0.9  # of a region, in the crop: with less, a joint that was seen there may have been cut off
+_LEAST_MASS = 1e-4
+
+
+def region_masks(
+    regions: Tensor, affines: Tensor, shape: tuple[int, int], stride: float
+) -> tuple[Tensor, Tensor]:
+    """Which cells of a map lie in each region, and how much of each region lies in the crop.
+
+    Args:
+        regions: (B, R, 4) x1, y1, x2, y2, image pixels.
+        affines: (B, 2, 3), crop to image pixels.
+        shape: map height and width, in cells.
+        stride: crop pixels per cell.
+
+    Returns:
+        (B, R, h, w) bool, the cell's centre is in the region; (B, R) float, the covered part.
+    """
+    x, y = ((torch.arange(n, device=affines.device, dtype=affines.dtype) + 0.5) * stride for n in shape[::-1])
+    centres = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones_like(x[None] + y[:, None])])
+    places = torch.einsum("bij,jhw->bihw", affines, centres)[:, None]  # (B, 1, 2, h, w) image pixels
+    low, high = regions[..., :2, None, None], regions[..., 2:, None, None]
+    masks = ((places >= low) & (places < high)).all(dim=2)
+    cell = torch.linalg.det(affines[:, :, :2]).abs() * stride**2
+    area = (regions[..., 2:] - regions[..., :2]).prod(dim=2)
+    covered = masks.sum(dim=(2, 3)) * cell[:, None] / area.clamp_min(1e-6)
+    return masks, covered.clamp(max=1.0)
+
+
+def judged_answers(answers: Tensor, masks: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
+    """Which answers say something about the crop: (B, R, K) bool yes, and bool no.
+
+    "No" holds for any part of a region; "yes" only if the region did not lose a part to the crop.
+    """
+    yes = (answers == YES) & (covered >= _COVERED)[..., None]
+    no = (answers == NO) & masks.any(dim=(2, 3))[..., None]
+    return yes, no
+
+
+def mass_costs(cams: Tensor, masks: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """The negative log-likelihood of answers about tiles, if a joint's place is drawn from its map's softmax.
+
+    The same model as the location term of full supervision, which knows the cell where this knows a tile: a
+    "yes" puts the map's mass into the tile, a "no" takes it out.
+
+    Args:
+        cams: (B, K, h, w) logits.
+        masks: (B, R, h, w).
+        yes, no: (B, R, K), of joints that are somewhere in the crop.
+
+    Returns:
+        (B, R, K); 0 where there is no answer.
+    """
+    mass = torch.einsum("bkc,brc->brk", cams.flatten(2).softmax(dim=2), masks.flatten(2).to(cams.dtype))
+    mass = mass.clamp(_LEAST_MASS, 1 - _LEAST_MASS)
+    return -(mass.log() * yes + (-mass).log1p() * no)
+
+
+def presence_costs(cams: Tensor, masks: Tensor, yes: Tensor, no: Tensor, sharpness: float) -> Tensor:
+    """Binary cross-entropy of answers and the log-mean-exp of a map's logits over the region.
+
+    Args:
+        cams: (B, K, h, w) logits.
+        masks: (B, R, h, w).
+        yes, no: (B, R, K).
+        sharpness: r of log-mean-exp; towards 0 it is the mean, which spreads, towards infinity the maximum,
+            which covers too little.
+
+    Returns:
+        (B, R, K); 0 where there is no answer.
+    """
+    outside = ~masks.flatten(2)[:, :, None]  # (B, R, 1, cells)
+    logits = (sharpness * cams.flatten(2))[:, None].masked_fill(outside, -torch.inf)
+    count = masks.sum(dim=(2, 3)).clamp_min(1)[..., None]
+    pooled = (logits.logsumexp(dim=3) - count.log()) / sharpness
+    pooled = torch.where(torch.isfinite(pooled), pooled, torch.zeros_like(pooled))
+    costs = F.binary_cross_entropy_with_logits(pooled, yes.to(pooled.dtype), reduction="none")
+    return costs * (yes | no)

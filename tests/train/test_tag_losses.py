@@ -1,0 +1,143 @@
+"""Answers about regions: which cells they speak of in a turned crop, and what they ask of the maps there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from lfpose_edge.errors import SourceError
+from lfpose_edge.geometry import crop_affines
+from lfpose_edge.skeleton import LSP14
+from lfpose_edge.train.data.crops import CropView
+from lfpose_edge.train.data.tagged_crops import TaggedCrops
+from lfpose_edge.train.data.tags import NO, OPEN, YES, Tags
+from lfpose_edge.train.recipe import Augment
+from lfpose_edge.train.tag_losses import judged_answers, mass_costs, presence_costs, region_masks
+
+BOX = np.array([[20.0, 30.0, 84.0, 94.0]])
+
+
+@pytest.mark.parametrize("rotation", [0.0, 33.0, 180.0])
+@pytest.mark.parametrize("flip", [False, True])
+def test_masks_are_the_cells_whose_centres_lie_in_the_region(rotation: float, flip: bool) -> None:
+    affine = crop_affines(BOX, (32, 48), padding=1.25, rotation_deg=rotation, flip=flip)
+    region = np.array([30.0, 40.0, 60.0, 90.0])
+    masks, covered = region_masks(
+        torch.tensor(region).view(1, 1, 4), torch.from_numpy(affine), (8, 12), stride=4.0
+    )
+    for i in range(8):
+        for j in range(12):
+            x, y = affine[0] @ ((j + 0.5) * 4, (i + 0.5) * 4, 1)
+            assert masks[0, 0, i, j] == (region[0] <= x < region[2] and region[1] <= y < region[3])
+    assert covered.item() == pytest.approx(1, abs=0.15)
+
+
+def test_a_region_that_the_crop_cuts_can_only_be_denied() -> None:
+    affine = torch.from_numpy(crop_affines(BOX, (32, 32), padding=1.0))
+    whole, half, away = BOX[0], [52.0, 30.0, 116.0, 94.0], [200.0, 0.0, 240.0, 40.0]
+    regions = torch.tensor(np.array([[whole, half, away]]))
+    masks, covered = region_masks(regions, affine, (8, 8), stride=4.0)
+    np.testing.assert_allclose(covered[0], [1.0, 0.5, 0.0], atol=1e-6)
+    answers = torch.tensor([[[YES, NO, OPEN]] * 3], dtype=torch.int8).view(1, 3, 3)
+    yes, no = judged_answers(answers, masks, covered)
+    assert yes[0].tolist() == [[True, False, False], [False] * 3, [False] * 3]
+    assert no[0].tolist() == [[False, True, False], [False, True, False], [False] * 3]
+
+
+def _case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    cams = torch.randn(2, 3, 4, 5, generator=generator)
+    masks = torch.rand(2, 6, 4, 5, generator=generator) < 0.4
+    masks[:, 5] = False
+    yes = torch.rand(2, 6, 3, generator=generator) < 0.5
+    yes[:, 5] = False
+    return cams, masks, yes, ~yes & (torch.arange(6) < 5).view(1, 6, 1)
+
+
+def test_mass_is_the_likelihood_of_the_answers() -> None:
+    cams, masks, yes, no = _case()
+    costs = mass_costs(cams, masks, yes, no)
+    places = cams.flatten(2).softmax(dim=2).view_as(cams)
+    for b, r, k in np.ndindex(2, 6, 3):
+        mass = places[b, k][masks[b, r]].sum().clamp(1e-4, 1 - 1e-4)
+        expected = -mass.log() * yes[b, r, k] - (1 - mass).log() * no[b, r, k]
+        assert costs[b, r, k].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_presence_is_the_log_mean_exp_over_the_region() -> None:
+    cams, masks, yes, no = _case()
+    costs = presence_costs(cams, masks, yes, no, sharpness=3.0)
+    assert torch.isfinite(costs).all()
+    for b, r, k in np.ndindex(2, 5, 3):
+        pooled = (3 * cams[b, k][masks[b, r]]).exp().mean().log() / 3
+        expected = torch.nn.functional.softplus(-pooled if yes[b, r, k] else pooled)
+        assert costs[b, r, k].item() == pytest.approx(expected.item(), abs=1e-5)
+    assert (costs[:, 5] == 0).all()  # nobody said anything about an empty region
+
+
+def test_answers_about_tiles_alone_put_the_peak_where_the_joint_is() -> None:
+    """The maps themselves are learned, for a joint at (10, 50) of 64 x 64, from 40 answers about tiles."""
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 40, (40, 2))
+    regions = np.concatenate([corner, corner + rng.uniform(10, 24, (40, 2))], axis=1)
+    inside = ((regions[:, :2] <= (10, 50)) & (regions[:, 2:] > (10, 50))).all(axis=1)
+    assert 1 <= inside.sum() < 20
+    affine = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]])
+    masks, covered = region_masks(torch.tensor(regions)[None].float(), affine, (16, 16), stride=4.0)
+    answers = torch.from_numpy(np.where(inside, YES, NO).astype(np.int8)).view(1, 40, 1)
+    yes, no = judged_answers(answers, masks, covered)
+    cams = torch.zeros(1, 1, 16, 16, requires_grad=True)
+    optimizer = torch.optim.Adam([cams], lr=0.5)
+    for _ in range(60):
+        optimizer.zero_grad()
+        mass_costs(cams, masks, yes, no).sum().backward()
+        optimizer.step()
+    mass = cams.detach().flatten().softmax(dim=0).view(16, 16)
+    y, x = np.indices((16, 16)) * 4 + 2
+    assert float((mass * torch.from_numpy(x)).sum()) == pytest.approx(10, abs=5)
+    assert float((mass * torch.from_numpy(y)).sum()) == pytest.approx(50, abs=5)
+
+
+@pytest.fixture
+def sheet(tmp_path: Path) -> Tags:
+    rng = np.random.default_rng(1)
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), rng.integers(0, 256, (100, 120, 3), np.uint8))
+    persons = np.array([7, 7, 3])
+    answers = rng.integers(-1, 2, (3, len(LSP14))).astype(np.int8)
+    regions = np.array([[20, 30, 84, 94], [30, 40, 60, 70], [10, 10, 90, 90.0]])
+    return Tags(persons, ["a.png", "a.png", "b.png"], regions[[0, 0, 2]], regions, answers, LSP14)
+
+
+def test_a_tagged_crop_brings_its_regions_and_answers(sheet: Tags, tmp_path: Path) -> None:
+    crops = TaggedCrops(sheet, tmp_path, CropView((32, 32), 1.25))
+    assert len(crops) == 2
+    first, second = crops[0], crops[1]
+    assert first.crop.shape == (3, 32, 32)
+    assert first.answers.tolist() == sheet.answers[:2].tolist()
+    np.testing.assert_allclose(first.regions, sheet.regions[:2])
+    assert second.answers[1].tolist() == [OPEN] * len(LSP14)  # filled up to the most that a person has
+    masks, _ = region_masks(second.regions[None], second.affine[None], (8, 8), 4.0)
+    assert not masks[0, 1].any()
+
+
+def test_a_mirrored_crop_exchanges_left_and_right(sheet: Tags, tmp_path: Path) -> None:
+    crops = TaggedCrops(sheet, tmp_path, CropView((32, 32), 1.25, Augment(flip=1.0)))
+    assert crops[0].answers.tolist() == sheet.answers[:2][:, LSP14.flip_permutation].tolist()
+    assert (crops[0].affine[0, 0] * crops[0].affine[1, 1]).item() < 0
+    again, other = crops[0].crop, crops.with_view(seed=(1,))[0].crop
+    assert torch.equal(crops[0].crop, again)
+    assert not torch.equal(crops[0].crop, other)
+
+
+def test_a_missing_or_damaged_image_is_named(sheet: Tags, tmp_path: Path) -> None:
+    (tmp_path / "b.png").write_bytes(b"no image")
+    with pytest.raises(SourceError, match=r"cannot decode .*b\.png"):
+        TaggedCrops(sheet, tmp_path, CropView((32, 32), 1.25))[1]
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(SourceError, match=r"not there: .*b\.png"):
+        TaggedCrops(sheet, tmp_path, CropView((32, 32), 1.25))
