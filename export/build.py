@@ -111,8 +111,10 @@ def export_bundle(
         facts["version"] = version
     with _folder_beside(out) as folder:
         onnx.save(opened.model, folder / "model.onnx")
-        if card or opened.card:
-            shutil.copyfile(card or opened.card, folder / "card.md")  # type: ignore[arg-type]
+        if card is not None:
+            shutil.copyfile(card, folder / "card.md")
+        elif opened.card is not None:
+            (folder / "card.md").write_text(_derived_card(facts, opened.card), encoding="utf-8")
         report = None
         if int8 is not None:
             report = _quantise(opened, int8, folder, facts, show)
@@ -190,6 +192,17 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
         },
     }
     return Report(data, held_out, quantised, model, source.network)
+
+
+def _derived_card(facts: dict[str, Any], source: Path) -> str:
+    """The card of what a model was made from, under a line that says so."""
+    name = f"`{facts['name']}` version {facts['version']}"
+    note = (
+        f"> Exported anew from {name}. What follows is that model's card: its files, precisions and speeds "
+        "are not this bundle's. What is here says `manifest.json`, and what INT8 costs `report.md`."
+    )
+    text = source.read_text(encoding="utf-8")
+    return text if text.startswith("> Exported anew") else f"{note}\n\n{text}"
 
 
 def _require_finite(source: Source, name: str) -> None:

@@ -31,6 +31,7 @@ Progress = Callable[[Iterable[int]], Iterable[int]]
 FEWEST = 32
 FEWEST_TO_SPLIT = 40  # a fifth of these may be held out
 MOST_HELD_OUT = 256
+ENOUGH_TO_JUDGE = 40  # persons with a dozen joints: one joint is then a fifth of a PCK point
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def load_calibration_set(
 ) -> CalibrationSet:
     """Load a calibration set, and a held-out set for the proof.
 
-    Without ``proof`` the held-out set is the validation part of a named set, or else a fifth of the crops.
+    Without ``proof`` the held-out set is the validation part of a named set, or else a fifth of the crops,
+    and of a small set more.
 
     Args:
         spec: a name in ``SUBSETS``; a folder of images; a COCO-keypoints JSON; or an ``.npz`` with ``crops``
@@ -200,8 +202,9 @@ def cut_crops(persons: PersonTable, how: Input, progress: Progress = iter) -> Cr
 
 
 def _split(both: CropSet, name: str, asked: int) -> tuple[CropSet, CropSet]:
-    """Crops for the ranges and for the proof: all that are left over, or at least a fifth."""
-    for_ranges = min(asked, len(both) - len(both) // 5)
+    """Crops for the ranges, and for the proof: the rest, but at least a fifth, or enough to judge by."""
+    for_proof = max(len(both) // 5, min(ENOUGH_TO_JUDGE, len(both) - FEWEST))
+    for_ranges = min(asked, len(both) - for_proof)
     _require_enough(name, for_ranges)
     return both.part(slice(for_ranges)), both.part(slice(for_ranges, for_ranges + MOST_HELD_OUT))
 

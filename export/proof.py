@@ -92,6 +92,12 @@ class Judge:
         limbs = [joint for joint in LIMB_JOINTS if joint in self._skeleton.keypoints]
         return 100 * self._pck(predictions, limbs or None).mean
 
+    def resolution(self) -> float:
+        """The points that one joint is worth: a difference of fewer cannot be seen on these crops."""
+        limbs = [joint for joint in LIMB_JOINTS if joint in self._skeleton.keypoints]
+        judged = self._truth.labelled[:, [self._skeleton.index(j) for j in limbs or self._skeleton.keypoints]]
+        return 100 / max(1, int(judged.sum()))
+
     def per_joint(self, predictions: Predictions) -> dict[str, float]:
         """The same for every joint that is labelled."""
         points = self._pck(predictions, None).per_joint

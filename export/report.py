@@ -98,7 +98,12 @@ def _tree(report: Report, bundle: Bundle, engines: Sequence[BuiltEngine]) -> dic
             "equalised_pairs": made["equalised_pairs"],
             "biases_corrected": made["biases_corrected"],
         },
-        "held_out": {"crops": len(judge), "labelled": judge.labelled, "sha256": data.held_out.sha256},
+        "held_out": {
+            "crops": len(judge),
+            "labelled": judge.labelled,
+            "points_a_joint": judge.resolution(),
+            "sha256": data.held_out.sha256,
+        },
         "precisions": rows,
         "parity_pixels": steps,
         "per_joint": {precision: judge.per_joint(found) for precision, found in judged.items()},
@@ -218,7 +223,8 @@ def _markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
         "",
         f"Ranges: {calibration['ranges']}, from {calibration['crops']} crops of `{calibration['set']}` "
         f"(asked for {calibration['asked']}){_adjusted(calibration)}. Accuracy: PCK@0.1 of the box on "
-        f"{held_out['crops']} {what} that no range was made from.",
+        f"{held_out['crops']} {what} that no range was made from; one joint is "
+        f"{held_out['points_a_joint']:.2f} points.",
         "",
         "| precision | file | MB | PCK points | drop | joints move, median % of box | 95 % |",
         "|---|---|---|---|---|---|---|",

@@ -38,8 +38,9 @@ def draw_poses(
     joint_radius: float | None = None,
     thickness: float | None = None,
     boxes: bool = False,
+    least_score: float = 0.1,
 ) -> NDArray[np.uint8]:
-    """Draw the bones and joints that are present, on a copy of the image.
+    """Draw the bones and joints that are present and have a place, on a copy of the image.
 
     The person's left is blue, the right orange, the middle white, each with a dark edge that separates
     it from any background. A bone needs both of its joints. Nearer (larger) persons are drawn last.
@@ -52,6 +53,7 @@ def draw_poses(
         joint_radius: pixels; None goes with the thickness.
         thickness: of the bones in pixels; None goes with each person's size.
         boxes: whether the person boxes are drawn as well.
+        least_score: joints whose place has a smaller score are left out: they are somewhere else, or nowhere.
 
     Returns:
         (H, W, 3) uint8 in the order of ``color``, or (H, W, 4) for an image with alpha.
@@ -71,6 +73,7 @@ def draw_poses(
     areas = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1, dtype=np.float64)
     for i in np.argsort(areas, kind="stable").tolist():
         visible = result.visible[i] & np.isfinite(result.keypoints[i]).all(axis=1)
+        visible &= result.scores[i] >= least_score
         points = np.clip(result.keypoints[i].astype(np.float64), -_FAR_PX, _FAR_PX)
         width = thickness or _bone_width(points[visible], result.boxes[i], canvas.shape[:2])
         radius = joint_radius or 0.95 * width

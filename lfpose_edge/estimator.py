@@ -45,8 +45,8 @@ class PoseEstimator:
         backend: ``auto`` (the best one installed; the log says which and why), ``onnxruntime`` or
             ``openvino``.
         device: ``auto`` or ``cpu``.
-        precision: ``auto`` (INT8 where the bundle has it), ``fp32``, ``bf16``, ``fp16`` or ``int8``; each
-            engine has some of them.
+        precision: ``auto`` (INT8 where the bundle has it and the CPU is quick at it), ``fp32``, ``bf16``,
+            ``fp16`` or ``int8``; each engine has some of them.
         detector: what finds the people when no boxes are given. None takes the whole image as one
             person; a callable gets the image, (H, W, 3) in the order of ``color``, and returns boxes
             (N, 4) x1, y1, x2, y2 or (boxes, scores); a path or a zoo name loads an ONNX detector of the

@@ -108,6 +108,9 @@ def frames(
 def _path_frames(
     text: str, color: Color, on_unreadable: Callable[[SourceError], None] | None
 ) -> Iterator[Frame]:
+    if not text:
+        message = "the source is empty: name an image, a folder, a video or a stream"
+        raise SourceError(message)
     path = Path(text)
     if "://" in text or (path.is_file() and _is_video(path)):
         yield from _video(text, text, color)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import urllib.error
 import urllib.request
@@ -12,6 +13,8 @@ from pathlib import Path
 from lfpose_edge.bundle import MANIFEST
 from lfpose_edge.errors import BundleError, did_you_mean
 from lfpose_edge.files import write_bytes_whole
+
+logger = logging.getLogger("lfpose_edge")
 
 SHIPPED = Path(__file__).parent / "models"
 
@@ -62,6 +65,8 @@ def bundle_path(model: str | os.PathLike[str]) -> Path:
         raise TypeError(message)
     text = os.fspath(model)
     if text in model_names():
+        if (Path(text) / "manifest.json").is_file():
+            logger.warning("%s is the shipped model; the folder of that name here is ./%s", text, text)
         return SHIPPED / text
     if text and Path(text).is_dir():
         return Path(text)

@@ -40,6 +40,16 @@ def changed(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.f
     return np.abs(after.astype(float) - before).sum(axis=2)
 
 
+def test_a_joint_without_a_place_is_left_out() -> None:
+    result = person(ARM)
+    result.scores[0, LSP14.index("left_elbow")] = 0.05
+    image = grey()
+    touched = changed(image, draw_poses(image, result))
+    assert touched[30, 40] > 0
+    assert (touched[:, 60:] == 0).all()
+    assert changed(image, draw_poses(image, result, least_score=0.0))[30, 100] > 0
+
+
 def test_draws_on_a_copy() -> None:
     image = grey()
     drawn = draw_poses(image, person(ARM))

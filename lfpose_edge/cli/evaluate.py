@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lfpose_edge.errors import SourceError
 from lfpose_edge.estimator import PoseEstimator
-from lfpose_edge.files import write_json_whole
+from lfpose_edge.files import require_writable, write_json_whole
 from lfpose_edge.metrics.accuracy import measure, predict_persons
 from lfpose_edge.persons import data_root, read_coco_keypoints
 
@@ -32,6 +32,8 @@ def run_eval(
     if json_path is not None and json_path.resolve() == (root / annotations).resolve():
         message = f"--json {json_path} is the annotation file: give another path"
         raise SourceError(message)
+    if json_path is not None:
+        require_writable(json_path)
     if model.endswith(".pt"):
         keypoints, scores, persons, runs_on = _predict_checkpoint(
             Path(model), root / annotations, root / images

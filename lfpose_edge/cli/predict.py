@@ -25,6 +25,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from lfpose_edge.cli.errors import Stopped
 from lfpose_edge.errors import SourceError
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.files import whole_file, write_bytes_whole
@@ -65,6 +66,7 @@ def run_predict(options: PredictOptions) -> None:
     console = Console(highlight=False, markup=False)
     unreadable: list[SourceError] = []
     total, persons = 0, 0
+    stopped: Stopped | None = None
     with contextlib.ExitStack() as stack:
         estimator = stack.enter_context(
             PoseEstimator(
@@ -77,18 +79,27 @@ def run_predict(options: PredictOptions) -> None:
         )
         overlays = stack.enter_context(OverlayWriter(options.save)) if options.save else None
         lines = stack.enter_context(_open_whole(options.json)) if options.json else None
-        for frame in shown(frames(source, on_unreadable=unreadable.append if options.keep_going else None)):
-            refuse_to_replace(frame, options)
-            result = estimator(frame.image, boxes)
-            if overlays:
-                overlays.write(frame, result.draw(frame.image))
-            if lines:
-                lines.write(_json_line(frame, result))
-            if not overlays and not lines:
-                console.print(f"{frame.name}: {len(result)} person(s), {result.timings.total_ms:.1f} ms")
-                for pose_table in joint_tables(result):
-                    console.print(pose_table)
-            total, persons = total + 1, persons + len(result)
+        try:
+            for frame in shown(
+                frames(source, on_unreadable=unreadable.append if options.keep_going else None)
+            ):
+                refuse_to_replace(frame, options)
+                result = estimator(frame.image, boxes)
+                if overlays:
+                    overlays.write(frame, result.draw(frame.image))
+                if lines:
+                    lines.write(_json_line(frame, result))
+                if not overlays and not lines:
+                    console.print(f"{frame.name}: {len(result)} person(s), {result.timings.total_ms:.1f} ms")
+                    for pose_table in joint_tables(result):
+                        console.print(pose_table)
+                total, persons = total + 1, persons + len(result)
+        except Stopped as stop:
+            if isinstance(source, str) and "://" not in source:
+                raise
+            stopped = (
+                stop  # a camera or a stream has no end of its own: what was done until now is the result
+            )
         backend = estimator.describe()["backend"]
     console.print(f"{total} frame(s), {persons} person(s); {backend}")
     for path in filter(None, (options.save, options.json)):
@@ -96,6 +107,8 @@ def run_predict(options: PredictOptions) -> None:
             console.print(f"wrote {path}")
     for error in unreadable:
         typer.echo(f"left out: {error}", err=True)
+    if stopped is not None:
+        raise stopped
     if unreadable:
         raise typer.Exit(1)
 

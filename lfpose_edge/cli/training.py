@@ -9,10 +9,11 @@ from rich.console import Console
 
 from lfpose_edge.cli.errors import Stopped
 from lfpose_edge.errors import BackendUnavailable
+from lfpose_edge.files import require_writable
 from lfpose_edge.persons import data_root
 
 try:
-    import torch  # noqa: F401  (asked for here once, so that the hint is one line)
+    import torch  # (asked for here once, so that the hint is one line)
     import yaml  # noqa: F401
     from lightning import fabric  # noqa: F401
 except ImportError as error:
@@ -31,11 +32,22 @@ def run_train(
 
     plan = load_recipe(recipe, overrides)
     folder = out or Path("runs") / plan.name
+    require_writable(folder / "last.pt")
+    require_device(device)
     run = train(
         plan, data_root=data_root(data), out=folder, accelerator=device, validate_every=validate_every
     )
     if not run.finished:
         raise Stopped
     Console(stderr=True, highlight=False, markup=False).print(
-        f"trained: {run.checkpoint}\nnext: lfpose-export {run.checkpoint} --out {plan.name}"
+        f"trained: {run.checkpoint}\nnext: lfpose-export {run.checkpoint} --out {plan.name}-bundle"
     )
+
+
+def require_device(name: str) -> None:
+    """BackendUnavailable when torch cannot train on a device here."""
+    here = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available()}
+    if not here.get(name, False):
+        known = " or ".join(device for device, there in here.items() if there)
+        message = f"cannot train on device {name!r} here; torch {torch.__version__} offers {known}"
+        raise BackendUnavailable(message)

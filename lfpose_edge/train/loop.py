@@ -13,7 +13,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +25,24 @@ from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
 from lfpose_edge.errors import BundleError, LFPoseError
+from lfpose_edge.files import write_json_whole
 from lfpose_edge.persons import PersonTable, joined, read_coco_keypoints
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
 from lfpose_edge.train.data.crops import CropView, PersonCrops, Sample
+from lfpose_edge.train.data.mixture import CropMixture
+from lfpose_edge.train.data.tagged_crops import TaggedCrops, TagSample
+from lfpose_edge.train.data.tags import read_tags, require_both_answers
 from lfpose_edge.train.evaluate import evaluate_network
-from lfpose_edge.train.losses import supervised_loss
+from lfpose_edge.train.losses import LossTerms, supervised_loss
 from lfpose_edge.train.networks import CamNetwork, build_network
 from lfpose_edge.train.progress import TrainingProgress
 from lfpose_edge.train.recipe import DataSet, Recipe, parse_recipe
+from lfpose_edge.train.tag_losses import tag_loss
 
 logger = logging.getLogger("lfpose_edge")
 
 CHECKPOINT_SECONDS = 300.0
+LOSSES: dict[type, Callable[..., LossTerms]] = {Sample: supervised_loss, TagSample: tag_loss}
 
 
 @dataclass
@@ -82,8 +88,7 @@ def train(
     fabric.launch()
     torch.manual_seed(recipe.seed)
 
-    persons = joined([_persons(part, recipe, data_root) for part in recipe.data.train])
-    train_set = PersonCrops(persons, CropView((0, 0), recipe.data.padding))
+    train_set = _train_set(recipe, data_root, out if fabric.is_global_zero else None)
     val_set = _persons(recipe.data.val, recipe, data_root)
     network = build_network(recipe.network, len(recipe.joints)).to(memory_format=torch.channels_last)
     if recipe.start_from is not None:
@@ -114,7 +119,7 @@ def train(
     ema = fabric.to_device(ema)
     mirror = fabric.to_device(torch.from_numpy(recipe.joints.flip_permutation))
 
-    steps_per_epoch = math.ceil(len(train_set) / options.batch_size)
+    steps_per_epoch = sum(math.ceil(len(part) / options.batch_size) for part in train_set.parts)
     last_step = steps_per_epoch * recipe.epochs
     if step:
         logger.info("resuming %s at epoch %d of %d", path, step // steps_per_epoch + 1, recipe.epochs)
@@ -143,7 +148,7 @@ def train(
             stage = recipe.stage_at(epoch)
             size, augment = stage.size, stage.augment or recipe.augment
             crops = train_set.with_view(size=size, augment=augment, seed=(recipe.seed, epoch))
-            batches = epoch_batches(len(crops), options.batch_size, (recipe.seed, epoch))[first_batch:]
+            batches = crops.epoch_batches(options.batch_size, (recipe.seed, epoch))[first_batch:]
             shares = [batch[fabric.global_rank :: fabric.world_size] for batch in batches]
             loader = DataLoader(
                 crops,
@@ -156,10 +161,10 @@ def train(
             losses, started = [], time.monotonic()
 
             for sample in loader:
-                sample = Sample(*(fabric.to_device(t) for t in sample))
+                sample = type(sample)(*(fabric.to_device(t) for t in sample))
                 set_learning_rate(optimizer, step, last_step, options.warmup_steps)
                 output = model(network.normalize(sample.crop))
-                terms = supervised_loss(output, sample, mirror, network.cam_stride, recipe.loss)
+                terms = LOSSES[type(sample)](output, sample, mirror, network.cam_stride, recipe.loss)
                 if not torch.isfinite(terms.total):
                     message = (
                         f"the loss is {terms.total.item()} at step {step}; the last good state is in {path}: "
@@ -206,12 +211,6 @@ def load_weights(network: CamNetwork, checkpoint: Path) -> None:
         raise BundleError(message) from error
 
 
-def epoch_batches(count: int, batch_size: int, seed: tuple[int, ...]) -> list[list[int]]:
-    """All sample indices in the epoch's order, in batches; the last one may be smaller."""
-    order = np.random.default_rng(seed).permutation(count).tolist()
-    return [order[i : i + batch_size] for i in range(0, count, batch_size)]
-
-
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, last_step: int, warmup: int) -> None:
     """A linear warm-up, then half a cosine down to zero."""
     ramp = min(1.0, (step + 1) / max(1, warmup))
@@ -230,9 +229,9 @@ def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: fl
         own[k].copy_(new[k])
 
 
-def collate(samples: list[Sample]) -> Sample:
-    """Stack samples into a batch."""
-    return Sample(*(torch.stack(field) for field in zip(*samples, strict=True)))
+def collate(samples: list[Any]) -> Any:
+    """Stack samples of one kind into a batch."""
+    return type(samples[0])(*(torch.stack(field) for field in zip(*samples, strict=True)))
 
 
 def keep_freed_memory() -> None:
@@ -284,6 +283,30 @@ def stop_request() -> Iterator[StopRequest]:
     finally:
         for caught, handler in previous.items():
             signal.signal(caught, handler)
+
+
+def _train_set(recipe: Recipe, root: Path, out: Path | None) -> CropMixture:
+    """All located and tagged persons of a recipe; with ``out``, who is located is written to split.json."""
+    view = CropView((0, 0), recipe.data.padding)
+    tables = []
+    located = recipe.data.train if recipe.data.locations else ()
+    for number, part in enumerate(located):
+        table = _persons(part, recipe, root)
+        drawn = np.random.default_rng((recipe.seed, number)).permutation(len(table))
+        count = max(1, round(recipe.data.locations * len(table)))
+        tables.append(table.chosen(sorted(drawn[:count].tolist())))
+    if out is not None and recipe.data.locations < 1:
+        parts = [
+            {"annotations": str(part.annotations), "located": table.annotation_ids.tolist()}
+            for part, table in zip(located, tables, strict=True)
+        ]
+        write_json_whole(out / "split.json", {"seed": recipe.seed, "parts": parts})
+    parts_of_crops: list[PersonCrops | TaggedCrops] = [PersonCrops(joined(tables), view)] if tables else []
+    for sheet in recipe.data.tags:
+        tags = read_tags(root / sheet.sheet, recipe.joints)
+        require_both_answers(tags, str(root / sheet.sheet))
+        parts_of_crops.append(TaggedCrops(tags, root / sheet.images, view))
+    return CropMixture(parts_of_crops)
 
 
 def _persons(data: DataSet, recipe: Recipe, root: Path) -> PersonTable:

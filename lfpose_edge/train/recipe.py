@@ -30,17 +30,36 @@ class DataSet(_Section):
     """What a joint without a location is: not to be seen, or nobody knows."""
 
 
+class TagSet(_Section):
+    """An answered question sheet (``lfpose tags``) and its folder of images, relative to the data root."""
+
+    sheet: Path
+    images: Path
+
+
 def _several(sets: object) -> object:
-    return [sets] if isinstance(sets, (dict, DataSet)) else sets
+    return [sets] if isinstance(sets, (dict, _Section)) else sets
 
 
 class Data(_Section):
-    train: Annotated[tuple[DataSet, ...], BeforeValidator(_several), Field(min_length=1)]
-    """One set, or a list of sets that are mixed."""
+    train: Annotated[tuple[DataSet, ...], BeforeValidator(_several)] = ()
+    """One set of located persons, or a list of sets that are mixed."""
+    locations: Fraction = 1.0
+    """The part of these persons that is used, drawn once by the seed; of 0 not even the files are read."""
+    tags: Annotated[tuple[TagSet, ...], BeforeValidator(_several)] = ()
+    """One answered question sheet, or several: persons without a location. Alone they train without any."""
     val: DataSet
+    """Measured now and then, for the record: nothing is chosen by it."""
     padding: Positive = 1.25
     """The crop's size over the box's."""
     workers: int = Field(1, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if not (self.train and self.locations) and not self.tags:
+            message = "a training needs located persons (train), answered tag sheets (tags), or both"
+            raise ValueError(message)
+        return self
 
 
 class Network(_Section):
@@ -100,6 +119,12 @@ class Loss(_Section):
     """Weight of the coarse CAMs' location term, for networks that refine."""
     heatmap: float = Field(0.01, ge=0)
     presence: float = Field(0.1, ge=0)
+    tag_location: float = Field(3.0, ge=0)
+    """Weight of what answers about regions say of a joint's place."""
+    tag_level: float = Field(0.3, ge=0)
+    """Weight of what they say of the map's level in the region."""
+    tag_sharpness: Positive = 3.0
+    """r of the log-mean-exp over a region: from the mean (small) to the maximum (large)."""
     swap_rate: float = Field(0.0, ge=0, lt=0.5)
     """How many of the labelled persons have left and right exchanged; 0 trusts every label."""
     swap_trust: Positive = 2.0

@@ -6,10 +6,54 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lfpose_edge.train.data.tagged_crops import TagSample
 from lfpose_edge.train.data.tags import NO, YES
+from lfpose_edge.train.losses import LossTerms
+from lfpose_edge.train.networks.cam_network import PoseOutput
+from lfpose_edge.train.recipe import Loss
 
 _COVERED = 0.9  # of a region, in the crop: with less, a joint that was seen there may have been cut off
 _LEAST_MASS = 1e-4
+
+
+def tag_loss(output: PoseOutput, sample: TagSample, _: Tensor, stride: float, weights: Loss) -> LossTerms:
+    """The loss of crops of which only answers are known.
+
+    *Location* is :func:`mass_costs`, of joints that were seen somewhere in the crop; coarse CAMs have it too.
+    *Heatmap* is :func:`presence_costs`, which sets the maps' level. *Presence* is the binary cross-entropy of
+    the presence logits, where the whole box was asked about or the joint was seen in a part of it.
+
+    Args:
+        output: CAMs (B, K, h, w) and presence (B, K), logits.
+        sample: B crops' answers.
+        stride: crop pixels per CAM cell.
+        weights: of the terms.
+    """
+    cams, presence = output.cams.float(), output.presence.float()
+    masks, covered = region_masks(sample.regions, sample.affine, cams.shape[2:], stride)
+    yes, no = judged_answers(sample.answers, masks, covered)
+    seen = yes.any(dim=1)  # (B, K)
+    told_yes, told_no = yes & seen[:, None], no & seen[:, None]
+    told = (told_yes | told_no).sum().clamp_min(1)
+    location = mass_costs(cams, masks, told_yes, told_no).sum() / told
+    coarse = cams.new_zeros(())
+    if output.coarse_cams is not None:
+        coarse_cams = output.coarse_cams.float()
+        coarse_stride = stride * cams.shape[3] / coarse_cams.shape[3]
+        coarse_masks, _ = region_masks(sample.regions, sample.affine, coarse_cams.shape[2:], coarse_stride)
+        coarse = mass_costs(coarse_cams, coarse_masks, told_yes, told_no).sum() / told
+    level = presence_costs(cams, masks, yes, no, weights.tag_sharpness).sum()
+    level = level / (yes | no).sum().clamp_min(1)
+    absent = (no & sample.whole[..., None]).any(dim=1)
+    known = seen | absent
+    tags = F.binary_cross_entropy_with_logits(presence, seen.float(), reduction="none")
+    tags = (tags * known).sum() / known.sum().clamp_min(1)
+    total = (
+        weights.tag_location * (location + weights.coarse * coarse)
+        + weights.tag_level * level
+        + weights.presence * tags
+    )
+    return LossTerms(total, location, level, tags)
 
 
 def region_masks(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,10 @@ import pytest
 from bundles import write_spot_bundle
 
 from lfpose_edge.cli import main as cli
+from lfpose_edge.cli import predict
+from lfpose_edge.cli.errors import Stopped
 from lfpose_edge.cli.predict import PHOTO, parse_boxes
+from lfpose_edge.sources import Frame
 
 
 @pytest.fixture
@@ -243,6 +247,52 @@ def test_a_stopped_command_says_so_and_leaves_nothing_behind(tmp_path: Path, num
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (128 + number, "", "stopped\n")
     assert [p.name for p in tmp_path.iterdir()] == ["in.avi"]
+
+
+def test_what_a_stream_gave_until_it_was_stopped_is_kept(
+    lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stream(*_: object, **__: object) -> Iterator[Frame]:
+        for i in range(3):
+            yield Frame(np.zeros((48, 64, 3), np.uint8), f"frame {i}", i, fps=10.0)
+        raise Stopped
+
+    monkeypatch.setattr(predict, "frames", stream)
+    done = lfpose("predict", "http://camera/stream", "--json", "live.jsonl", "--save", "live.avi")
+    assert done.code == 130
+    assert "3 frame(s)" in done.out
+    assert done.err.strip() == "stopped"
+    assert len((tmp_path / "live.jsonl").read_text().splitlines()) == 3
+    assert cv2.VideoCapture(str(tmp_path / "live.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    # A file has an end, so half of it is nothing.
+    (tmp_path / "in.avi").write_bytes(b"")
+    assert lfpose("predict", "in.avi", "--json", "half.jsonl").code == 130
+    assert not (tmp_path / "half.jsonl").exists()
+
+
+def test_an_empty_source_is_an_error(lfpose) -> None:
+    done = lfpose("predict", "")
+    assert (done.code, "the source is empty" in done.err) == (1, True)
+
+
+def test_a_shipped_models_name_wins_over_a_folder_and_says_so(
+    lfpose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "lfpose-lite").mkdir()
+    (tmp_path / "lfpose-lite" / "manifest.json").write_text("{}")
+    assert lfpose("models", "inspect", "lfpose-lite").code == 0
+    assert "the folder of that name here is ./lfpose-lite" in caplog.text
+
+
+def test_outputs_and_devices_are_checked_before_the_work(lfpose, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    done = lfpose("eval", "a.json", "images", "--json", "file/out.json")
+    assert (done.code, "its folder cannot be made" in done.err) == (1, True)
+    pytest.importorskip("lightning", reason="the train extra is not installed")
+    done = lfpose("train", "lfpose_lite", "--out", "file")
+    assert (done.code, "its folder cannot be made" in done.err) == (1, True)
+    done = lfpose("train", "lfpose_lite", "--device", "tpu")
+    assert (done.code, "cannot train on device 'tpu' here" in done.err) == (1, True)
 
 
 def test_verbose_adds_the_trace(lfpose) -> None:

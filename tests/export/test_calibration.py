@@ -56,9 +56,9 @@ def _load(spec: Any, root: Path, **options: Any) -> CalibrationSet:
 
 def test_a_folder_is_split_into_ranges_and_proof(tmp_path: Path) -> None:
     found = _load(_images(tmp_path / "frames", 50), tmp_path)
-    assert (len(found.crops), len(found.held_out), found.asked) == (40, 10, 512)
+    assert (len(found.crops), len(found.held_out), found.asked) == (32, 18, 512)
     assert not set(found.crops.persons.images) & set(found.held_out.persons.images)
-    assert found.crops.crops.shape == (40, 3, 64, 48)
+    assert found.crops.crops.shape == (32, 3, 64, 48)
     image = cv2.imread(str(found.crops.persons.images[0]))[..., ::-1]
     expected = (image.astype(np.float32) - (10, 20, 30)) / 2
     np.testing.assert_allclose(found.crops.crops[0].transpose(1, 2, 0), expected, atol=1e-4)
@@ -102,7 +102,7 @@ def test_a_json_of_ones_own(tmp_path: Path) -> None:
     _coco(tmp_path, "train", 50)
     path = tmp_path / "coco/annotations/person_keypoints_train2017.json"
     found = _load(path, tmp_path, images=tmp_path / "coco/train2017")
-    assert (len(found.crops), len(found.held_out)) == (40, 10)
+    assert (len(found.crops), len(found.held_out)) == (32, 18)
     proof = (path, tmp_path / "coco/train2017")
     assert len(_load(path, tmp_path, images=proof[1], proof=proof).held_out) == 50
 
@@ -114,7 +114,7 @@ def test_an_archive_of_crops(tmp_path: Path, color: str) -> None:
     crops = bgr if color == "bgr" else bgr[..., ::-1]
     np.savez(tmp_path / "c.npz", crops=crops, color=color)
     found = _load(tmp_path / "c.npz", tmp_path)
-    assert (len(found.crops), len(found.held_out)) == (40, 10)
+    assert (len(found.crops), len(found.held_out)) == (32, 18)
     expected = (bgr[0, ..., ::-1].astype(np.float32) - (10, 20, 30)) / 2
     np.testing.assert_allclose(found.crops.crops[0].transpose(1, 2, 0), expected, atol=1e-4)
 

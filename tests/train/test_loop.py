@@ -17,7 +17,7 @@ import torch
 from lfpose_edge.errors import BundleError, LFPoseError
 from lfpose_edge.train import loop
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
-from lfpose_edge.train.loop import epoch_batches, set_learning_rate, train
+from lfpose_edge.train.loop import set_learning_rate, train
 from lfpose_edge.train.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -143,14 +143,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     recipe = make_recipe(optimizer={"batch_size": 8, "warmup_steps": 0, "lr_head": 1e30, "lr_backbone": 1e30})
     with pytest.raises(LFPoseError, match="the loss is .* at step"):
         _train(recipe, figures, tmp_path)
-
-
-def test_an_epoch_visits_every_sample_once_and_epochs_differ() -> None:
-    first, second = (epoch_batches(10, 4, (0, epoch)) for epoch in (0, 1))
-    assert sorted(i for batch in first for i in batch) == list(range(10))
-    assert [len(b) for b in first] == [4, 4, 2]
-    assert first != second
-    assert first == epoch_batches(10, 4, (0, 0))
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:

@@ -27,12 +27,14 @@ class TagSample(NamedTuple):
         crop: (3, H, W) uint8 RGB.
         affine: (2, 3) float32, crop to image pixels.
         regions: (R, 4) float32 x1, y1, x2, y2 in image pixels; those that fill up a person's R are empty.
+        whole: (R,) bool, the region is the person's box.
         answers: (R, K) int8, see :class:`Tags`; in a mirrored crop left and right have changed places.
     """
 
     crop: Tensor
     affine: Tensor
     regions: Tensor
+    whole: Tensor
     answers: Tensor
 
 
@@ -96,5 +98,6 @@ class TaggedCrops(Dataset[TagSample]):
             torch.from_numpy(crop),
             torch.from_numpy(affine.astype(np.float32)),
             torch.from_numpy(regions),
+            torch.from_numpy(np.abs(regions - box).max(axis=1) < 0.01),
             torch.from_numpy(answers),
         )

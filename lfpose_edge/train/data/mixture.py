@@ -1,0 +1,46 @@
+"""Several data sets as one: each batch comes from one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from lfpose_edge.train.data.crops import PersonCrops, Sample
+from lfpose_edge.train.data.tagged_crops import TaggedCrops, TagSample
+
+
+class CropMixture(Dataset["Sample | TagSample"]):
+    """Located and tagged persons, one part after the other.
+
+    Args:
+        parts: at least one.
+    """
+
+    def __init__(self, parts: Sequence[PersonCrops | TaggedCrops]) -> None:
+        self.parts = list(parts)
+        self._ends = list(accumulate(map(len, self.parts)))
+
+    def with_view(self, **changes: object) -> CropMixture:
+        """The same persons, cropped in another way."""
+        return CropMixture([part.with_view(**changes) for part in self.parts])
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Sample | TagSample:
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self.parts[part][index - self._ends[part] + len(self.parts[part])]
+
+    def epoch_batches(self, batch_size: int, seed: tuple[int, ...]) -> list[list[int]]:
+        """All indices in an epoch's order, in batches of one part each; a part's last may be smaller."""
+        batches = []
+        for number, (part, end) in enumerate(zip(self.parts, self._ends, strict=True)):
+            own_seed = (*seed, number) if number else seed
+            order = np.random.default_rng(own_seed).permutation(len(part)) + end - len(part)
+            batches += [order[i : i + batch_size].tolist() for i in range(0, len(part), batch_size)]
+        if len(self.parts) == 1:
+            return batches
+        return [batches[i] for i in np.random.default_rng((*seed, len(self.parts))).permutation(len(batches))]

@@ -1,0 +1,180 @@
+"""Training on tags: it learns where joints are, and no location can reach it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lfpose_edge.errors import RecipeError, SourceError
+from lfpose_edge.persons import read_coco_keypoints
+from lfpose_edge.skeleton import LSP14
+from lfpose_edge.train import loop
+from lfpose_edge.train.checkpoint import load_checkpoint
+from lfpose_edge.train.data.crops import CropView, PersonCrops, Sample
+from lfpose_edge.train.data.mixture import CropMixture
+from lfpose_edge.train.data.tagged_crops import TaggedCrops, TagSample
+from lfpose_edge.train.data.tags import make_questions, simulate_answers, write_tags
+from lfpose_edge.train.loop import train
+from lfpose_edge.train.recipe import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+SETS = {
+    "train": {"annotations": "train/annotations.json", "images": "train/images"},
+    "val": {"annotations": "val/annotations.json", "images": "val/images"},
+    "tags": {"sheet": "tags.csv", "images": "train/images"},
+    "workers": 0,
+}
+TAGS_ONLY = {**SETS, "locations": 0}
+
+
+@pytest.fixture
+def root(figures: Path, tmp_path: Path) -> Path:
+    """A copy of the figures, with ten answered regions each."""
+    root = Path(shutil.copytree(figures, tmp_path / "data"))
+    images = root / "train/images"
+    persons = read_coco_keypoints(root / "train/annotations.json", images, LSP14)
+    write_tags(root / "tags.csv", simulate_answers(make_questions(persons, images, 10), persons))
+    return root
+
+
+def _train(recipe: Recipe, root: Path, out: Path) -> loop.Run:
+    return train(recipe, data_root=root, out=out, accelerator="cpu", validate_every=100)
+
+
+def _assert_same_weights(a: Path, b: Path) -> None:
+    ours, theirs = (load_checkpoint(path)["network"] for path in (a, b))
+    assert [k for k in ours if not torch.equal(ours[k], theirs[k])] == []
+
+
+def test_answers_alone_teach_where_the_joints_are(
+    root: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = make_recipe(
+        data=TAGS_ONLY,
+        stages=[{"epochs": 30, "size": [64, 64]}],
+        augment={"rotation_deg": 0, "scale": 0, "shift": 0.02, "flip": 0, "color": 0, "cutout": 0},
+        optimizer={
+            "batch_size": 4,
+            "warmup_steps": 5,
+            "lr_head": 4e-3,
+            "lr_backbone": 4e-3,
+            "ema_decay": 0.9,
+        },
+    )
+    run = _train(recipe, root, tmp_path / "run")
+    assert run.history[-1]["loss"] < 0.8 * run.history[0]["loss"]
+    assert run.history[-1]["val_pck"] > 0.3  # chance is about 0.05
+
+
+@pytest.mark.parametrize("change", ["permuted", "deleted"])
+def test_no_coordinate_reaches_a_location_free_run(
+    root: Path, make_recipe: MakeRecipe, tmp_path: Path, change: str
+) -> None:
+    recipe = make_recipe(data=TAGS_ONLY)
+    _train(recipe, root, tmp_path / "before")
+    file = root / "train/annotations.json"
+    if change == "deleted":
+        file.unlink()
+    else:
+        tree = json.loads(file.read_text())
+        points = [person["keypoints"] for person in tree["annotations"]]
+        for person, other in zip(tree["annotations"], points[1:] + points[:1], strict=True):
+            person["keypoints"] = np.reshape(other, (14, 3))[::-1].ravel().tolist()
+        file.write_text(json.dumps(tree))
+    _train(recipe, root, tmp_path / "after")
+    _assert_same_weights(tmp_path / "before/last.pt", tmp_path / "after/last.pt")
+
+
+def test_a_part_of_the_locations_is_drawn_once_and_written_down(
+    root: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = make_recipe(data={**SETS, "locations": 0.25})
+    _train(recipe, root, tmp_path / "run")
+    split = json.loads((tmp_path / "run/split.json").read_text())
+    assert len(set(split["parts"][0]["located"])) == 6
+    _train(recipe, root, tmp_path / "again")
+    assert (tmp_path / "again/split.json").read_text() == (tmp_path / "run/split.json").read_text()
+    other = recipe.model_copy(update={"seed": 1})
+    _train(other, root, tmp_path / "other")
+    assert json.loads((tmp_path / "other/split.json").read_text())["parts"] != split["parts"]
+
+
+def test_a_stopped_run_on_both_kinds_goes_on_to_the_same_weights(
+    root: Path, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(data={**SETS, "locations": 0.5})
+    _train(recipe, root, tmp_path / "whole")
+    steps = 0
+    real = loop.update_average
+
+    def count_and_stop(*args: object) -> None:
+        nonlocal steps
+        real(*args)  # type: ignore[arg-type]
+        steps += 1
+        if steps == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "update_average", count_and_stop)
+    assert not _train(recipe, root, tmp_path / "broken").finished
+    monkeypatch.undo()
+    assert _train(recipe, root, tmp_path / "broken").finished
+    _assert_same_weights(tmp_path / "whole/last.pt", tmp_path / "broken/last.pt")
+
+
+def _mixture(root: Path) -> CropMixture:
+    images = root / "train/images"
+    persons = read_coco_keypoints(root / "train/annotations.json", images, LSP14)
+    tags = simulate_answers(make_questions(persons, images, 3), persons)
+    view = CropView((64, 64), 1.25)
+    return CropMixture([PersonCrops(persons.first(10), view), TaggedCrops(tags, images, view)])
+
+
+def test_a_batch_is_of_one_kind_and_an_epoch_visits_everybody_once(root: Path) -> None:
+    mixture = _mixture(root)
+    assert len(mixture) == 34
+    batches = mixture.epoch_batches(4, (0, 1))
+    assert sorted(i for batch in batches for i in batch) == list(range(34))
+    kinds = [{type(mixture[i]) for i in batch} for batch in batches]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert [kind for kind in kinds if kind == {Sample}] == [{Sample}] * 3
+    assert kinds[:3] != [{Sample}] * 3  # the kinds are mixed
+    assert {TagSample} in kinds
+    assert batches == mixture.epoch_batches(4, (0, 1))
+    assert batches != mixture.epoch_batches(4, (0, 2))
+
+
+def test_an_epoch_of_one_kind_visits_everybody_once(root: Path) -> None:
+    located = CropMixture(_mixture(root).parts[:1])
+    first, second = (located.epoch_batches(4, (0, epoch)) for epoch in (0, 1))
+    assert sorted(i for batch in first for i in batch) == list(range(10))
+    assert [len(b) for b in first] == [4, 4, 2]
+    assert first != second
+
+
+def test_a_joint_that_is_always_seen_is_an_error(root: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    sheet = (root / "tags.csv").read_text().splitlines()
+    column = sheet[0].split(",").index("neck")
+    rows = [line.split(",") for line in sheet[1:]]
+    for row in rows:
+        row[column] = "yes"
+    (root / "tags.csv").write_text("\n".join([sheet[0], *map(",".join, rows)]))
+    with pytest.raises(SourceError, match="the answer about neck is always yes"):
+        _train(make_recipe(data=TAGS_ONLY), root, tmp_path / "run")
+    assert not (tmp_path / "run/last.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "data", [{"val": SETS["val"]}, {"val": SETS["val"], "train": SETS["train"], "locations": 0}]
+)
+def test_a_recipe_without_anything_to_learn_from_is_an_error(
+    make_recipe: MakeRecipe, data: dict[str, object]
+) -> None:
+    with pytest.raises(RecipeError, match="needs located persons"):
+        make_recipe(data=data)
