@@ -139,7 +139,9 @@ def export(
     engines = None
     if engine is not None:
         options = BuildOptions(workspace_mb=workspace_mb, dla_core=dla_core, timing_cache=timing_cache)
-        engines = Engines(engine_kind(engine), gpus=tuple(gpu or ()), options=options)
+        engines = Engines(
+            engine_kind(engine), gpus=tuple(name.upper() for name in gpu or ()), options=options
+        )
     with _steps_shown() as steps:
         bundle = export_bundle(
             source,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from lfpose_edge.export.to_onnx import OPSET, forget_origin, store_as_half, to_o
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BundleError
 from lfpose_edge.zoo import bundle_path
+
+logger = logging.getLogger("lfpose_edge")
 
 if TYPE_CHECKING:
     import onnx
@@ -64,6 +67,11 @@ def open_source(source: str, like: str | None = None) -> Source:
     card = bundle.path / "card.md"
     provenance = {key: value for key, value in bundle.manifest.provenance.items() if key != "int8"}
     facts = {**_facts_of(bundle, provenance), "version": bundle.manifest.version}
+    left = sorted(set(bundle.manifest.models) - {"fp32"})
+    if left:
+        logger.warning(
+            "%s is exported anew from its fp32 file; its %s is left behind", source, " and ".join(left)
+        )
     return Source(_load_onnx(bundle.model_file("fp32")), facts, card=card if card.is_file() else None)
 
 

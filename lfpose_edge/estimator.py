@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -83,8 +84,9 @@ class PoseEstimator:
         _check_count("max_batch", max_batch)
         if threads is not None:
             _check_count("threads", threads)
-        if presence_threshold is not None and not 0 <= presence_threshold <= 1:
-            message = f"presence_threshold must be in [0, 1], got {presence_threshold}"
+        given = presence_threshold
+        if given is not None and not (isinstance(given, numbers.Real) and 0 <= given <= 1):
+            message = f"presence_threshold must be a number in [0, 1], got {presence_threshold!r}"
             raise ValueError(message)
         cache = None if cache_dir is None else _writable_folder("cache_dir", cache_dir)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from lfpose_edge.errors import EngineMismatch
 from lfpose_edge.files import write_bytes_whole, write_text_whole
@@ -59,24 +60,34 @@ def write_engine(folder: Path, fingerprint: Fingerprint, plan: bytes) -> Path:
     return path
 
 
+def check_engine(path: Path) -> tuple[dict[str, Any], bytes]:
+    """What an engine's sidecar says, and the engine; EngineMismatch when either is missing or damaged."""
+    try:
+        facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        digest, plan = facts["engine_sha256"], path.read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"engine {path} has no readable sidecar: build it again ({type(error).__name__})"
+        raise EngineMismatch(message) from error
+    if hashlib.sha256(plan).hexdigest() != digest:
+        message = f"engine {path} is damaged: build it again"
+        raise EngineMismatch(message)
+    return facts, plan
+
+
 def read_engine(path: Path, wanted: Fingerprint) -> bytes:
     """Read an engine that was built for what is wanted.
 
     Raises:
         EngineMismatch: it was built for something else (the message says what differs), or is damaged.
     """
+    facts, plan = check_engine(path)
     try:
-        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        plan = path.read_bytes()
-        digest, _ = facts.pop("engine_sha256"), facts.pop("bytes")
-        found = Fingerprint(**{**facts, "batches": tuple(facts["batches"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        own = {f.name: facts[f.name] for f in fields(Fingerprint)}
+        found = Fingerprint(**{**own, "batches": tuple(own["batches"])})
+    except (KeyError, TypeError) as error:
         message = f"engine {path} has no readable sidecar: build it again ({type(error).__name__})"
         raise EngineMismatch(message) from error
     if found != wanted:
         message = f"engine {path} was built for another case ({'; '.join(wanted.differences(found))})"
-        raise EngineMismatch(message)
-    if hashlib.sha256(plan).hexdigest() != digest:
-        message = f"engine {path} is damaged: build it again"
         raise EngineMismatch(message)
     return plan

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lfpose_edge import __version__, zoo
 from lfpose_edge.backends import available
+from lfpose_edge.backends.engine_files import check_engine
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.machine import PACKAGES, cpu_model, versions
 
@@ -51,6 +52,10 @@ def run_inspect(model: str) -> None:
     for name, file in manifest.files.items():
         table.add_row(name, precisions.get(name, ""), str(file.bytes), file.sha256[:16])
     console.print(table)
+    for path in sorted(p for p in (bundle.path / "engines").glob("*") if p.suffix != ".json"):
+        facts, _ = check_engine(path)
+        label = " ".join(str(facts.get(name, "?")) for name in ("library", "version", "precision", "gpu"))
+        console.print(f"engine: {path.name}, {label}, as its checksum says")
     for key, value in manifest.provenance.items():
         shown = (
             {k: v for k, v in value.items() if not isinstance(v, dict)} if isinstance(value, dict) else value

@@ -125,7 +125,9 @@ def evaluate(
 @app.command()
 def bench(
     model: Model = "lfpose-lite",
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time for each backend and batch size.")] = 3.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="Time for each backend and batch size.")
+    ] = 3.0,
     threads: Threads = None,
 ) -> None:
     """Time the model on every installed backend, end to end and stage by stage."""

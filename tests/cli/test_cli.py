@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -282,6 +283,19 @@ def test_a_shipped_models_name_wins_over_a_folder_and_says_so(
     (tmp_path / "lfpose-lite" / "manifest.json").write_text("{}")
     assert lfpose("models", "inspect", "lfpose-lite").code == 0
     assert "the folder of that name here is ./lfpose-lite" in caplog.text
+
+
+def test_inspect_checks_the_engines_too(lfpose, tmp_path: Path) -> None:
+    bundle = write_spot_bundle(tmp_path / "b")
+    (bundle / "engines").mkdir()
+    engine = bundle / "engines" / "0123.engine"
+    engine.write_bytes(b"plan")
+    facts = {"engine_sha256": hashlib.sha256(b"plan").hexdigest(), "library": "tensorrt", "gpu": "Orin"}
+    engine.with_suffix(".json").write_text(json.dumps(facts))
+    assert "0123.engine, tensorrt ? ? Orin, as its checksum says" in lfpose("models", "inspect", "b").out
+    engine.write_bytes(b"plam")
+    done = lfpose("models", "inspect", "b")
+    assert (done.code, "0123.engine is damaged" in done.err) == (1, True)
 
 
 def test_outputs_and_devices_are_checked_before_the_work(lfpose, tmp_path: Path) -> None:
