@@ -88,7 +88,7 @@ def train(
     fabric.launch()
     torch.manual_seed(recipe.seed)
 
-    train_set = _train_set(recipe, data_root, out if fabric.is_global_zero else None)
+    train_set, split = _train_set(recipe, data_root)
     val_set = _persons(recipe.data.val, recipe, data_root)
     network = build_network(recipe.network, len(recipe.joints)).to(memory_format=torch.channels_last)
     if recipe.start_from is not None:
@@ -115,6 +115,8 @@ def train(
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
         step, history = state["step"], state["history"]
+    if split and fabric.is_global_zero:
+        write_json_whole(out / "split.json", {"seed": recipe.seed, "parts": split})
     model, optimizer = fabric.setup(network, optimizer)
     ema = fabric.to_device(ema)
     mirror = fabric.to_device(torch.from_numpy(recipe.joints.flip_permutation))
@@ -285,8 +287,8 @@ def stop_request() -> Iterator[StopRequest]:
             signal.signal(caught, handler)
 
 
-def _train_set(recipe: Recipe, root: Path, out: Path | None) -> CropMixture:
-    """All located and tagged persons of a recipe; with ``out``, who is located is written to split.json."""
+def _train_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dict[str, Any]]]:
+    """All located and tagged persons of a recipe; and who is located, where that is a part of them."""
     view = CropView((0, 0), recipe.data.padding)
     tables = []
     located = recipe.data.train if recipe.data.locations else ()
@@ -295,18 +297,17 @@ def _train_set(recipe: Recipe, root: Path, out: Path | None) -> CropMixture:
         drawn = np.random.default_rng((recipe.seed, number)).permutation(len(table))
         count = max(1, round(recipe.data.locations * len(table)))
         tables.append(table.chosen(sorted(drawn[:count].tolist())))
-    if out is not None and recipe.data.locations < 1:
-        parts = [
-            {"annotations": str(part.annotations), "located": table.annotation_ids.tolist()}
-            for part, table in zip(located, tables, strict=True)
-        ]
-        write_json_whole(out / "split.json", {"seed": recipe.seed, "parts": parts})
+    split = [
+        {"annotations": str(part.annotations), "located": table.annotation_ids.tolist()}
+        for part, table in zip(located, tables, strict=True)
+        if recipe.data.locations < 1
+    ]
     parts_of_crops: list[PersonCrops | TaggedCrops] = [PersonCrops(joined(tables), view)] if tables else []
     for sheet in recipe.data.tags:
         tags = read_tags(root / sheet.sheet, recipe.joints)
         require_both_answers(tags, str(root / sheet.sheet))
         parts_of_crops.append(TaggedCrops(tags, root / sheet.images, view))
-    return CropMixture(parts_of_crops)
+    return CropMixture(parts_of_crops), split
 
 
 def _persons(data: DataSet, recipe: Recipe, root: Path) -> PersonTable:

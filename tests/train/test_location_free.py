@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lfpose_edge.errors import RecipeError, SourceError
+from lfpose_edge.errors import LFPoseError, RecipeError, SourceError
 from lfpose_edge.persons import read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train import loop
@@ -102,6 +102,9 @@ def test_a_part_of_the_locations_is_drawn_once_and_written_down(
     _train(recipe, root, tmp_path / "again")
     assert (tmp_path / "again/split.json").read_text() == (tmp_path / "run/split.json").read_text()
     other = recipe.model_copy(update={"seed": 1})
+    with pytest.raises(LFPoseError, match="made by another recipe"):
+        _train(other, root, tmp_path / "again")
+    assert (tmp_path / "again/split.json").read_text() == (tmp_path / "run/split.json").read_text()
     _train(other, root, tmp_path / "other")
     assert json.loads((tmp_path / "other/split.json").read_text())["parts"] != split["parts"]
 
