@@ -204,7 +204,7 @@ def _draw(folder: Path, tree: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _engine_line(engine: dict[str, Any]) -> str:
-    ran = "judged above" if engine["ran"] else "not run, as its GPU is not here"
+    ran = "judged above" if engine["ran"] else "not run, as torch sees no such GPU here"
     return f"- {engine['engine']}: `engines/{engine['file']}`, {engine['megabytes']:.1f} MB, {ran}"
 
 

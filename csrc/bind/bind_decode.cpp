@@ -37,9 +37,7 @@ Method require_method(const std::string& name) {
     throw py::value_error("unknown decode method " + name);
 }
 
-// `mirror` is None, or the pair of the mirrored crops' maps and the permutation of the joints. The constants
-// come as one object, and the rest is few enough, for pybind11 to call this without touching the heap: at 14
-// small maps that is a thirtieth of the time.
+// `mirror` is None, or the pair of the mirrored crops' maps and the permutation of the joints.
 py::tuple bound_decode(const py::object& cams, const py::object& presence, const py::object& affines,
                        const DecodeSpec& spec, const py::object& mirror, int threads) {
     const auto maps = require<float>(cams, "cams", 4, "float32 of shape (N, K, h, w)");

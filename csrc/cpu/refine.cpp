@@ -41,9 +41,8 @@ LFPOSE_INLINE float clamp(float x, float low, float high) {
     return raised < high ? raised : high;
 }
 
-// Sigmoids of twice half values, in place: less memory to warm up. Two of them share one division, the
-// slowest operation here; their product must not overflow, so none is below 1e-18, which is nothing beside
-// kFloor.
+// Sigmoids of twice half values, in place. Two of them share one division, the slowest operation here; their
+// product must not overflow, so none is below 1e-18, which is nothing beside kFloor.
 LFPOSE_CLONES void sigmoids(float* LFPOSE_RESTRICT first, float* LFPOSE_RESTRICT second, int half) {
     constexpr float kLimit = 42.0F;
     for (int i = 0; i < half; ++i) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from lfpose_edge.skeleton import LSP14
+from lfpose_edge.train import loop
 from lfpose_edge.train.recipe import Recipe, parse_recipe
 
 # Where each LSP joint of a standing figure is, in a box of width and height 1.
@@ -98,3 +100,23 @@ def make_recipe() -> Callable[..., Recipe]:
         return parse_recipe({**tree, **changes}, where="test")
 
     return make
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Asks the training to stop, as a SIGTERM does, after so many steps."""
+
+    def arrange(last: int) -> None:
+        steps = 0
+        real = loop.update_average
+
+        def count_and_stop(*args: object) -> None:
+            nonlocal steps
+            real(*args)  # type: ignore[arg-type]
+            steps += 1
+            if steps == last:
+                signal.raise_signal(signal.SIGTERM)
+
+        monkeypatch.setattr(loop, "update_average", count_and_stop)
+
+    return arrange

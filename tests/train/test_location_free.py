@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,23 +109,12 @@ def test_a_part_of_the_locations_is_drawn_once_and_written_down(
 
 
 def test_a_stopped_run_on_both_kinds_goes_on_to_the_same_weights(
-    root: Path, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, make_recipe: MakeRecipe, tmp_path: Path, stop_after: Callable[[int], None]
 ) -> None:
     recipe = make_recipe(data={**SETS, "locations": 0.5})
     _train(recipe, root, tmp_path / "whole")
-    steps = 0
-    real = loop.update_average
-
-    def count_and_stop(*args: object) -> None:
-        nonlocal steps
-        real(*args)  # type: ignore[arg-type]
-        steps += 1
-        if steps == 4:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(loop, "update_average", count_and_stop)
+    stop_after(4)
     assert not _train(recipe, root, tmp_path / "broken").finished
-    monkeypatch.undo()
     assert _train(recipe, root, tmp_path / "broken").finished
     _assert_same_weights(tmp_path / "whole/last.pt", tmp_path / "broken/last.pt")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -60,23 +59,13 @@ def test_the_network_learns_the_figures(figures: Path, make_recipe: MakeRecipe, 
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(
-    figures: Path, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path, stop_after: Callable[[int], None]
 ) -> None:
     recipe = make_recipe()
     _train(recipe, figures, tmp_path / "whole")
 
     # Stop after 4 of 6 steps: in the middle of the second epoch.
-    steps = 0
-    real = loop.update_average
-
-    def count_and_stop(*args: object) -> None:
-        nonlocal steps
-        real(*args)  # type: ignore[arg-type]
-        steps += 1
-        if steps == 4:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(loop, "update_average", count_and_stop)
+    stop_after(4)
     assert not _train(recipe, figures, tmp_path / "broken").finished
     assert load_checkpoint(tmp_path / "broken" / "last.pt")["step"] == 4
     assert _train(recipe, figures, tmp_path / "broken").finished

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lfpose_edge import ops
-from lfpose_edge.geometry import apply_affine, crop_affines, invert_affine
+from lfpose_edge.geometry import Affines, apply_affine, crop_affines, invert_affine
 from lfpose_edge.persons import PersonTable
 from lfpose_edge.train.data.augment import random_crop_affine, random_pixels
 from lfpose_edge.train.recipe import Augment
@@ -49,6 +50,12 @@ class CropView:
     augment: Augment | None = None
     seed: tuple[int, ...] = (0,)
 
+    def affine(self, box: NDArray[np.float64], rng: np.random.Generator) -> tuple[Affines, bool]:
+        """The (2, 3) affine of a box's crop, to image coordinates, and whether it mirrors left and right."""
+        if self.augment is None:
+            return crop_affines(box, self.size, padding=self.padding)[0], False
+        return random_crop_affine(box, self.size, self.padding, self.augment, rng)
+
 
 class PersonCrops(Dataset[Sample]):
     """Crops of the persons of a table, each image decoded when it is asked for."""
@@ -70,12 +77,7 @@ class PersonCrops(Dataset[Sample]):
         box, joints = self.persons.boxes[index], self.persons.joints[index]
         labelled, known = self.persons.labelled[index], self.persons.known[index]
         rng = np.random.default_rng((*view.seed, index))
-        flip = False
-        if view.augment is None:
-            affine = crop_affines(box, view.size, padding=view.padding)[0]
-        else:
-            affine, flip = random_crop_affine(box, view.size, view.padding, view.augment, rng)
-
+        affine, flip = view.affine(box, rng)
         crop = ops.preprocess(
             self.persons.image(index), affine[None], view.size, swap_rb=True, dtype=np.uint8
         )[0]

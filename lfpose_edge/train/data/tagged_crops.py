@@ -13,9 +13,8 @@ from torch.utils.data import Dataset
 
 from lfpose_edge import ops
 from lfpose_edge.errors import SourceError
-from lfpose_edge.geometry import crop_affines
 from lfpose_edge.opencv import cv2
-from lfpose_edge.train.data.augment import random_crop_affine, random_pixels
+from lfpose_edge.train.data.augment import random_pixels
 from lfpose_edge.train.data.crops import CropView
 from lfpose_edge.train.data.tags import OPEN, Tags
 
@@ -75,11 +74,7 @@ class TaggedCrops(Dataset[TagSample]):
         rows, view = self._rows[index], self.view
         box = self.tags.boxes[rows[0]]
         rng = np.random.default_rng((*view.seed, index))
-        flip = False
-        if view.augment is None:
-            affine = crop_affines(box, view.size, padding=view.padding)[0]
-        else:
-            affine, flip = random_crop_affine(box, view.size, view.padding, view.augment, rng)
+        affine, flip = view.affine(box, rng)
         path = self.folder / self.tags.images[rows[0]]
         image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
