@@ -55,16 +55,23 @@ def weighted_layers(graph: Graph) -> list[str]:
 
 
 def tail_layers(graph: Graph) -> list[str]:
-    """Names of the layers that make the graph's outputs: the presence head, and the last of the CAM head
-    with the depthwise filters that smooth its CAMs."""
+    """Names of the layers that make the graph's outputs.
+
+    These are the presence head, and the CAM head (or what a similarity is made of) with the depthwise filters
+    that smooth its CAMs.
+    """
     producers = graph.producers()
-    tail = []
-    for name in graph.outputs:
-        while (node := producers.get(name)) is not None and _has_weights(node, graph):
+    tail: list[str] = []
+    tensors = list(reversed(graph.outputs))
+    while tensors:
+        node = producers.get(tensors.pop())
+        if node is None or node.name in tail:
+            continue
+        weighted = _has_weights(node, graph)
+        if weighted:
             tail.append(node.name)
-            if attribute(node, "group", 1) == 1:
-                break
-            name = node.input[0]
+        if not weighted or attribute(node, "group", 1) != 1:
+            tensors += node.input
     return tail
 
 

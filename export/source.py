@@ -82,7 +82,7 @@ def _from_checkpoint(path: Path) -> Source:
 
     state = load_checkpoint(path)
     recipe = parse_recipe(state["recipe"], where=str(path))
-    network = build_network(recipe.network, len(recipe.joints), pretrained=False)
+    network = build_network(recipe.network, recipe.joints, pretrained=False)
     try:
         network.load_state_dict(state["ema"])
     except RuntimeError as error:

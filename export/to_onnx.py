@@ -55,7 +55,7 @@ def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
     # The exporter knows no opset below 18; for what these networks use, 17 differs in form only.
     model = onnx.version_converter.convert_version(program.model_proto, OPSET)
     for node in model.graph.node:
-        if node.op_type == "ReduceMean":  # the conversion leaves an attribute of opset 18 behind
+        if node.op_type.startswith("Reduce"):  # the conversion leaves an attribute of opset 18 behind
             kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
             del node.attribute[:]
             node.attribute.extend(kept)
@@ -89,12 +89,20 @@ def _name_by_layer(model: onnx.ModelProto) -> None:
     weights = {tensor.name for tensor in graph.initializer}
     renamed: dict[str, str] = {}
     count: dict[str, int] = {}
+    taken: set[str] = set()
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = renamed.get(name, name)
-        weight = next((name for name in node.input if name in weights and name.endswith(".weight")), None)
-        if weight is not None:
-            node.name = weight.removeprefix("network.").removesuffix(".weight")
+        # A linear layer's weight may have been turned over and renamed, its bias never. Equal parameters may
+        # have become one, so a layer's name may be taken.
+        kinds = (".weight", ".bias") if node.op_type == "Gemm" else (".weight",)
+        parameters = [
+            name for kind in kinds for name in node.input if name in weights and name.endswith(kind)
+        ]
+        layers = [name.removeprefix("network.").rpartition(".")[0] for name in parameters]
+        node.name = next((layer for layer in layers if layer not in taken), "")
+        if node.name:
+            taken.add(node.name)
         else:
             kind = node.op_type.lower()
             count[kind] = count.get(kind, 0) + 1

@@ -80,7 +80,7 @@ def _predict_checkpoint(checkpoint: Path, annotations: Path, images: Path) -> tu
 
     state = load_checkpoint(checkpoint)
     recipe = parse_recipe(state["recipe"], where=str(checkpoint))
-    network = build_network(recipe.network, len(recipe.joints), pretrained=False)
+    network = build_network(recipe.network, recipe.joints, pretrained=False)
     load_weights(network, checkpoint)
     persons = read_coco_keypoints(annotations, images, recipe.joints)
     keypoints, scores, _ = predict_persons(network, persons, recipe.input_size, recipe.data.padding)

@@ -13,7 +13,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,21 +28,19 @@ from lfpose_edge.errors import BundleError, LFPoseError
 from lfpose_edge.files import write_json_whole
 from lfpose_edge.persons import PersonTable, joined, read_coco_keypoints
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
-from lfpose_edge.train.data.crops import CropView, PersonCrops, Sample
+from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture
-from lfpose_edge.train.data.tagged_crops import TaggedCrops, TagSample
+from lfpose_edge.train.data.tagged_crops import TaggedCrops
 from lfpose_edge.train.data.tags import read_tags, require_both_answers
 from lfpose_edge.train.evaluate import evaluate_network
-from lfpose_edge.train.losses import LossTerms, supervised_loss
 from lfpose_edge.train.networks import CamNetwork, build_network
+from lfpose_edge.train.objective import Objective
 from lfpose_edge.train.progress import TrainingProgress
 from lfpose_edge.train.recipe import DataSet, Recipe, parse_recipe
-from lfpose_edge.train.tag_losses import tag_loss
 
 logger = logging.getLogger("lfpose_edge")
 
 CHECKPOINT_SECONDS = 300.0
-LOSSES: dict[type, Callable[..., LossTerms]] = {Sample: supervised_loss, TagSample: tag_loss}
 
 
 @dataclass
@@ -90,7 +88,7 @@ def train(
 
     train_set, split = _train_set(recipe, data_root)
     val_set = _persons(recipe.data.val, recipe, data_root)
-    network = build_network(recipe.network, len(recipe.joints)).to(memory_format=torch.channels_last)
+    network = build_network(recipe.network, recipe.joints).to(memory_format=torch.channels_last)
     if recipe.start_from is not None:
         load_weights(network, recipe.start_from)
     ema = copy.deepcopy(network).eval()
@@ -120,6 +118,7 @@ def train(
     model, optimizer = fabric.setup(network, optimizer)
     ema = fabric.to_device(ema)
     mirror = fabric.to_device(torch.from_numpy(recipe.joints.flip_permutation))
+    objective = Objective(recipe, network, mirror)
 
     steps_per_epoch = sum(math.ceil(len(part) / options.batch_size) for part in train_set.parts)
     last_step = steps_per_epoch * recipe.epochs
@@ -165,8 +164,7 @@ def train(
             for sample in loader:
                 sample = type(sample)(*(fabric.to_device(t) for t in sample))
                 set_learning_rate(optimizer, step, last_step, options.warmup_steps)
-                output = model(network.normalize(sample.crop))
-                terms = LOSSES[type(sample)](output, sample, mirror, network.cam_stride, recipe.loss)
+                terms = objective(model, ema, sample, step / last_step)
                 if not torch.isfinite(terms.total):
                     message = (
                         f"the loss is {terms.total.item()} at step {step}; the last good state is in {path}: "
@@ -302,12 +300,15 @@ def _train_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dict[str, 
         for part, table in zip(located, tables, strict=True)
         if recipe.data.locations < 1
     ]
-    parts_of_crops: list[PersonCrops | TaggedCrops] = [PersonCrops(joined(tables), view)] if tables else []
+    crops: list[PersonCrops | TaggedCrops] = [PersonCrops(joined(tables), view)] if tables else []
     for sheet in recipe.data.tags:
         tags = read_tags(root / sheet.sheet, recipe.joints)
         require_both_answers(tags, str(root / sheet.sheet))
-        parts_of_crops.append(TaggedCrops(tags, root / sheet.images, view))
-    return CropMixture(parts_of_crops), split
+        for table in tables:  # a location says all that its person's tags could
+            tags = tags.without(table, root / sheet.images)
+        if len(tags):
+            crops.append(TaggedCrops(tags, root / sheet.images, view, two_views=recipe.two_views))
+    return CropMixture(crops), split
 
 
 def _persons(data: DataSet, recipe: Recipe, root: Path) -> PersonTable:

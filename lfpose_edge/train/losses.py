@@ -15,7 +15,7 @@ from lfpose_edge.train.recipe import Loss
 
 
 class LossTerms(NamedTuple):
-    """Scalar losses; ``total`` is the weighted sum that is minimised."""
+    """Scalar losses; ``total`` is the weighted sum of them."""
 
     total: Tensor
     location: Tensor
@@ -47,7 +47,8 @@ def supervised_loss(
     """The loss of crops whose joints are located.
 
     *Location*: cross-entropy between the softmax of a CAM over its cells and the normalised Gaussian; it
-    puts the peak in the right place and leaves the level of the map free. Coarse CAMs have it too.
+    puts the peak in the right place and leaves the level of the map free. Coarse CAMs have it too, on
+    average over them.
     *Heatmap*: binary cross-entropy of every cell, summed over the map; it sets that level, so that the
     sigmoid of the peak is a score. *Presence*: binary cross-entropy of the presence logits.
 
@@ -75,11 +76,9 @@ def supervised_loss(
     count = labelled.sum().clamp_min(1)
     location = location_costs(cams, believed(to_distribution(target))).sum() / count
     coarse = cams.new_zeros(())
-    if output.coarse_cams is not None:
-        coarse_cams = output.coarse_cams.float()
-        coarse_stride = stride * cams.shape[3] / coarse_cams.shape[3]
-        coarse_target = target_maps(joints, labelled, coarse_cams, coarse_stride, sigma)
-        coarse = location_costs(coarse_cams, believed(to_distribution(coarse_target))).sum() / count
+    for maps, map_stride in with_strides(output, stride):
+        places = believed(to_distribution(target_maps(joints, labelled, maps, map_stride, sigma)))
+        coarse = coarse + location_costs(maps, places).sum() / count / len(output.coarse_cams)
     heatmap = F.binary_cross_entropy_with_logits(cams, believed(target), reduction="none")
     # A joint may hold the label of its mirror joint, so both must be known for either to be judged.
     known = (sample.known & sample.known[:, mirror]).float()
@@ -94,6 +93,11 @@ def supervised_loss(
         + weights.presence * tags
     )
     return LossTerms(total, location, heatmap, tags)
+
+
+def with_strides(output: PoseOutput, stride: float) -> list[tuple[Tensor, float]]:
+    """The coarse CAMs in float32, each with its crop pixels per cell; ``stride`` is that of the fine ones."""
+    return [(maps.float(), stride * output.cams.shape[3] / maps.shape[3]) for maps in output.coarse_cams]
 
 
 def target_maps(joints: Tensor, labelled: Tensor, cams: Tensor, stride: float, sigma: float) -> Tensor:

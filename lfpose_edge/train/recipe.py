@@ -62,18 +62,74 @@ class Data(_Section):
         return self
 
 
+class Context(_Section):
+    """The multi-scale spatial-guided context encoder; see ``networks/context_encoder.py``."""
+
+    strides: tuple[Literal[8, 16, 32], ...] = (8, 16, 32)
+    """Of the maps that are looked at, finest first; only one: single scale."""
+    asking: Literal[8, 16, 32] = 16
+    """Stride of the map whose cells look at the others, and where the decoder begins."""
+    width: int = Field(96, ge=8)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    guided: bool = True
+    """Look most at where joints are likely to be."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Context:
+        if list(self.strides) != sorted(set(self.strides)) or self.asking not in self.strides:
+            message = f"strides {list(self.strides)} must rise, and {self.asking}, which asks, be among them"
+            raise ValueError(message)
+        if self.width % 4 or self.width % self.heads:
+            message = f"width {self.width} must be a multiple of 4 and of the {self.heads} heads"
+            raise ValueError(message)
+        return self
+
+
+class Prototyping(_Section):
+    """Relation-encoded pose prototypes, which take the CAM head's place; see ``networks/prototypes.py``."""
+
+    layers: int = Field(2, ge=0)
+    """Of relation encoding; 0 leaves it out."""
+    heads: int = Field(4, ge=1)
+    memory: bool = True
+    """Keep the mean prototypes of the data set."""
+
+
 class Network(_Section):
     backbone: str = "efficientnet_lite0"
     pretrained: bool | Path = True
     """Start from the published ImageNet weights, installed as a package (true) or in a file (its path)."""
     widths: tuple[int, ...] = (128, 96, 64, 48)
-    """Decoder channels from stride 32 downwards."""
+    """Decoder channels from stride 32 downwards; with a context encoder, from the stride that asks."""
+    context: Context | None = None
+    prototypes: Prototyping | None = None
     refine: bool = False
     """Read coarse CAMs at stride 16, supervise them too, and let the rest of the decoder see them."""
     smooth_cells: float = Field(0.0, ge=0, le=16)
     """Smooth the trained network's CAMs with a Gaussian this wide; the target's, loss.sigma_cells, or 0."""
     freeze_stages: int = Field(0, ge=0)
     """The backbone's stem and this many of its stages keep their ImageNet weights."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Network:
+        if self.prototypes and not self.context:
+            message = "prototypes are pooled from the context encoder's map: give network.context too"
+            raise ValueError(message)
+        if self.prototypes and self.context and self.context.width % self.prototypes.heads:
+            message = f"context.width {self.context.width} must be a multiple of prototypes.heads"
+            raise ValueError(message)
+        first = self.context.asking if self.context else 32
+        most = first.bit_length() - 2  # down to stride 4
+        if not 1 <= len(self.widths) <= most:
+            message = (
+                f"widths takes 1 to {most} channel counts (strides {first} to 4), got {len(self.widths)}"
+            )
+            raise ValueError(message)
+        if self.refine and (self.context or len(self.widths) < 2):
+            message = "refine works at stride 16 of a decoder from stride 32: two widths or more, no context"
+            raise ValueError(message)
+        return self
 
 
 class Augment(_Section):
@@ -116,7 +172,7 @@ class Loss(_Section):
     """Standard deviation of the target Gaussian, in CAM cells."""
     location: float = Field(1.0, ge=0)
     coarse: float = Field(0.5, ge=0)
-    """Weight of the coarse CAMs' location term, for networks that refine."""
+    """Weight of the location term of the coarse CAMs together, for networks that have some."""
     heatmap: float = Field(0.01, ge=0)
     presence: float = Field(0.1, ge=0)
     tag_location: float = Field(3.0, ge=0)
@@ -125,6 +181,20 @@ class Loss(_Section):
     """Weight of what they say of the map's level in the region."""
     tag_sharpness: Positive = 3.0
     """r of the log-mean-exp over a region: from the mean (small) to the maximum (large)."""
+    tag_balance: bool = True
+    """Let "yes" and "no" count alike there, however rare one of them is."""
+    agreement: float = Field(0.0, ge=0)
+    """Weight of coarse and fine CAMs saying the same: the coarse teach in the first third, then the fine."""
+    contrast: float = Field(0.0, ge=0)
+    """Weight of a joint's feature being nearer to its prototype in the memory than to other joints'."""
+    concentration: float = Field(0.0, ge=0)
+    """Weight of the variance of a CAM's mass, in squares of the crop's side."""
+    equivariance: float = Field(0.0, ge=0)
+    """Weight of the CAMs of two views of a person being views of the same; of persons without a location."""
+    teacher: float = Field(0.0, ge=0)
+    """Weight of the places that the averaged network finds in an easy view of a person without a location."""
+    teacher_sure: Fraction = 0.5
+    """The part of a CAM's mass that must be around its peak for the teacher to be heard."""
     swap_rate: float = Field(0.0, ge=0, lt=0.5)
     """How many of the labelled persons have left and right exchanged; 0 trusts every label."""
     swap_trust: Positive = 2.0
@@ -162,7 +232,23 @@ class Recipe(_Section):
         if self.skeleton not in SKELETONS:
             message = f"unknown skeleton {self.skeleton!r}; {did_you_mean(self.skeleton, SKELETONS)}"
             raise ValueError(message)
+        remembers = self.network.prototypes is not None and self.network.prototypes.memory
+        coarse = self.network.refine or self.network.context is not None
+        for wanted, possible, lacking in (
+            ("contrast", remembers, "network.prototypes with a memory"),
+            ("agreement", coarse, "coarse CAMs: network.context or network.refine"),
+            ("teacher", self.data.tags, "persons without a location: data.tags"),
+            ("equivariance", self.data.tags, "persons without a location: data.tags"),
+        ):
+            if getattr(self.loss, wanted) and not possible:
+                message = f"loss.{wanted} needs {lacking}"
+                raise ValueError(message)
         return self
+
+    @property
+    def two_views(self) -> bool:
+        """Whether persons without a location are cropped twice."""
+        return bool(self.loss.teacher or self.loss.equivariance)
 
     @property
     def epochs(self) -> int:

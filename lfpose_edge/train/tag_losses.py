@@ -8,20 +8,23 @@ from torch.nn import functional as F
 
 from lfpose_edge.train.data.tagged_crops import TagSample
 from lfpose_edge.train.data.tags import NO, YES
-from lfpose_edge.train.losses import LossTerms
+from lfpose_edge.train.losses import LossTerms, with_strides
 from lfpose_edge.train.networks.cam_network import PoseOutput
 from lfpose_edge.train.recipe import Loss
 
 _COVERED = 0.9  # of a region, in the crop: with less, a joint that was seen there may have been cut off
 _LEAST_MASS = 1e-4
+_RAREST = 0.05
+_POINTS = 8  # along each side of a region
 
 
 def tag_loss(output: PoseOutput, sample: TagSample, _: Tensor, stride: float, weights: Loss) -> LossTerms:
     """The loss of crops of which only answers are known.
 
-    *Location* is :func:`mass_costs`, of joints that were seen somewhere in the crop; coarse CAMs have it too.
-    *Heatmap* is :func:`presence_costs`, which sets the maps' level. *Presence* is the binary cross-entropy of
-    the presence logits, where the whole box was asked about or the joint was seen in a part of it.
+    *Location* is :func:`mass_costs`, of joints that were seen somewhere in the crop. *Heatmap* is
+    :func:`presence_costs`, which sets the maps' level. Coarse CAMs have both too, on average over them.
+    *Presence* is the binary cross-entropy of the presence logits, where the whole box was asked about or the
+    joint was seen in a part of it; it is not balanced, so that the logits stay those of a probability.
 
     Args:
         output: CAMs (B, K, h, w) and presence (B, K), logits.
@@ -35,25 +38,37 @@ def tag_loss(output: PoseOutput, sample: TagSample, _: Tensor, stride: float, we
     seen = yes.any(dim=1)  # (B, K)
     told_yes, told_no = yes & seen[:, None], no & seen[:, None]
     told = (told_yes | told_no).sum().clamp_min(1)
-    location = mass_costs(cams, masks, told_yes, told_no).sum() / told
-    coarse = cams.new_zeros(())
-    if output.coarse_cams is not None:
-        coarse_cams = output.coarse_cams.float()
-        coarse_stride = stride * cams.shape[3] / coarse_cams.shape[3]
-        coarse_masks, _ = region_masks(sample.regions, sample.affine, coarse_cams.shape[2:], coarse_stride)
-        coarse = mass_costs(coarse_cams, coarse_masks, told_yes, told_no).sum() / told
-    level = presence_costs(cams, masks, yes, no, weights.tag_sharpness).sum()
-    level = level / (yes | no).sum().clamp_min(1)
+    judged = (yes | no).sum().clamp_min(1)
+    balance = class_balance(sample.rates, yes, no) if weights.tag_balance else (yes | no).float()
+
+    def costs(maps: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        place = mass_costs(maps, cells, told_yes, told_no).sum() / told
+        level = presence_costs(maps, cells, yes, no, weights.tag_sharpness) * balance
+        return place, level.sum() / judged
+
+    location, level = costs(cams, masks)
+    total = weights.tag_location * location + weights.tag_level * level
+    for maps, map_stride in with_strides(output, stride):
+        cells, _ = region_masks(sample.regions, sample.affine, maps.shape[2:], map_stride)
+        place, coarse_level = costs(maps, cells)
+        share = weights.coarse / len(output.coarse_cams)
+        total = total + share * (weights.tag_location * place + weights.tag_level * coarse_level)
     absent = (no & sample.whole[..., None]).any(dim=1)
     known = seen | absent
     tags = F.binary_cross_entropy_with_logits(presence, seen.float(), reduction="none")
     tags = (tags * known).sum() / known.sum().clamp_min(1)
-    total = (
-        weights.tag_location * (location + weights.coarse * coarse)
-        + weights.tag_level * level
-        + weights.presence * tags
-    )
-    return LossTerms(total, location, level, tags)
+    return LossTerms(total + weights.presence * tags, location, level, tags)
+
+
+def class_balance(rates: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Weights (B, R, K) by which the rarer answer about a joint counts as much as the other, 0 for no answer.
+
+    Args:
+        rates: (B, K) how often the answer about a joint is yes, in the whole sheet.
+        yes, no: (B, R, K).
+    """
+    rate = rates.clamp(_RAREST, 1 - _RAREST)[:, None]
+    return 2 * ((1 - rate) * yes + rate * no)
 
 
 def region_masks(
@@ -75,10 +90,15 @@ def region_masks(
     places = torch.einsum("bij,jhw->bihw", affines, centres)[:, None]  # (B, 1, 2, h, w) image pixels
     low, high = regions[..., :2, None, None], regions[..., 2:, None, None]
     masks = ((places >= low) & (places < high)).all(dim=2)
-    cell = torch.linalg.det(affines[:, :, :2]).abs() * stride**2
-    area = (regions[..., 2:] - regions[..., :2]).prod(dim=2)
-    covered = masks.sum(dim=(2, 3)) * cell[:, None] / area.clamp_min(1e-6)
-    return masks, covered.clamp(max=1.0)
+    # By points of the region, not by cells of the map: of a small region a few cells are a poor measure.
+    part = (torch.arange(_POINTS, device=affines.device) + 0.5) / _POINTS
+    parts = torch.stack(torch.meshgrid(part, part, indexing="xy"), dim=2).flatten(0, 1).to(regions.dtype)
+    points = regions[..., None, :2] + parts * (regions[..., None, 2:] - regions[..., None, :2])
+    inverse = torch.linalg.inv(affines[:, :, :2]).to(regions.dtype)
+    offset = affines[:, None, None, :, 2].to(regions.dtype)
+    crop = torch.einsum("bij,brpj->brpi", inverse, points - offset)
+    extent = torch.tensor(shape[::-1], device=affines.device) * stride
+    return masks, ((crop >= 0) & (crop <= extent)).all(dim=3).to(regions.dtype).mean(dim=2)
 
 
 def judged_answers(answers: Tensor, masks: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,9 +16,10 @@ from lfpose_edge.export.to_onnx import to_onnx
 
 from lfpose_edge.backends import Request, load_backend
 from lfpose_edge.errors import AccuracyGateError, BundleError
+from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.checkpoint import save_checkpoint
 from lfpose_edge.train.networks import BACKBONES, CamNetwork, build_network
-from lfpose_edge.train.recipe import parse_recipe
+from lfpose_edge.train.recipe import Network, parse_recipe
 
 RECIPE = {
     "name": "tiny",
@@ -41,7 +42,7 @@ def _trained_like(network: torch.nn.Module) -> None:
 def _write_checkpoint(path: Path) -> Path:
     torch.manual_seed(0)
     recipe = parse_recipe(RECIPE, where="test")
-    network = build_network(recipe.network, 14)
+    network = build_network(recipe.network, LSP14)
     _trained_like(network)
     save_checkpoint(path, {"recipe": recipe.model_dump(mode="json"), "ema": network.state_dict(), "step": 5})
     return path
@@ -53,7 +54,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def _network(checkpoint: Path) -> CamNetwork:
-    network = build_network(parse_recipe(RECIPE, where="test").network, 14)
+    network = build_network(parse_recipe(RECIPE, where="test").network, LSP14)
     network.load_state_dict(torch.load(checkpoint, weights_only=True)["ema"])
     return network.eval()
 
@@ -74,28 +75,41 @@ def test_the_bundle_computes_what_the_network_computes(checkpoint: Path, tmp_pat
     assert bundle.skeleton.name == "lsp14"
 
 
+PLAIN: dict[str, Any] = {"widths": (16, 16, 16, 16)}
+SMALL_CONTEXT = {"widths": (16, 16, 16), "context": {"width": 16, "layers": 1}}
+PARTS = {
+    "refined and smoothed": (
+        {**PLAIN, "refine": True, "smooth_cells": 2.0},
+        {"cam_head", "smoothing.across", "smoothing.down"},
+    ),
+    "with context": (SMALL_CONTEXT, {"cam_head"}),
+    "with prototypes": (
+        {**SMALL_CONTEXT, "prototypes": {"layers": 1}, "smooth_cells": 2.0},
+        {
+            "prototypes.feature_projection",
+            "prototypes.prototype_projection",
+            "smoothing.across",
+            "smoothing.down",
+        },
+    ),
+}
+
+
 @pytest.mark.parametrize(
-    ("options", "last_layers"),
-    [
-        pytest.param({}, ["cam_head"], id="plain"),
-        pytest.param(
-            {"refine": True, "smooth_cells": 2.0},
-            ["cam_head", "smoothing.across", "smoothing.down"],
-            id="refined and smoothed",
-        ),
-    ],
+    ("name", "options", "last_layers"),
+    [pytest.param(name, PLAIN, {"cam_head"}, id=name) for name in BACKBONES]
+    + [pytest.param("efficientnet_lite0", *part, id=what) for what, part in PARTS.items()],
 )
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_network_exports(name: str, options: dict[str, Any], last_layers: list[str]) -> None:
+def test_every_network_exports(name: str, options: dict[str, Any], last_layers: set[str]) -> None:
     torch.manual_seed(0)
-    network = CamNetwork(name, 5, (16, 16, 16, 16), **options).eval()
+    recipe = Network.model_validate({"backbone": name, **options})
+    network = CamNetwork(recipe, LSP14).eval()
     model = to_onnx(network, (64, 64))
     onnx.checker.check_model(model)
     assert [o.version for o in model.opset_import if o.domain == ""] == [17]
-    layers = [node.name for node in model.graph.node if node.op_type == "Conv"]
-    assert layers[-len(last_layers) :] == last_layers
     assert set(tail_layers(Graph(model))) == {*last_layers, "presence_head"}
-    assert len(set(layers)) == len(layers)
+    nodes = [node.name for node in model.graph.node]
+    assert len(set(nodes)) == len(nodes)
     operators = {node.op_type for node in model.graph.node}
     assert "BatchNormalization" not in operators
     assert "Pad" not in operators

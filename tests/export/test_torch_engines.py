@@ -34,7 +34,7 @@ WANTED = Engines("torch_tensorrt")
 def checkpoint(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     recipe = parse_recipe(RECIPE, where="test")
-    state = build_network(recipe.network, 14).state_dict()
+    state = build_network(recipe.network, recipe.joints).state_dict()
     save_checkpoint(tmp_path / "last.pt", {"recipe": recipe.model_dump(mode="json"), "ema": state, "step": 5})
     return tmp_path / "last.pt"
 

@@ -137,7 +137,7 @@ def test_a_joint_whose_mirror_is_unlabelled_is_moved_only_as_far_as_the_label_is
 
 def test_coarse_cams_are_trained_too() -> None:
     coarse = torch.zeros(1, 3, 3, 3, requires_grad=True)
-    output = PoseOutput(torch.zeros(1, 3, 12, 12), torch.zeros(1, 3), coarse)
+    output = PoseOutput(torch.zeros(1, 3, 12, 12), torch.zeros(1, 3), (coarse,))
     weights = Loss(sigma_cells=1.5, coarse=0.5, heatmap=0, presence=0)
     terms = supervised_loss(output, _sample(JOINTS, LABELLED), NOSE_AND_HANDS, 4.0, weights)
     assert terms.total.item() == pytest.approx(terms.location.item() + 0.5 * math.log(9), rel=1e-4)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lfpose_edge import ops
 from lfpose_edge.errors import SourceError
+from lfpose_edge.geometry import Affines, crop_affines
 from lfpose_edge.opencv import cv2
 from lfpose_edge.train.data.augment import random_pixels
 from lfpose_edge.train.data.crops import CropView
@@ -28,6 +30,9 @@ class TagSample(NamedTuple):
         regions: (R, 4) float32 x1, y1, x2, y2 in image pixels; those that fill up a person's R are empty.
         whole: (R,) bool, the region is the person's box.
         answers: (R, K) int8, see :class:`Tags`; in a mirrored crop left and right have changed places.
+        rates: (K,) float32, how often the answer about a joint is yes in the whole sheet, likewise.
+        easy: (3, H, W) uint8 RGB, the plain crop of the same person, never mirrored; empty without two views.
+        easy_affine: (2, 3) float32, its crop to image pixels.
     """
 
     crop: Tensor
@@ -35,6 +40,9 @@ class TagSample(NamedTuple):
     regions: Tensor
     whole: Tensor
     answers: Tensor
+    rates: Tensor
+    easy: Tensor
+    easy_affine: Tensor
 
 
 class TaggedCrops(Dataset[TagSample]):
@@ -44,13 +52,15 @@ class TaggedCrops(Dataset[TagSample]):
         tags: the answered sheet.
         folder: of its images.
         view: how crops are cut.
+        two_views: cut the plain crop too.
 
     Raises:
         SourceError: an image is not in the folder.
     """
 
-    def __init__(self, tags: Tags, folder: Path, view: CropView) -> None:
-        self.tags, self.folder, self.view = tags, folder, view
+    def __init__(self, tags: Tags, folder: Path, view: CropView, *, two_views: bool = False) -> None:
+        self.tags, self.folder, self.view, self.two_views = tags, folder, view, two_views
+        self._rates = np.nan_to_num(tags.rates(), nan=0.5).astype(np.float32)
         _, first, person = np.unique(tags.persons, return_index=True, return_inverse=True)
         order = np.argsort(first)  # as in the sheet
         self._rows = [np.flatnonzero(person == p) for p in order] if len(first) else []
@@ -80,19 +90,32 @@ class TaggedCrops(Dataset[TagSample]):
         if image is None:
             message = f"cannot decode {path}: damaged, or not an image"
             raise SourceError(message)
-        crop = ops.preprocess(image, affine[None], view.size, swap_rb=True, dtype=np.uint8)[0]  # type: ignore[arg-type]
+        image = np.asarray(image, np.uint8)
+        crop = self._cut(image, affine)
+        easy_affine = crop_affines(box, view.size, padding=view.padding)[0]
+        easy = self._cut(image, easy_affine) if self.two_views else np.zeros(0, np.uint8)
         if view.augment is not None:
             crop = random_pixels(crop, view.augment, rng)
         regions = np.zeros((self._most, 4), np.float32)
         answers = np.full((self._most, len(self.tags.skeleton)), OPEN, np.int8)
         regions[: len(rows)] = self.tags.regions[rows]
         answers[: len(rows)] = self.tags.answers[rows]
+        rates = self._rates
         if flip:
-            answers = answers[:, self._mirror]
+            answers, rates = answers[:, self._mirror], rates[self._mirror]
         return TagSample(
             torch.from_numpy(crop),
             torch.from_numpy(affine.astype(np.float32)),
             torch.from_numpy(regions),
             torch.from_numpy(np.abs(regions - box).max(axis=1) < 0.01),
             torch.from_numpy(answers),
+            torch.from_numpy(rates),
+            torch.from_numpy(easy),
+            torch.from_numpy(easy_affine.astype(np.float32)),
         )
+
+    def _cut(self, image: NDArray[Any], affine: Affines) -> NDArray[np.uint8]:
+        crop: NDArray[np.uint8] = ops.preprocess(
+            image, affine[None], self.view.size, swap_rb=True, dtype=np.uint8
+        )[0]
+        return crop

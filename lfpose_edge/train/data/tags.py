@@ -63,6 +63,32 @@ class Tags:
             (self.answers == YES).sum(axis=0), asked, where=asked > 0, out=np.full(len(asked), np.nan)
         )
 
+    def without(self, persons: PersonTable, folder: Path) -> Tags:
+        """What was asked about everybody else.
+
+        Args:
+            persons: those to leave out, by image and annotation id.
+            folder: of this sheet's images.
+        """
+        images = {name: (folder / name).resolve() for name in set(self.images)}
+        out = {
+            (path.resolve(), int(number))
+            for path, number in zip(persons.images, persons.annotation_ids, strict=True)
+        }
+        kept = [
+            row
+            for row, (name, number) in enumerate(zip(self.images, self.persons, strict=True))
+            if (images[name], int(number)) not in out
+        ]
+        return replace(
+            self,
+            persons=self.persons[kept],
+            images=[self.images[row] for row in kept],
+            boxes=self.boxes[kept],
+            regions=self.regions[kept],
+            answers=self.answers[kept],
+        )
+
 
 def make_questions(persons: PersonTable, folder: Path, regions: int, seed: int = 0) -> Tags:
     """Choose the regions to ask about: every person's whole box, then tiles of it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lfpose_edge.errors import RecipeError, did_you_mean
+from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.train.networks.cam_network import BACKBONES, CamNetwork, PoseOutput
 from lfpose_edge.train.networks.weights import load_imagenet_weights
 from lfpose_edge.train.recipe import Network
@@ -10,29 +11,21 @@ from lfpose_edge.train.recipe import Network
 __all__ = ["BACKBONES", "CamNetwork", "PoseOutput", "build_network"]
 
 
-def build_network(recipe: Network, joints: int, *, pretrained: bool | None = None) -> CamNetwork:
+def build_network(recipe: Network, skeleton: Skeleton, *, pretrained: bool | None = None) -> CamNetwork:
     """The network that a recipe describes.
 
     Args:
         recipe: the recipe's ``network`` section.
-        joints: K.
+        skeleton: K joints.
         pretrained: whether to load ImageNet weights; None does as the recipe says.
 
     Raises:
-        RecipeError: an unknown backbone, a decoder that is too long or too short, missing weights.
+        RecipeError: an unknown backbone, missing weights.
     """
     if recipe.backbone not in BACKBONES:
         message = f"unknown backbone {recipe.backbone!r}; {did_you_mean(recipe.backbone, BACKBONES)}"
         raise RecipeError(message)
-    if not 1 <= len(recipe.widths) <= 4:
-        message = f"network.widths takes 1 to 4 channel counts (strides 32 to 4), got {len(recipe.widths)}"
-        raise RecipeError(message)
-    if recipe.refine and len(recipe.widths) < 2:
-        message = "network.refine works at stride 16, so network.widths needs two channel counts or more"
-        raise RecipeError(message)
-    network = CamNetwork(
-        recipe.backbone, joints, recipe.widths, refine=recipe.refine, smooth_cells=recipe.smooth_cells
-    )
+    network = CamNetwork(recipe, skeleton)
     source = recipe.pretrained if not isinstance(recipe.pretrained, bool) else None
     if recipe.pretrained is not False if pretrained is None else pretrained:
         load_imagenet_weights(network.backbone, recipe.backbone, source)

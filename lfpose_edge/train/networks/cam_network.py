@@ -1,4 +1,4 @@
-"""The supervised pose network: backbone, light decoder, CAM logits and presence logits."""
+"""The pose network: backbone, context encoder, light decoder, CAM logits and presence logits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lfpose_edge.train.networks.decoder import ResizeDecoder
+from lfpose_edge.skeleton import Skeleton
+from lfpose_edge.train.networks.context_encoder import ContextEncoder
+from lfpose_edge.train.networks.decoder import CamHead, ResizeDecoder
 from lfpose_edge.train.networks.efficientnet_lite import LITE_VARIANTS, EfficientNetLite
+from lfpose_edge.train.networks.prototypes import PrototypeHead, Prototypes
 from lfpose_edge.train.networks.resnet import RESNET_VARIANTS, ResNet
+from lfpose_edge.train.recipe import Network
 
 BACKBONES = {name: EfficientNetLite for name in LITE_VARIANTS} | {name: ResNet for name in RESNET_VARIANTS}
+_STRIDES = (4, 8, 16, 32)  # of a backbone's maps
 
 
 class PoseOutput(NamedTuple):
@@ -22,12 +27,14 @@ class PoseOutput(NamedTuple):
     Attributes:
         cams: (B, K, h, w) class activation maps, logits.
         presence: (B, K) presence logits.
-        coarse_cams: (B, K, H / 16, W / 16) logits that only training looks at, where the network has them.
+        coarse_cams: logits (B, K, h_l, w_l) of coarser maps, where the network has them; for training only.
+        prototypes: where the network makes them; for training only.
     """
 
     cams: Tensor
     presence: Tensor
-    coarse_cams: Tensor | None = None
+    coarse_cams: tuple[Tensor, ...] = ()
+    prototypes: Prototypes | None = None
 
 
 class GaussianRow(nn.Module):
@@ -75,60 +82,89 @@ class Smoothing(nn.Module):
         self.across = GaussianRow(joints, sigma, vertical=False)
         self.down = GaussianRow(joints, sigma, vertical=True, bias=self.BACKGROUND + 1)
 
-    def forward(self, features: Tensor, head: nn.Conv2d) -> Tensor:
-        """Features (B, C, h, w) to smoothed CAM logits (B, K, h, w) of a 1x1 convolution."""
-        assert head.bias is not None
-        above_background = F.conv2d(features, head.weight, head.bias - self.BACKGROUND)
+    def forward(self, above_background: Tensor) -> Tensor:
+        """CAM logits (B, K, h, w), raised by -BACKGROUND, to smoothed CAM logits."""
         smoothed: Tensor = self.down(self.across(above_background))
         return smoothed
 
 
 class CamNetwork(nn.Module):
-    """Backbone and :class:`ResizeDecoder` with a CAM head and a presence head.
+    """A backbone, a :class:`ResizeDecoder`, a CAM head and a presence head.
+
+    Where the recipe has them, a :class:`ContextEncoder` stands between backbone and decoder, a
+    :class:`PrototypeHead` in the CAM head's place, and a :class:`Smoothing` of CAMs, outside of training,
+    behind it.
 
     Args:
-        backbone: a name in ``BACKBONES``.
-        joints: K.
-        widths: decoder channels from stride 32 downwards; four of them end at stride 4.
-        refine: let the decoder refine coarse CAMs of stride 16.
-        smooth_cells: standard deviation of the :class:`Smoothing` of CAMs outside of training; 0 for none.
+        recipe: which of these there are, and how large.
+        skeleton: K joints.
 
     Attributes:
         cam_stride: crop pixels per CAM cell.
     """
 
-    def __init__(
-        self,
-        backbone: str,
-        joints: int,
-        widths: tuple[int, ...] = (160, 128, 96, 64),
-        *,
-        refine: bool = False,
-        smooth_cells: float = 0.0,
-    ) -> None:
+    def __init__(self, recipe: Network, skeleton: Skeleton) -> None:
         super().__init__()
+        joints, widths = len(skeleton), recipe.widths
         self._frozen: list[nn.Module] = []
-        self.backbone = BACKBONES[backbone](backbone)
-        self.decoder = ResizeDecoder(self.backbone.channels, widths, joints if refine else 0)
-        self.cam_head = nn.Conv2d(widths[-1], joints, 1)
+        self.backbone = BACKBONES[recipe.backbone](recipe.backbone)
+        channels = dict(zip(_STRIDES, self.backbone.channels, strict=True))
+        self.context: ContextEncoder | None = None
+        first = _STRIDES[-1]
+        if recipe.context is not None:
+            first, part = recipe.context.asking, recipe.context
+            self.context = ContextEncoder(
+                [channels[stride] for stride in part.strides],
+                part.strides,
+                part.asking,
+                joints,
+                width=part.width,
+                layers=part.layers,
+                heads=part.heads,
+                guided=part.guided,
+            )
+            channels[first] = part.width
+        self._finer = _STRIDES.index(first)  # maps that the decoder takes from the backbone in any case
+        decoded = [channels[stride] for stride in _STRIDES if stride <= first]
+        self.decoder = ResizeDecoder(decoded, widths, joints if recipe.refine else 0)
+        self.prototypes: PrototypeHead | None = None
+        if recipe.context is not None and recipe.prototypes is not None:
+            self.coarse_head = CamHead(recipe.context.width, joints)
+            self.prototypes = PrototypeHead(
+                recipe.context.width,
+                widths[-1],
+                skeleton,
+                layers=recipe.prototypes.layers,
+                heads=recipe.prototypes.heads,
+                memory=recipe.prototypes.memory,
+            )
+        else:
+            self.cam_head = CamHead(widths[-1], joints)
         self.presence_head = nn.Linear(widths[0], joints)
-        self.smoothing = Smoothing(joints, smooth_cells) if smooth_cells else None
-        self.cam_stride = 32 // 2 ** (len(widths) - 1)
-        # A cell holds a joint rarely: start there, so that the first steps are not spent on the background.
-        heads = [self.cam_head] + ([self.decoder.refiner.cam_head] if self.decoder.refiner else [])
-        for head in heads:
-            nn.init.normal_(head.weight, std=0.01)
-            nn.init.constant_(head.bias, math.log(0.01 / 0.99))
+        self.smoothing = Smoothing(joints, recipe.smooth_cells) if recipe.smooth_cells else None
+        self.cam_stride = first // 2 ** (len(widths) - 1)
 
     def forward(self, crops: Tensor) -> PoseOutput:
         """(B, 3, H, W) normalised crops to CAMs (B, K, H / stride, W / stride) and presence (B, K)."""
-        fine, top, coarse_cams = self.decoder(self.backbone(crops))
-        presence = self.presence_head(F.adaptive_avg_pool2d(top, 1).flatten(1))
-        if self.smoothing is not None and not self.training:
-            cams = self.smoothing(fine, self.cam_head)
+        maps = self.backbone(crops)
+        coarse_cams: tuple[Tensor, ...] = ()
+        if self.context is not None:
+            context, coarse_cams = self.context([maps[_STRIDES.index(s)] for s in self.context.strides])
+            maps = [*maps[: self._finer], context]
+        fine, top, refined = self.decoder(maps)
+        presence = self.presence_head(top.mean(dim=(2, 3)))
+        smoothing = None if self.training else self.smoothing
+        lift = 0.0 if smoothing is None else -smoothing.BACKGROUND
+        prototypes = None
+        if self.prototypes is not None:
+            coarse = self.coarse_head(maps[-1])
+            cams, prototypes = self.prototypes(maps[-1], coarse, presence, fine, lift)
+            coarse_cams = (*coarse_cams, coarse)
         else:
-            cams = self.cam_head(fine)
-        return PoseOutput(cams, presence, coarse_cams)
+            cams = self.cam_head(fine, lift)
+        if smoothing is not None:
+            cams = smoothing(cams)
+        return PoseOutput(cams, presence, coarse_cams + refined, prototypes)
 
     def freeze(self, stages: int) -> None:
         """Keep the backbone's stem and its first ``stages`` stages as they are; 0 frees everything."""
@@ -166,11 +202,13 @@ def count_parameters(network: nn.Module) -> int:
 
 def count_macs(network: nn.Module, size: tuple[int, int]) -> int:
     """Multiply-accumulates of one crop of ``size`` (height, width), counted by torch's FlopCounterMode."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     training = network.training
     network.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # Only the plain attention is made of operators that are counted.
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         network(torch.zeros(1, 3, *size))
     network.train(training)
     return counter.get_total_flops() // 2

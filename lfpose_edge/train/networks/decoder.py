@@ -6,6 +6,7 @@ convolutions quantise on all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lfpose_edge.train.networks.efficientnet_lite import conv_bn, depthwise_bn
+
+RARE = math.log(0.01 / 0.99)
 
 
 class SeparableConv(nn.Sequential):
@@ -26,6 +29,24 @@ class SeparableConv(nn.Sequential):
             conv_bn(c_in, c_out, 1),
             nn.ReLU6(inplace=True),
         )
+
+
+class CamHead(nn.Conv2d):
+    """Reads CAM logits off a map, cell by cell.
+
+    A cell holds a joint rarely: the head starts there, so that the first steps are not spent on the
+    background.
+    """
+
+    def __init__(self, channels: int, joints: int) -> None:
+        super().__init__(channels, joints, 1)
+        nn.init.normal_(self.weight, std=0.01)
+        nn.init.constant_(self.bias, RARE)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor, lift: float = 0.0) -> Tensor:
+        """(B, C, h, w) to logits (B, K, h, w), all of them raised by ``lift``."""
+        assert self.bias is not None
+        return F.conv2d(features, self.weight, self.bias + lift if lift else self.bias)
 
 
 class Refiner(nn.Module):
@@ -42,7 +63,7 @@ class Refiner(nn.Module):
 
     def __init__(self, channels: int, joints: int) -> None:
         super().__init__()
-        self.cam_head = nn.Conv2d(channels, joints, 1)
+        self.cam_head = CamHead(channels, joints)
         self.exchange = nn.Sequential(
             SeparableConv(channels + joints, channels), SeparableConv(channels, channels)
         )
@@ -58,13 +79,13 @@ class Decoded(NamedTuple):
 
     Attributes:
         fine: (B, widths[-1], h, w), the finest map.
-        top: (B, widths[0], H / 32, W / 32), the projected coarsest map.
-        coarse_cams: (B, K, H / 16, W / 16) CAM logits, where the decoder has a :class:`Refiner`.
+        top: (B, widths[0], h, w), the projected coarsest map.
+        coarse_cams: CAM logits (B, K, H / 16, W / 16), where the decoder has a :class:`Refiner`.
     """
 
     fine: Tensor
     top: Tensor
-    coarse_cams: Tensor | None
+    coarse_cams: tuple[Tensor, ...]
 
 
 class ResizeDecoder(nn.Module):
@@ -87,9 +108,11 @@ class ResizeDecoder(nn.Module):
     def forward(self, maps: list[Tensor]) -> Decoded:
         """Maps finest first to decoded maps."""
         top: Tensor = self.top(maps[-1])
-        x, coarse_cams = top, None
+        x = top
+        coarse_cams: tuple[Tensor, ...] = ()
         for lateral, merge, fine in zip(self.laterals, self.merges, reversed(maps[:-1]), strict=False):
             x = merge(F.interpolate(x, scale_factor=2.0, mode="nearest") + lateral(fine))
-            if self.refiner is not None and coarse_cams is None:
-                x, coarse_cams = self.refiner(x)
+            if self.refiner is not None and not coarse_cams:
+                x, cams = self.refiner(x)
+                coarse_cams = (cams,)
         return Decoded(x, top, coarse_cams)

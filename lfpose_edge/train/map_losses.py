@@ -1,0 +1,90 @@
+"""Losses that need no label: what the CAMs of a person are like, whoever it is.
+
+"Location-Free Human Pose Estimation" (Xu et al., CVPR 2022) does not say in its abstract which losses it
+uses; these are our reconstruction.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lfpose_edge.train.networks.cam_network import PoseOutput
+from lfpose_edge.train.networks.prototypes import Prototypes
+
+SURE = 0.7  # presence above which a joint is taken to be there
+_TEMPERATURE = 0.1
+
+
+def likely_present(output: PoseOutput) -> Tensor:
+    """(B, K) float: 1 where the network is sure that the joint is there. No gradient flows through it."""
+    return (output.presence.detach().float().sigmoid() > SURE).float()
+
+
+def squared_hellinger(p: Tensor, q: Tensor) -> Tensor:
+    """How far two distributions (..., cells) are apart: 0 the same, 1 without a common cell.
+
+    Other than a squared difference it does not vanish where both are spread over many cells.
+    """
+    return 1 - torch.sqrt(p * q + 1e-12).sum(dim=-1)
+
+
+def agreement_loss(output: PoseOutput, progress: float) -> Tensor:
+    """Coarse and fine CAMs say the same.
+
+    In the first third of a training the coarse ones, which learn sooner, teach the fine ones; then the fine
+    ones, which tell joints apart, teach the coarse ones.
+
+    Args:
+        output: of B crops.
+        progress: of the training, 0 to 1.
+    """
+    cams, present = output.cams.float(), likely_present(output)
+    fine = cams.flatten(2).softmax(dim=2).view_as(cams)
+    total = cams.new_zeros(())
+    for coarse in output.coarse_cams:
+        ratio = cams.shape[3] // coarse.shape[3]
+        seen_coarsely = (F.avg_pool2d(fine, ratio) * ratio**2).flatten(2)
+        own = coarse.float().flatten(2).softmax(dim=2)
+        pupil, tutor = (seen_coarsely, own) if progress < 1 / 3 else (own, seen_coarsely)
+        apart = squared_hellinger(pupil, tutor.detach())
+        total = total + (apart * present).sum() / present.sum().clamp_min(1)
+    return total / max(1, len(output.coarse_cams))
+
+
+def concentration_loss(output: PoseOutput) -> Tensor:
+    """The variance of a CAM's mass, across plus down, in squares of the map's side.
+
+    Of the joints that are there.
+    """
+    cams, present = output.cams.float(), likely_present(output)
+    places = cams.flatten(2).softmax(dim=2).view_as(cams)
+    variance = cams.new_zeros(cams.shape[:2])
+    for axis, rest in ((3, 2), (2, 3)):
+        mass = places.sum(dim=rest)  # (B, K, cells of the axis)
+        at = torch.linspace(0, 1, cams.shape[axis], device=cams.device)
+        mean = (mass * at).sum(dim=2, keepdim=True)
+        variance = variance + (mass * (at - mean) ** 2).sum(dim=2)
+    return (variance * present).sum() / present.sum().clamp_min(1)
+
+
+def contrast_loss(output: PoseOutput) -> Tensor:
+    """What is seen at a joint's peak is nearer to its own prototype in the memory than to any other's.
+
+    InfoNCE over the K joints, among them the mirror joint, at the cell of the prototypes' map where the CAM
+    peaks; of joints that are there and that the memory knows.
+    """
+    assert isinstance(output.prototypes, Prototypes)
+    context, _, memory = output.prototypes
+    cams = F.adaptive_max_pool2d(output.cams.detach().float(), context.shape[2:])
+    peaks = cams.flatten(2).argmax(dim=2)  # (B, K)
+    cells = context.float().flatten(2).transpose(1, 2)  # (B, h * w, D)
+    seen = cells.gather(1, peaks[..., None].expand(-1, -1, cells.shape[2]))
+    similarity = F.normalize(seen, dim=2) @ F.normalize(memory.float(), dim=1).T / _TEMPERATURE  # (B, K, K)
+    known = (memory != 0).any(dim=1)
+    similarity = similarity.masked_fill(~known, -torch.inf)
+    own = torch.arange(len(memory), device=memory.device).expand(len(seen), -1)
+    judged = likely_present(output) * known
+    costs = F.cross_entropy(similarity.flatten(0, 1), own.flatten(), reduction="none").view_as(judged)
+    return torch.where(judged > 0, costs, 0.0).sum() / judged.sum().clamp_min(1)

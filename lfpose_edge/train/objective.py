@@ -1,0 +1,79 @@
+"""What a step minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lfpose_edge.train.data.crops import Sample
+from lfpose_edge.train.data.tagged_crops import TagSample
+from lfpose_edge.train.losses import LossTerms, supervised_loss
+from lfpose_edge.train.map_losses import agreement_loss, concentration_loss, contrast_loss
+from lfpose_edge.train.networks import CamNetwork, PoseOutput
+from lfpose_edge.train.recipe import Recipe
+from lfpose_edge.train.tag_losses import tag_loss
+from lfpose_edge.train.view_losses import equivariance_loss, teacher_loss
+
+LABEL_LOSSES: dict[type, Callable[..., LossTerms]] = {Sample: supervised_loss, TagSample: tag_loss}
+
+
+class Objective:
+    """The loss of a batch's labels, be they locations or tags, and the terms that need no label.
+
+    A term of weight 0 is not computed.
+
+    Args:
+        recipe: the weights.
+        network: that is trained; only its constants are read here.
+        mirror: (K,) the position of every joint's mirror joint.
+    """
+
+    def __init__(self, recipe: Recipe, network: CamNetwork, mirror: Tensor) -> None:
+        self.weights, self.mirror, self.stride = recipe.loss, mirror, network.cam_stride
+        self.normalize = network.normalize
+
+    def __call__(
+        self, model: nn.Module, teacher: CamNetwork, sample: Sample | TagSample, progress: float
+    ) -> LossTerms:
+        """The loss of one batch.
+
+        Args:
+            model: the network as Fabric wraps it.
+            teacher: the averaged network.
+            sample: B persons.
+            progress: of the training, 0 to 1.
+        """
+        weights = self.weights
+        crops = sample.crop
+        both = isinstance(sample, TagSample) and weights.equivariance > 0
+        if isinstance(sample, TagSample) and both:
+            crops = torch.cat([crops, sample.easy])  # one pass: BatchNorm sees both views together
+        output: PoseOutput = model(self.normalize(crops))
+        first = _rows(output, slice(len(sample.crop))) if both else output
+        terms = LABEL_LOSSES[type(sample)](first, sample, self.mirror, self.stride, weights)
+        total = terms.total
+        if weights.agreement:
+            total = total + weights.agreement * agreement_loss(output, progress)
+        if weights.concentration:
+            total = total + weights.concentration * concentration_loss(output)
+        if weights.contrast:
+            total = total + weights.contrast * contrast_loss(output)
+        if isinstance(sample, TagSample):
+            if both:
+                easy = _rows(output, slice(len(sample.crop), None))
+                total = total + weights.equivariance * equivariance_loss(first, easy, sample, self.mirror)
+            if weights.teacher:
+                with torch.no_grad():
+                    taught: PoseOutput = teacher(self.normalize(sample.easy))
+                total = total + weights.teacher * teacher_loss(
+                    first, taught, sample, self.mirror, self.stride, weights.sigma_cells, weights.teacher_sure
+                )
+        return terms._replace(total=total)
+
+
+def _rows(output: PoseOutput, rows: slice) -> PoseOutput:
+    """What label and view losses look at, of a part of a batch."""
+    coarse = tuple(cams[rows] for cams in output.coarse_cams)
+    return PoseOutput(output.cams[rows], output.presence[rows], coarse)

@@ -1,0 +1,161 @@
+"""Losses of two views of a person without a location: a hard one that is learned from, and an easy one.
+
+Both views come with the affine from their crop to the image, so what is found in one can be looked for in the
+other. The easy view is never mirrored; in a mirrored hard view left and right have changed places.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lfpose_edge.train.data.tagged_crops import TagSample
+from lfpose_edge.train.losses import gaussian_maps, location_costs, to_distribution
+from lfpose_edge.train.map_losses import SURE, squared_hellinger
+from lfpose_edge.train.networks.cam_network import PoseOutput
+from lfpose_edge.train.tag_losses import judged_answers, region_masks
+
+_COMMON = 0.8  # of a CAM's mass in the part that both views show
+_TELLING = 0.2  # nats
+_AROUND = 2.0  # standard deviations of the target's Gaussian
+
+
+def equivariance_loss(hard: PoseOutput, easy: PoseOutput, sample: TagSample, mirror: Tensor) -> Tensor:
+    """The CAMs of the hard view are the easy view's, moved as the picture was.
+
+    No location is needed, and no answer: it is a property of any map that follows what it sees.
+
+    Args:
+        hard, easy: the network's outputs of B persons' views; both learn.
+        sample: the persons.
+        mirror: (K,) the position of every joint's mirror joint.
+    """
+    p, q = (o.cams.float().flatten(2).softmax(dim=2).view_as(o.cams) for o in (hard, easy))
+    q = named_alike(q, sample.affine, mirror)
+    grid = _sampling_grid(sample.affine, sample.easy_affine, sample.crop.shape[2:], p.shape[2:])
+    moved = F.grid_sample(q, grid, align_corners=False)
+    common = (grid.abs() <= 1).all(dim=3)[:, None]  # of the hard view, what the easy one shows too
+    p = p * common
+    inside = p.flatten(2).sum(dim=2)
+    judged = (inside.detach() > _COMMON) & (moved.detach().flatten(2).sum(dim=2) > 1e-3)
+    apart = squared_hellinger(to_distribution(p).flatten(2), to_distribution(moved).flatten(2))
+    return (apart * judged).sum() / judged.sum().clamp_min(1)
+
+
+def teacher_loss(
+    hard: PoseOutput,
+    easy: PoseOutput,
+    sample: TagSample,
+    mirror: Tensor,
+    stride: float,
+    sigma_cells: float,
+    sure: float,
+) -> Tensor:
+    """The location term, of the places that a teacher finds in the easy view.
+
+    Args:
+        hard: the network's output of B persons' hard views.
+        easy: the teacher's output of the easy views.
+        sample: the persons, and what was answered about them.
+        mirror: (K,) the position of every joint's mirror joint.
+        stride: crop pixels per CAM cell.
+        sigma_cells: standard deviation of the target's Gaussian.
+        sure: see :func:`teacher_places`.
+    """
+    cams = hard.cams.float()
+    places, trust = teacher_places(easy, sample, mirror, stride, sigma_cells, sure)
+    linear, offset = sample.affine[:, None, :, :2].float(), sample.affine[:, None, :, 2].float()
+    joints = torch.linalg.solve(linear, (places - offset)[..., None])[..., 0]  # (B, K, 2) hard crop pixels
+    extent = torch.tensor(sample.crop.shape[:1:-1], device=joints.device)
+    inside = ((joints >= 0) & (joints < extent)).all(dim=2)
+    target = to_distribution(gaussian_maps(joints, (cams.shape[2], cams.shape[3]), stride, sigma_cells))
+    return (location_costs(cams, target) * trust * inside).mean()
+
+
+@torch.no_grad()
+def teacher_places(
+    easy: PoseOutput, sample: TagSample, mirror: Tensor, stride: float, sigma_cells: float, sure: float
+) -> tuple[Tensor, Tensor]:
+    """Where a teacher finds the joints, by what it sees and by what was answered.
+
+    The softmax of a CAM is read as the probability of the joint's place; cells that contradict an answer are
+    struck out, which makes it the probability given the answers. A joint is trusted by the part of that
+    mass that lies within two standard deviations of the peak. It is not trusted at all with less than
+    ``sure``; where no cell agrees with the answers; where an answer, or in lack of one the teacher, says
+    that it is not there; and where the teacher has collapsed: the mutual information of persons and places
+    in the batch, H(mean map) - mean H(map), is below 0.2 nats, as of a map that is the same for everyone.
+
+    Args:
+        easy: the teacher's output of B easy views.
+        sample, mirror, stride, sigma_cells, sure: see :func:`teacher_loss`.
+
+    Returns:
+        (B, K, 2) image pixels, named as in the hard view, and (B, K) trust, 0 to 1.
+    """
+    logits = named_alike(easy.cams.float(), sample.affine, mirror)
+    seen = named_alike(easy.presence.float(), sample.affine, mirror).sigmoid() > SURE
+    telling = _mutual_information(logits.flatten(2).softmax(dim=2)) > _TELLING
+    masks, covered = region_masks(sample.regions, sample.easy_affine, logits.shape[2:], stride)
+    yes, no = judged_answers(sample.answers, masks, covered)
+    cells = masks.flatten(2).float()
+    against = torch.einsum("brk,brc->bkc", yes.float(), 1 - cells)
+    against = against + torch.einsum("brk,brc->bkc", no.float(), cells)
+    possible = (against == 0).any(dim=2)
+    agreed = logits.flatten(2).masked_fill((against > 0) & possible[..., None], -torch.inf)
+    mass = agreed.softmax(dim=2)
+
+    height, width = logits.shape[2:]
+    y, x = torch.meshgrid(
+        torch.arange(height, device=mass.device), torch.arange(width, device=mass.device), indexing="ij"
+    )
+    at = torch.stack([x, y], dim=2).flatten(0, 1).float()  # (cells, 2)
+    peak = at[mass.argmax(dim=2)]  # (B, K, 2)
+    near = ((at - peak[:, :, None]) ** 2).sum(dim=3) <= (_AROUND * sigma_cells) ** 2
+    around = mass * near
+    trust = around.sum(dim=2)
+    cell = torch.einsum("bkc,cd->bkd", around, at) / trust.clamp_min(1e-6)[..., None]
+    crop = (cell + 0.5) * stride
+    places = torch.einsum("bij,bkj->bki", sample.easy_affine[:, :, :2].float(), crop)
+    places = places + sample.easy_affine[:, None, :, 2].float()
+
+    told_yes, told_no = yes.any(dim=1), (no & sample.whole[..., None]).any(dim=1)
+    there = told_yes | (seen & ~told_no)
+    return places, trust * (trust >= sure) * possible * there * telling
+
+
+def named_alike(values: Tensor, affine: Tensor, mirror: Tensor) -> Tensor:
+    """The easy view's values (B, K, ...) under the hard view's names.
+
+    Left and right are exchanged where the hard view is mirrored.
+    """
+    mirrored = torch.linalg.det(affine[:, :, :2].float()) < 0
+    return torch.where(mirrored.view(-1, *[1] * (values.dim() - 1)), values[:, mirror], values)
+
+
+def _mutual_information(places: Tensor) -> Tensor:
+    """(K,) nats between which of B persons it is and where its joint is, of (B, K, cells) probabilities."""
+    return _entropy(places.mean(dim=0)) - _entropy(places).mean(dim=0)
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return -(p * p.clamp_min(1e-12).log()).sum(dim=-1)
+
+
+def _sampling_grid(to: Tensor, from_: Tensor, size: torch.Size, shape: torch.Size) -> Tensor:
+    """Where the cells of a view's map are in another view, for grid_sample: (B, h, w, 2) in -1 to 1.
+
+    Args:
+        to, from_: (B, 2, 3) of the view that is filled and of the one that is sampled, crop to image pixels.
+        size: crop height and width of both.
+        shape: map height and width of both.
+    """
+    x, y = (
+        (torch.arange(n, device=to.device) + 0.5) * (extent / n)
+        for n, extent in zip(shape[::-1], size[::-1], strict=True)
+    )
+    centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2)  # (h, w, 2) crop pixels
+    image = torch.einsum("bij,hwj->bhwi", to[:, :, :2].float(), centres) + to[:, None, None, :, 2].float()
+    inverse = torch.linalg.inv(from_[:, :, :2].float())
+    other = torch.einsum("bij,bhwj->bhwi", inverse, image - from_[:, None, None, :, 2].float())
+    return other / torch.tensor(size[::-1], device=to.device) * 2 - 1

@@ -1,0 +1,176 @@
+"""Two views of a person: what one shows is found in the other, and a teacher is believed only with reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lfpose_edge.geometry import apply_affine, crop_affines, invert_affine
+from lfpose_edge.train.data.tagged_crops import TagSample
+from lfpose_edge.train.data.tags import NO, OPEN, YES
+from lfpose_edge.train.losses import gaussian_maps
+from lfpose_edge.train.networks import PoseOutput
+from lfpose_edge.train.view_losses import equivariance_loss, teacher_loss, teacher_places
+
+MIRROR = torch.tensor([0, 2, 1])  # nose, left hand, right hand
+BOX = np.array([[20.0, 30.0, 84.0, 94.0]])
+SIZE, STRIDE, PERSONS = (64, 64), 4, 8
+VIEWS = [
+    pytest.param({}, id="same"),
+    pytest.param({"rotation_deg": 40.0, "padding": 1.4}, id="turned and smaller"),
+    pytest.param({"flip": True}, id="mirrored"),
+    pytest.param({"flip": True, "rotation_deg": -25.0}, id="mirrored and turned"),
+]
+
+
+def _persons(hard: dict[str, object]) -> tuple[TagSample, np.ndarray]:
+    """Eight persons of one box with joints at places of their own (8, 3, 2), and nothing answered."""
+    hard_affine = torch.from_numpy(crop_affines(BOX, SIZE, **{"padding": 1.25, **hard})).float()
+    easy_affine = torch.from_numpy(crop_affines(BOX, SIZE, padding=1.25)).float()
+    joints = np.random.default_rng(0).uniform([36, 46], [58, 72], (PERSONS, 3, 2))
+    sample = TagSample(
+        crop=torch.zeros(PERSONS, 3, *SIZE, dtype=torch.uint8),
+        affine=hard_affine.expand(PERSONS, -1, -1),
+        regions=torch.zeros(PERSONS, 2, 4),
+        whole=torch.zeros(PERSONS, 2, dtype=torch.bool),
+        answers=torch.full((PERSONS, 2, 3), OPEN, dtype=torch.int8),
+        rates=torch.full((PERSONS, 3), 0.5),
+        easy=torch.zeros(PERSONS, 3, *SIZE, dtype=torch.uint8),
+        easy_affine=easy_affine.expand(PERSONS, -1, -1),
+    )
+    return sample, joints
+
+
+def _sees(joints: np.ndarray, affine: torch.Tensor, lift: float = 0.0) -> PoseOutput:
+    """What a network says that finds image points (8, 3, 2) in a view, and is sure that they are there."""
+    crop = np.stack(
+        [apply_affine(invert_affine(a), p) for a, p in zip(affine.double().numpy(), joints, strict=True)]
+    )
+    cams = gaussian_maps(torch.from_numpy(crop).float(), (16, 16), STRIDE, 1.5).clamp_min(1e-8).log() + lift
+    return PoseOutput(cams.requires_grad_(), torch.full((PERSONS, 3), 5.0))
+
+
+def _named_in_hard_view(joints: np.ndarray, sample: TagSample) -> np.ndarray:
+    mirrored = torch.linalg.det(sample.affine[0, :, :2]) < 0
+    return joints[:, MIRROR.numpy()] if mirrored else joints
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_maps_that_follow_the_picture_are_equivariant_and_others_are_not(view: dict[str, object]) -> None:
+    sample, joints = _persons(view)
+    easy = _sees(joints, sample.easy_affine)
+    follows = equivariance_loss(
+        _sees(_named_in_hard_view(joints, sample), sample.affine), easy, sample, MIRROR
+    ).item()
+    elsewhere = equivariance_loss(
+        _sees(_named_in_hard_view(joints, sample) + 20, sample.affine), easy, sample, MIRROR
+    ).item()
+    assert follows < 0.06
+    assert elsewhere > 0.5
+
+
+def test_equivariance_moves_both_views_towards_each_other() -> None:
+    sample, joints = _persons({"rotation_deg": 20.0})
+    hard, easy = _sees(joints + 4, sample.affine), _sees(joints, sample.easy_affine)
+    equivariance_loss(hard, easy, sample, MIRROR).backward()
+    assert hard.cams.grad.abs().max() > 0
+    assert easy.cams.grad.abs().max() > 0
+
+
+def test_nothing_is_asked_of_a_view_that_shows_another_part() -> None:
+    sample, joints = _persons({})
+    away = sample.easy_affine.clone()
+    away[:, :, 2] += 500
+    hard, easy = _sees(joints, sample.affine), _sees(joints, sample.easy_affine)
+    assert equivariance_loss(hard, easy, sample._replace(easy_affine=away), MIRROR).item() == 0
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_teachers_places_are_learned_in_the_hard_view(view: dict[str, object]) -> None:
+    sample, joints = _persons(view)
+    taught = _sees(joints, sample.easy_affine)
+    places, trust = teacher_places(taught, sample, MIRROR, STRIDE, 1.5, 0.5)
+    expected = _named_in_hard_view(joints, sample)
+    np.testing.assert_allclose(places, expected, atol=1.0)
+    assert (trust > 0.8).all()
+    right = teacher_loss(_sees(expected, sample.affine), taught, sample, MIRROR, STRIDE, 1.5, 0.5)
+    wrong = teacher_loss(_sees(expected + 20, sample.affine), taught, sample, MIRROR, STRIDE, 1.5, 0.5)
+    assert right.item() < 0.5 * wrong.item()
+
+
+def _two_peaks(sample: TagSample, joints: np.ndarray) -> tuple[PoseOutput, np.ndarray]:
+    """A teacher that sees every joint at its place, and more clearly 20 pixels further right."""
+    decoy = joints + [20, 0]
+    low, high = _sees(joints, sample.easy_affine), _sees(decoy, sample.easy_affine, 1.5)
+    return high._replace(cams=torch.maximum(low.cams, high.cams)), decoy
+
+
+def test_answers_strike_out_places() -> None:
+    sample, joints = _persons({"flip": True})
+    taught, decoy = _two_peaks(sample, joints)
+    places, _ = teacher_places(taught, sample, MIRROR, STRIDE, 1.5, 0.5)
+    np.testing.assert_allclose(places, _named_in_hard_view(decoy, sample), atol=1.5)
+
+    # The first region holds the nose itself and not its decoy, the second the right hand's decoy only.
+    regions = np.stack([joints[:, 0], decoy[:, 2]], axis=1)
+    half = np.array([[5.5], [14.0]])
+    regions = np.concatenate([regions - half, regions + half], axis=2)
+    answers = sample.answers.clone()
+    answers[:, 0, 0] = YES
+    answers[:, 1, 1] = NO  # in the mirrored view the right hand is called the left
+    told = sample._replace(regions=torch.from_numpy(regions).float(), answers=answers)
+    places, trust = teacher_places(taught, told, MIRROR, STRIDE, 1.5, 0.5)
+    np.testing.assert_allclose(places[:, 0], joints[:, 0], atol=2.0)
+    np.testing.assert_allclose(places[:, 1], joints[:, 2], atol=2.0)
+    np.testing.assert_allclose(places[:, 2], decoy[:, 1], atol=1.5)
+    assert (trust > 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("flat", "its mass is everywhere"),
+        ("absent", "the teacher does not see it"),
+        ("denied", "the whole box was asked about, and the answer was no"),
+        ("contradicted", "no cell agrees with the answers"),
+        ("collapsed", "it is at the same place in everybody"),
+    ],
+)
+def test_a_teacher_is_not_trusted_when(change: str, why: str) -> None:
+    sample, joints = _persons({})
+    taught = _sees(joints, sample.easy_affine)
+    box = torch.from_numpy(BOX).float().expand(PERSONS, 1, 4)
+    answers = sample.answers.clone()
+    if change == "flat":
+        taught = taught._replace(cams=taught.cams * 0.05)
+    elif change == "absent":
+        taught = taught._replace(presence=-taught.presence)
+    elif change == "denied":
+        answers[:, 0] = NO
+        whole = torch.tensor([[True, False]]).expand(PERSONS, 2)
+        sample = sample._replace(regions=torch.cat([box, box], dim=1), whole=whole, answers=answers)
+    elif change == "contradicted":
+        answers[:, 0], answers[:, 1] = YES, NO
+        sample = sample._replace(regions=torch.cat([box, box], dim=1), answers=answers)
+    else:
+        same = np.broadcast_to(joints[:1], joints.shape)
+        taught = _sees(same, sample.easy_affine)
+    trust = teacher_places(taught, sample, MIRROR, STRIDE, 1.5, 0.5)[1]
+    assert (trust == 0).all(), why
+    hard = _sees(joints, sample.affine)
+    assert teacher_loss(hard, taught, sample, MIRROR, STRIDE, 1.5, 0.5).item() == 0
+
+
+def test_an_answer_outweighs_the_teachers_doubt_that_a_joint_is_there() -> None:
+    sample, joints = _persons({})
+    taught = _sees(joints, sample.easy_affine)
+    taught = taught._replace(presence=-taught.presence)
+    regions = torch.from_numpy(BOX).float().expand(PERSONS, 2, 4)
+    answers = sample.answers.clone()
+    answers[:, 0, 1] = YES
+    trust = teacher_places(
+        taught, sample._replace(regions=regions, answers=answers), MIRROR, STRIDE, 1.5, 0.5
+    )[1]
+    assert (trust[:, 1] > 0.8).all()
+    assert (trust[:, [0, 2]] == 0).all()
