@@ -121,8 +121,8 @@ def test_answers_strike_out_places() -> None:
     answers[:, 1, 1] = NO  # in the mirrored view the right hand is called the left
     told = sample._replace(regions=torch.from_numpy(regions).float(), answers=answers)
     places, trust = teacher_places(taught, told, MIRROR, STRIDE, 1.5, 0.5)
-    np.testing.assert_allclose(places[:, 0], joints[:, 0], atol=2.0)
-    np.testing.assert_allclose(places[:, 1], joints[:, 2], atol=2.0)
+    np.testing.assert_allclose(places[:, 0], joints[:, 0], atol=2.5)  # half a cell
+    np.testing.assert_allclose(places[:, 1], joints[:, 2], atol=2.5)
     np.testing.assert_allclose(places[:, 2], decoy[:, 1], atol=1.5)
     assert (trust > 0.5).all()
 
