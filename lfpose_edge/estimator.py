@@ -22,7 +22,7 @@ from lfpose_edge.bundle import Bundle
 from lfpose_edge.detection import Detector, resolve_detector
 from lfpose_edge.errors import BundleError
 from lfpose_edge.geometry import crop_affines
-from lfpose_edge.results import PoseResult, StageTimings
+from lfpose_edge.results import ActivationMaps, PoseResult, StageTimings
 from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.sources import Color, Image, frames, load_image
 from lfpose_edge.zoo import bundle_path
@@ -175,6 +175,32 @@ class PoseEstimator:
             read_ms = (perf_counter() - started) * 1e3
             result = self._estimate(frame.image, None)
             yield replace(result, timings=replace(result.timings, read_ms=read_ms))
+
+    def activation_maps(self, image: object, boxes: ArrayLike | None = None) -> ActivationMaps:
+        """The maps that the poses of a call would be decoded from, to look at or to decode otherwise.
+
+        Args:
+            image, boxes: as in a call; without boxes the whole image is one person.
+
+        Raises:
+            TypeError, SourceError, ValueError: as in a call.
+        """
+        self._check_open()
+        array = load_image(image, self._color)
+        height, width = array.shape[:2]
+        chosen = clip_boxes([0, 0, width, height] if boxes is None else boxes, (height, width))
+        affines = crop_affines(chosen, self._input.size, padding=self._input.padding)
+        joints = len(self._bundle.skeleton)
+        rows, columns = (round(side / self._decode.cam_stride) for side in self._input.size)
+        cams = np.empty((len(affines), joints, rows, columns), np.float32)
+        presence = np.empty((len(affines), joints), np.float32)
+        for first in range(0, len(affines), self._max_batch):
+            part = slice(first, first + self._max_batch)
+            crops = ops.preprocess(
+                array, affines[part], self._input.size, **self._preprocess, threads=self._threads
+            )
+            cams[part], presence[part] = self._backend.infer(crops)
+        return ActivationMaps(cams, presence, affines, self._input.size)
 
     def describe(self) -> dict[str, Any]:
         """What runs: model, version, skeleton, input size, precision, backend and threads."""

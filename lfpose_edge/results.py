@@ -94,6 +94,23 @@ class Pose:
 
 
 @dataclass(frozen=True, eq=False)
+class ActivationMaps:
+    """What the network says of N persons, before it is decoded.
+
+    Attributes:
+        cams: (N, K, h, w) float32, class activation maps, logits.
+        presence: (N, K) float32, presence logits.
+        affines: (N, 2, 3) float64, from crop to image coordinates.
+        crop_size: height and width of the crops, in pixels; a cell is ``crop_size / (h, w)`` of them.
+    """
+
+    cams: Floats
+    presence: Floats
+    affines: NDArray[np.float64]
+    crop_size: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
 class PoseResult:
     """The poses of N persons in one image; N may be 0.
 

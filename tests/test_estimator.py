@@ -69,6 +69,24 @@ def test_every_box_has_its_own_person_also_beyond_one_batch(bundle: Path) -> Non
     np.testing.assert_allclose(result.keypoints, alone, atol=1e-3)
 
 
+def test_activation_maps_are_what_poses_are_decoded_from(bundle: Path) -> None:
+    centers = [(40.0 + 60 * i, 60.0) for i in range(5)]
+    boxes = [[x - 20, y - 20, x + 20, y + 20] for x, y in centers]
+    image = _spots(*centers, sigma=5.0)
+    with PoseEstimator(bundle, max_batch=2, backend="onnxruntime") as estimator:
+        maps = estimator.activation_maps(image, boxes)
+        poses = estimator(image, boxes)
+        assert estimator.activation_maps(image).cams.shape[0] == 1
+        assert estimator.activation_maps(image, np.zeros((0, 4))).cams.shape == (0, *maps.cams.shape[1:])
+    height, width = maps.crop_size
+    rows, columns = maps.cams.shape[2:]
+    for i, center in enumerate(centers):
+        y, x = np.unravel_index(maps.cams[i, 0].argmax(), (rows, columns))
+        cell = ((x + 0.5) * width / columns, (y + 0.5) * height / rows, 1)
+        np.testing.assert_allclose(maps.affines[i] @ cell, center, atol=4)
+    np.testing.assert_allclose(1 / (1 + np.exp(-maps.presence)), poses.presence, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "make", "color"),
     [

@@ -33,7 +33,7 @@ ALLOWED = {
         "zoo": "bundle errors files",
         "draw": "opencv results skeleton",
         "persons": "errors opencv skeleton",
-        "metrics": "persons skeleton",
+        "metrics": "errors files geometry opencv persons skeleton",
         "ops": "_core geometry",
         "backends": "bundle errors files machine",
         "detection": "errors geometry opencv ops zoo",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -15,7 +20,29 @@ from lfpose_edge.errors import SourceError
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.files import require_writable, write_json_whole
 from lfpose_edge.metrics.accuracy import measure, predict_persons
-from lfpose_edge.persons import data_root, read_coco_keypoints
+from lfpose_edge.metrics.reference_lines import centre_of_box, mean_pose
+from lfpose_edge.metrics.report import Evaluation, require_drawing, write_evaluation
+from lfpose_edge.persons import PersonTable, data_root, read_coco_keypoints
+from lfpose_edge.skeleton import Skeleton
+
+
+@dataclass(frozen=True)
+class _Predictor:
+    """A model that is evaluated.
+
+    Attributes:
+        skeleton: K joints.
+        runs_on: its backend.
+        predict: persons to joints (N, K, 2), scores and presence (N, K).
+        maps: a table and a row of it to CAM logits (K, h, w) and the affine (2, 3) of the crop.
+        crop_size: height and width.
+    """
+
+    skeleton: Skeleton
+    runs_on: str
+    predict: Callable[[PersonTable], tuple[Any, Any, Any]]
+    maps: Callable[[PersonTable, int], tuple[NDArray[np.float32], NDArray[np.float64]]]
+    crop_size: tuple[int, int]
 
 
 def run_eval(
@@ -26,6 +53,7 @@ def run_eval(
     precision: str,
     data: Path | None,
     json_path: Path | None,
+    report: Path | None,
 ) -> None:
     """Measure a bundle, through the runtime, or a checkpoint, through torch; print a table."""
     root = data_root(data)
@@ -34,46 +62,108 @@ def run_eval(
         raise SourceError(message)
     if json_path is not None:
         require_writable(json_path)
-    if model.endswith(".pt"):
-        keypoints, scores, persons, runs_on = _predict_checkpoint(
-            Path(model), root / annotations, root / images
-        )
-    else:
-        with PoseEstimator(model, backend=backend, precision=precision) as estimator:
-            persons = read_coco_keypoints(root / annotations, root / images, estimator.skeleton)
-            keypoints, scores = predict_persons(estimator, persons, progress=_progress)
-            runs_on = estimator.describe()["backend"]
-    has_oks = find_spec("pycocotools") is not None
-    accuracy = measure(keypoints, persons, scores if has_oks else None)
+    if report is not None:
+        require_drawing()
+        require_writable(report / "index.html")
+    with ExitStack() as stack:
+        if model.endswith(".pt"):
+            predictor = _of_checkpoint(Path(model))
+        else:
+            estimator = stack.enter_context(PoseEstimator(model, backend=backend, precision=precision))
+            predictor = _of_estimator(estimator)
+        persons = read_coco_keypoints(root / annotations, root / images, predictor.skeleton)
+        keypoints, scores, presence = predictor.predict(persons)
+        has_oks = find_spec("pycocotools") is not None
+        accuracy = measure(keypoints, persons, scores if has_oks else None, presence)
+        console = Console(highlight=False, markup=False)
+        title = f"{model} on {annotations}: {len(persons)} persons, own boxes, {predictor.runs_on}"
+        console.print(_joint_table(title, accuracy))
+        lines = {
+            "mean pose of these persons": measure(mean_pose(persons), persons),
+            "centre of the box": measure(centre_of_box(persons), persons),
+        }
+        console.print(_line_table({model: accuracy, **lines}))
+        if accuracy.oks is not None:
+            oks = accuracy.oks
+            console.print(f"OKS AP {oks.ap:.3f}  AP50 {oks.ap50:.3f}  AP75 {oks.ap75:.3f}")
+        else:
+            console.print("OKS AP: not measured, it needs pycocotools (pip install pycocotools)")
+        if json_path is not None:
+            row = {
+                "model": model,
+                "annotations": str(annotations),
+                "runs_on": predictor.runs_on,
+                **asdict(accuracy),
+                "lines": {name: asdict(line) for name, line in lines.items()},
+            }
+            write_json_whole(json_path, row)
+            console.print(f"wrote {json_path}")
+        if report is not None:
+            evaluation = Evaluation(
+                model=model,
+                annotations=str(annotations),
+                runs_on=predictor.runs_on,
+                persons=persons,
+                keypoints=keypoints,
+                accuracy=accuracy,
+                maps=lambda row: predictor.maps(persons, row),
+                crop_size=predictor.crop_size,
+            )
+            console.print(f"wrote {write_evaluation(report, evaluation)}")
 
-    console = Console(highlight=False, markup=False)
-    table = Table(title=f"{model} on {annotations}: {len(persons)} persons, own boxes, {runs_on}")
+
+def _joint_table(title: str, accuracy: Any) -> Table:
+    auc = accuracy.presence_auc
+    table = Table(title=title)
     table.add_column("joint")
-    columns = {"PCK@0.1 box": accuracy.pck_box_all, "PCK@0.2 torso": accuracy.pck_torso}
-    for title in columns:
-        table.add_column(title, justify="right")
-    for joint in persons.skeleton.keypoints:
-        table.add_row(joint, *(f"{c.per_joint[joint]:.3f}" for c in columns.values()))
+    columns = {
+        "PCK@0.1 box": (accuracy.pck_box_all.per_joint, accuracy.pck_box_all.mean),
+        "PCK@0.2 torso": (accuracy.pck_torso.per_joint, accuracy.pck_torso.mean),
+        "presence AUC": (auc, math.nan),
+    }
+    for name in columns:
+        table.add_column(name, justify="right")
+    for joint in accuracy.pck_box_all.per_joint:
+        table.add_row(joint, *(_number(values[joint]) for values, _ in columns.values()))
     table.add_section()
-    table.add_row("all", *(f"{c.mean:.3f}" for c in columns.values()))
-    table.add_row("12 limb joints", f"{accuracy.pck_box.mean:.3f}", "")
-    console.print(table)
-    if accuracy.oks is not None:
-        console.print(
-            f"OKS AP {accuracy.oks.ap:.3f}  AP50 {accuracy.oks.ap50:.3f}  AP75 {accuracy.oks.ap75:.3f}"
-        )
-    else:
-        console.print("OKS AP: not measured, it needs pycocotools (pip install pycocotools)")
-    if json_path is not None:
-        row = {"model": model, "annotations": str(annotations), "runs_on": runs_on, **asdict(accuracy)}
-        write_json_whole(json_path, row)
-        console.print(f"wrote {json_path}")
+    table.add_row("all", *(_number(mean) for _, mean in columns.values()))
+    return table
 
 
-def _predict_checkpoint(checkpoint: Path, annotations: Path, images: Path) -> tuple[Any, Any, Any, str]:
+def _line_table(lines: dict[str, Any]) -> Table:
+    """A model above the lines that look at no picture."""
+    table = Table()
+    table.add_column("12 limb joints, PCK@0.1 box")
+    for name in ("", "either side"):
+        table.add_column(name, justify="right")
+    for name, line in lines.items():
+        table.add_row(name, _number(line.pck_box.mean), _number(line.pck_either_side.mean))
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+def _of_estimator(estimator: PoseEstimator) -> _Predictor:
+    def maps(persons: PersonTable, row: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        found = estimator.activation_maps(persons.image(row), persons.boxes[row])
+        return found.cams[0], found.affines[0]
+
+    about = estimator.describe()
+    return _Predictor(
+        estimator.skeleton,
+        about["backend"],
+        lambda persons: predict_persons(estimator, persons, progress=_progress),
+        maps,
+        tuple(about["input_size"]),
+    )
+
+
+def _of_checkpoint(checkpoint: Path) -> _Predictor:
     from lfpose_edge.cli import training  # noqa: F401  (says what to install where torch is missing)
     from lfpose_edge.train.checkpoint import load_checkpoint
-    from lfpose_edge.train.evaluate import predict_persons
+    from lfpose_edge.train.evaluate import predict_maps, predict_persons
     from lfpose_edge.train.loop import load_weights
     from lfpose_edge.train.networks import build_network
     from lfpose_edge.train.recipe import parse_recipe
@@ -82,9 +172,15 @@ def _predict_checkpoint(checkpoint: Path, annotations: Path, images: Path) -> tu
     recipe = parse_recipe(state["recipe"], where=str(checkpoint))
     network = build_network(recipe.network, recipe.joints, pretrained=False)
     load_weights(network, checkpoint)
-    persons = read_coco_keypoints(annotations, images, recipe.joints)
-    keypoints, scores, _ = predict_persons(network, persons, recipe.input_size, recipe.data.padding)
-    return keypoints, scores, persons, "torch"
+    size, padding = recipe.input_size, recipe.data.padding
+
+    def maps(persons: PersonTable, row: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        cams, _, affines = predict_maps(network, persons.chosen([row]), size, padding)
+        return cams[0], affines[0]
+
+    return _Predictor(
+        recipe.joints, "torch", lambda persons: predict_persons(network, persons, size, padding), maps, size
+    )
 
 
 def _progress(items: Any) -> Any:

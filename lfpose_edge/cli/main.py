@@ -115,11 +115,14 @@ def evaluate(
     precision: Precision = "auto",
     data: Data = None,
     json: Annotated[Path | None, typer.Option(help="File for the result.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for a page with curves, maps and the worst cases.")
+    ] = None,
 ) -> None:
     """Measure accuracy on located persons, in their own boxes: PCK and OKS AP."""
     from lfpose_edge.cli.evaluate import run_eval
 
-    run_eval(annotations, images, model, backend, precision, data, json)
+    run_eval(annotations, images, model, backend, precision, data, json, report)
 
 
 @app.command()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge.metrics.oks_ap import OksAp, oks_ap
 from lfpose_edge.metrics.pck import LIMB_JOINTS, PckResult, box_thresholds, pck, torso_thresholds
+from lfpose_edge.metrics.presence import roc_auc
 from lfpose_edge.persons import PersonTable
 
 if TYPE_CHECKING:
@@ -25,14 +26,19 @@ class Accuracy:
         persons: N.
         pck_box: PCK at 0.1 of the box's longer side, the twelve limb joints.
         pck_box_all: the same over all joints.
+        pck_either_side: as ``pck_box``, where left and right need not be told apart.
         pck_torso: PCK at 0.2 of the torso, all joints; persons without a labelled torso do not count.
+        presence_auc: by joint name, how well presence is told (:func:`roc_auc`), where it was asked for;
+            of persons of whom it is known.
         oks: OKS average precision, where it was asked for.
     """
 
     persons: int
     pck_box: PckResult
     pck_box_all: PckResult
+    pck_either_side: PckResult
     pck_torso: PckResult
+    presence_auc: dict[str, float] | None = None
     oks: OksAp | None = None
 
 
@@ -41,8 +47,8 @@ def predict_persons(
     persons: PersonTable,
     *,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Joints (N, K, 2) in image pixels and scores (N, K), through the deployed runtime.
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Joints (N, K, 2) in image pixels, scores and presence (N, K), through the deployed runtime.
 
     Args:
         estimator: takes BGR images.
@@ -50,11 +56,15 @@ def predict_persons(
         progress: wraps the loop, to show it.
     """
     results = [estimator(persons.image(i), persons.boxes[i]) for i in progress(range(len(persons)))]
-    return np.concatenate([r.keypoints for r in results]), np.concatenate([r.scores for r in results])
+    keypoints, scores, presence = zip(*((r.keypoints, r.scores, r.presence) for r in results), strict=True)
+    return np.concatenate(keypoints), np.concatenate(scores), np.concatenate(presence)
 
 
 def measure(
-    keypoints: NDArray[np.float32], persons: PersonTable, scores: NDArray[np.float32] | None = None
+    keypoints: NDArray[Any],
+    persons: PersonTable,
+    scores: NDArray[np.float32] | None = None,
+    presence: NDArray[np.float32] | None = None,
 ) -> Accuracy:
     """Compare predicted joints with a person table.
 
@@ -62,6 +72,7 @@ def measure(
         keypoints: (N, K, 2) image pixels.
         persons: the truth.
         scores: (N, K); with them OKS AP is measured too.
+        presence: (N, K); with it the area under its ROC curve is measured too.
     """
     skeleton = persons.skeleton
     box = box_thresholds(persons.boxes)
@@ -72,9 +83,18 @@ def measure(
         persons=len(persons),
         pck_box=pck(keypoints, truth, labelled, box, skeleton, limbs),
         pck_box_all=pck(keypoints, truth, labelled, box, skeleton),
+        pck_either_side=pck(keypoints, truth, labelled, box, skeleton, limbs, either_side=True),
         pck_torso=pck(keypoints, truth, labelled, torso, skeleton),
+        presence_auc=None if presence is None else _presence_auc(presence, persons),
         oks=None if scores is None else _oks(keypoints, scores, persons),
     )
+
+
+def _presence_auc(presence: NDArray[np.float32], persons: PersonTable) -> dict[str, float]:
+    return {
+        joint: roc_auc(presence[known, k], persons.labelled[known, k])
+        for k, (joint, known) in enumerate(zip(persons.skeleton.keypoints, persons.known.T, strict=True))
+    }
 
 
 def _oks(keypoints: NDArray[np.float32], scores: NDArray[np.float32], persons: PersonTable) -> OksAp:
@@ -90,7 +110,7 @@ def _oks(keypoints: NDArray[np.float32], scores: NDArray[np.float32], persons: P
         annotations.append(
             {
                 **common,
-                "id": int(persons.annotation_ids[i]),
+                "id": i + 1,  # pycocotools takes an annotation of id 0 for nobody
                 "keypoints": truth[i].ravel().tolist(),
                 "num_keypoints": int(persons.labelled[i].sum()),
                 "bbox": xywh[i].tolist(),

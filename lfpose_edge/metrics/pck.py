@@ -40,6 +40,8 @@ def pck(
     thresholds_px: ArrayLike,
     skeleton: Skeleton,
     joints: Sequence[str] | None = None,
+    *,
+    either_side: bool = False,
 ) -> PckResult:
     """Count the labelled joints predicted within a threshold (inclusive).
 
@@ -50,9 +52,11 @@ def pck(
         thresholds_px: (N,) largest distance in pixels; a person whose threshold is NaN does not count.
         skeleton: the K joints.
         joints: names of the joints to count; all when None.
+        either_side: take a joint that was found on the other side for correct: near enough to the labelled
+            mirror joint.
     """
     thresholds = np.asarray(thresholds_px, np.float64)
-    distance = np.linalg.norm(np.asarray(predicted, np.float64) - np.asarray(truth, np.float64), axis=-1)
+    distance = joint_distances(predicted, truth, labelled, skeleton, either_side=either_side)
     chosen = np.zeros(len(skeleton), bool)
     chosen[[skeleton.index(j) for j in (skeleton.keypoints if joints is None else joints)]] = True
     counts = np.asarray(labelled, bool) & chosen & np.isfinite(thresholds)[:, None]  # (N, K)
@@ -62,6 +66,24 @@ def pck(
         name: _ratio(correct[:, k], counts[:, k]) for k, name in enumerate(skeleton.keypoints) if chosen[k]
     }
     return PckResult(_ratio(correct, counts), per_joint, int(counts.sum()))
+
+
+def joint_distances(
+    predicted: ArrayLike,
+    truth: ArrayLike,
+    labelled: ArrayLike,
+    skeleton: Skeleton,
+    *,
+    either_side: bool = False,
+) -> NDArray[np.float64]:
+    """(N, K) pixels between prediction and truth; see :func:`pck` for the arguments."""
+    guess, places = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
+    distance: NDArray[np.float64] = np.linalg.norm(guess - places, axis=-1)
+    if either_side:
+        mirror = skeleton.flip_permutation
+        other = np.linalg.norm(guess - places[:, mirror], axis=-1)
+        distance = np.where(np.asarray(labelled, bool)[:, mirror], np.fmin(distance, other), distance)
+    return distance
 
 
 def box_thresholds(boxes: ArrayLike, fraction: float = 0.1) -> NDArray[np.float64]:

@@ -1,0 +1,66 @@
+"""``lfpose eval`` of a checkpoint and of a bundle: the numbers, the lines beside them, and the pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lfpose_edge.cli import main as cli
+from lfpose_edge.skeleton import LSP14
+from lfpose_edge.train.checkpoint import save_checkpoint
+from lfpose_edge.train.networks import build_network
+from lfpose_edge.train.recipe import Recipe
+
+
+@pytest.fixture
+def lfpose(command):
+    """Runs ``lfpose`` in an empty folder."""
+    return partial(command, cli.main, "lfpose")
+
+
+@pytest.fixture
+def checkpoint(make_recipe: Callable[..., Recipe], tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    recipe = make_recipe()
+    state = build_network(recipe.network, LSP14).state_dict()
+    save_checkpoint(tmp_path / "last.pt", {"recipe": recipe.model_dump(mode="json"), "ema": state, "step": 1})
+    return tmp_path / "last.pt"
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "bundle"])
+def test_an_evaluation_tells_numbers_lines_and_pictures(
+    kind: str, lfpose, checkpoint: Path, figures: Path, tmp_path: Path
+) -> None:
+    model = str(checkpoint) if kind == "checkpoint" else "lfpose-lite"
+    out = tmp_path / "result.json"
+    sets = ("val/annotations.json", "val/images", "--data", str(figures))
+    done = lfpose("eval", *sets, "--model", model, "--json", str(out), "--report", str(tmp_path / "page"))
+    assert done.code == 0, done.err
+    for words in ("either side", "mean pose of these persons", "centre of the box", "presence AUC"):
+        assert words in done.out
+    tree = json.loads(out.read_text())
+    assert set(tree["lines"]) == {"mean pose of these persons", "centre of the box"}
+    # The figures stand alike: their mean pose is a good guess, the middle of the box is not.
+    assert tree["lines"]["mean pose of these persons"]["pck_box"]["mean"] > 0.9
+    assert tree["lines"]["centre of the box"]["pck_box"]["mean"] < 0.3
+    assert tree["pck_box"]["mean"] <= tree["pck_either_side"]["mean"]
+    assert len(tree["presence_auc"]) == 14
+    assert (tmp_path / "page/index.html").is_file()
+    assert (tmp_path / "page/cams.jpg").stat().st_size > 1000
+    assert np.isfinite(tree["oks"]["ap"])
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(
+    lfpose, checkpoint: Path, figures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("x")
+    sets = ("val/annotations.json", "val/images", "--data", str(figures))
+    done = lfpose("eval", *sets, "--model", str(checkpoint), "--report", str(tmp_path / "file"))
+    assert (done.code, "its folder cannot be made" in done.err) == (1, True)
+    assert "12 limb joints" not in done.out
