@@ -10,6 +10,7 @@ import copy
 import ctypes
 import logging
 import math
+import os
 import signal
 import sys
 import time
@@ -17,11 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from lfpose_edge.errors import BundleError, LFPoseError
@@ -70,6 +72,9 @@ def train(
 ) -> Run:
     """Train by a recipe, going on from ``out/last.pt`` where an earlier run left one.
 
+    Started by ``torchrun`` in several processes, each takes a share of every batch and the gradients are
+    averaged; BatchNorm sees the share.
+
     Args:
         recipe: what to do.
         data_root: the folder that the recipe's data paths are relative to.
@@ -82,7 +87,7 @@ def train(
         LFPoseError: the loss is not finite, or the checkpoint in ``out`` belongs to another recipe.
     """
     keep_freed_memory()
-    fabric = Fabric(accelerator=accelerator, precision=recipe.precision)
+    fabric = _fabric(accelerator, recipe.precision)
     fabric.launch()
     torch.manual_seed(recipe.seed)
 
@@ -150,7 +155,8 @@ def train(
             size, augment = stage.size, stage.augment or recipe.augment
             crops = train_set.with_view(size=size, augment=augment, seed=(recipe.seed, epoch))
             batches = crops.epoch_batches(options.batch_size, (recipe.seed, epoch))[first_batch:]
-            shares = [batch[fabric.global_rank :: fabric.world_size] for batch in batches]
+            # Every process has a share of every batch; of a last one with too few persons, its first.
+            shares = [batch[fabric.global_rank :: fabric.world_size] or batch[:1] for batch in batches]
             loader = DataLoader(
                 crops,
                 batch_sampler=shares,
@@ -180,6 +186,7 @@ def train(
                 step += 1
                 losses.append(terms.total.item())
                 progress.advance(terms)
+                stop.requested = anywhere(fabric, stop.requested)
                 if stop.requested or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                     save()
                     saved_at = time.monotonic()
@@ -200,6 +207,28 @@ def train(
             save()
             saved_at = time.monotonic()
     return Run(ema, path, True, history)
+
+
+def _fabric(accelerator: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"]) -> Fabric:
+    """One process, or, where torchrun started several, all of them together."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Fabric(accelerator=accelerator, precision=precision)
+    per_machine = int(os.environ["LOCAL_WORLD_SIZE"])
+    return Fabric(
+        accelerator=accelerator,
+        precision=precision,
+        # A recipe may give a part of the network no loss, and then it has no gradient to exchange.
+        strategy=DDPStrategy(find_unused_parameters=True),
+        devices=per_machine,
+        num_nodes=int(os.environ["WORLD_SIZE"]) // per_machine,
+    )
+
+
+def anywhere(fabric: Fabric, flag: bool) -> bool:
+    """Whether the flag is set in any process: they stop at the same step, or would wait for each other."""
+    if fabric.world_size == 1:
+        return flag
+    return bool(fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum") > 0)
 
 
 def load_weights(network: CamNetwork, checkpoint: Path) -> None:
