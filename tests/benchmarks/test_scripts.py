@@ -14,6 +14,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 QUICK = {
     "fps.py": ["--seconds", "0.02", "--threads", "1", "--persons", "1", "2"],
     "kernels.py": ["--seconds", "0.01"],
+    "loader.py": ["--turns", "1", "--steps", "1", "--workers", "0"],
     "footprint.py": ["--frames", "20", "--starts", "2"],
 }
 
