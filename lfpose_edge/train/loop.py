@@ -26,7 +26,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from lfpose_edge.errors import BundleError, LFPoseError
+from lfpose_edge.errors import BundleError, LFPoseError, RecipeError
 from lfpose_edge.files import write_json_whole
 from lfpose_edge.persons import PersonTable, joined, read_coco_keypoints
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
@@ -332,7 +332,14 @@ def _train_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dict[str, 
     crops: list[PersonCrops | TaggedCrops] = [PersonCrops(joined(tables), view)] if tables else []
     for sheet in recipe.data.tags:
         tags = read_tags(root / sheet.sheet, recipe.joints)
-        require_both_answers(tags, str(root / sheet.sheet))
+        if tags.given:
+            require_both_answers(tags, str(root / sheet.sheet))
+        elif not recipe.two_views:
+            message = (
+                f"{root / sheet.sheet} has no answer: answer its questions, or give loss.teacher or "
+                "loss.equivariance a weight, to learn from its persons without"
+            )
+            raise RecipeError(message)
         for table in tables:  # a location says all that its person's tags could
             tags = tags.without(table, root / sheet.images)
         if len(tags):

@@ -31,7 +31,10 @@ class DataSet(_Section):
 
 
 class TagSet(_Section):
-    """An answered question sheet (``lfpose tags``) and its folder of images, relative to the data root."""
+    """A question sheet (``lfpose tags``) and its folder of images, relative to the data root.
+
+    Without a single answer its persons are unlabelled: their pictures are all that is known.
+    """
 
     sheet: Path
     images: Path
@@ -47,7 +50,7 @@ class Data(_Section):
     locations: Fraction = 1.0
     """The part of these persons that is used, drawn once by the seed; of 0 not even the files are read."""
     tags: Annotated[tuple[TagSet, ...], BeforeValidator(_several)] = ()
-    """One answered question sheet, or several: persons without a location. Alone they train without any."""
+    """One question sheet, or several: persons without a location. Alone they train without any."""
     val: DataSet
     """Measured now and then, for the record: nothing is chosen by it."""
     padding: Positive = 1.25

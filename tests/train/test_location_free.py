@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,19 @@ SETS = {
     "workers": 0,
 }
 TAGS_ONLY = {**SETS, "locations": 0}
+WHOLE_METHOD: dict[str, Any] = {
+    "network": {
+        "backbone": "efficientnet_lite0",
+        "pretrained": False,
+        "widths": [16, 16, 16],
+        "context": {"width": 16, "layers": 1},
+        "prototypes": {"layers": 1},
+    },
+    "loss": {
+        name: 0.1
+        for name in ("agreement", "contrast", "concentration", "equivariance", "teacher", "teacher_sure")
+    },
+}
 
 
 @pytest.fixture
@@ -76,7 +90,7 @@ def test_answers_alone_teach_where_the_joints_are(
 def test_no_coordinate_reaches_a_location_free_run(
     root: Path, make_recipe: MakeRecipe, tmp_path: Path, change: str
 ) -> None:
-    recipe = make_recipe(data=TAGS_ONLY)
+    recipe = make_recipe(data=TAGS_ONLY, **WHOLE_METHOD)
     _train(recipe, root, tmp_path / "before")
     file = root / "train/annotations.json"
     if change == "deleted":
@@ -111,12 +125,41 @@ def test_a_part_of_the_locations_is_drawn_once_and_written_down(
 def test_a_stopped_run_on_both_kinds_goes_on_to_the_same_weights(
     root: Path, make_recipe: MakeRecipe, tmp_path: Path, stop_after: Callable[[int], None]
 ) -> None:
-    recipe = make_recipe(data={**SETS, "locations": 0.5})
+    recipe = make_recipe(data={**SETS, "locations": 0.5}, **WHOLE_METHOD)
     _train(recipe, root, tmp_path / "whole")
     stop_after(4)
     assert not _train(recipe, root, tmp_path / "broken").finished
     assert _train(recipe, root, tmp_path / "broken").finished
     _assert_same_weights(tmp_path / "whole/last.pt", tmp_path / "broken/last.pt")
+
+
+def test_an_unanswered_sheet_is_of_persons_that_only_a_teacher_can_use(
+    root: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    persons = read_coco_keypoints(root / "train/annotations.json", root / "train/images", LSP14)
+    write_tags(root / "tags.csv", make_questions(persons, root / "train/images", 1))
+    data = {**SETS, "locations": 0.5}
+    with pytest.raises(RecipeError, match="has no answer: answer its questions, or give loss.teacher"):
+        _train(make_recipe(data=data), root, tmp_path / "none")
+    run = _train(make_recipe(data=data, loss={"equivariance": 1.0}), root, tmp_path / "run")
+    assert run.history[-1]["loss"] > 0
+    alone = make_recipe(data={**data, "tags": []})
+    assert (
+        load_checkpoint(_train(alone, root, tmp_path / "alone").checkpoint)["step"]
+        < load_checkpoint(run.checkpoint)["step"]
+    )
+
+
+def test_a_located_person_is_not_asked_about_again(root: Path) -> None:
+    images = root / "train/images"
+    persons = read_coco_keypoints(root / "train/annotations.json", images, LSP14)
+    tags = make_questions(persons, images, 3)
+    left = tags.without(persons.first(10), images)
+    assert len(left) == 3 * (len(persons) - 10)
+    assert set(left.persons.tolist()) == set(persons.annotation_ids[10:].tolist())
+    assert (left.regions == tags.regions[30:]).all()
+    # The same numbers in another folder are other persons.
+    assert len(tags.without(persons.first(10), root / "val/images")) == len(tags)
 
 
 def _mixture(root: Path) -> CropMixture:
