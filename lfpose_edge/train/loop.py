@@ -53,7 +53,8 @@ class Run:
         network: the network with the averaged (EMA) weights.
         checkpoint: where they were written.
         finished: False when the run was stopped by the user before its last epoch.
-        history: one dict an epoch: epoch, size, loss, images_per_second and, where it was measured, val_pck.
+        history: one dict an epoch: epoch, size, loss, seconds, images_per_second and, where it was measured,
+            val_pck.
     """
 
     network: CamNetwork
@@ -194,11 +195,13 @@ def train(
                     progress.note(f"stopped; run the same command to go on from {path}")
                     return Run(ema, path, False, history)
 
+            seconds = time.monotonic() - started
             row: dict[str, Any] = {
                 "epoch": epoch + 1,
                 "size": list(size),
                 "loss": float(np.mean(losses)),
-                "images_per_second": len(losses) * options.batch_size / (time.monotonic() - started),
+                "seconds": seconds,
+                "images_per_second": len(losses) * options.batch_size / seconds,
             }
             if (epoch + 1) % validate_every == 0 or step == last_step:
                 row["val_pck"] = evaluate_network(ema, val_set, size, recipe.data.padding).pck_box.mean

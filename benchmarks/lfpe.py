@@ -1,0 +1,196 @@
+"""What tags are worth: trainings with all, some or no locations, with and without tags, part by part.
+
+    python benchmarks/lfpe.py                     # all rows, seed 0; hours on a CPU
+    python benchmarks/lfpe.py --rows 25+tags 25 --seeds 0 1 2
+    python benchmarks/lfpe.py --list
+
+Needs Leeds Sports Pose Extended as COCO JSON below $LFPOSE_DATA: lspet/train.json, test.json, val.json and
+images. Makes the question sheets, trains every row with ``lfpose train`` for the same number of steps, measures
+it with ``lfpose eval`` on the test images, and writes benchmarks/results/lfpe.json after every row. A row that is
+there already is not trained again; a training that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recording import commit, print_table, write
+
+from lfpose_edge.persons import data_root
+
+RESULTS = Path(__file__).parent / "results"
+ANSWERS = {14: 1, 28: 2, 70: 5, 140: 10}  # answers about a person: regions
+LFPOSE = str(Path(sys.executable).with_name("lfpose"))
+TEACHER = ("loss.teacher=1",)
+METHOD = (
+    "network.widths=[96, 64, 48]",
+    "network.context={}",
+    "network.prototypes={}",
+    "loss.agreement=0.1",
+    "loss.contrast=0.1",
+    "loss.concentration=0.01",
+    *TEACHER,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training.
+
+    Attributes:
+        locations: the part of the persons who are located.
+        answers: about each of the others; 0 for none, None to leave the others out.
+        changes: of the recipe.
+    """
+
+    locations: float
+    answers: int | None
+    changes: tuple[str, ...] = ()
+
+
+def without(*parts: str) -> tuple[str, ...]:
+    """The method but for changes that begin so."""
+    return tuple(change for change in METHOD if not change.startswith(parts))
+
+
+ROWS = {
+    "100": Row(1.0, None),
+    "25": Row(0.25, None),
+    "25+unlabelled": Row(0.25, 0, TEACHER),
+    "25+tags": Row(0.25, 140, TEACHER),
+    "5+tags": Row(0.05, 140, TEACHER),
+    "1+tags": Row(0.01, 140, TEACHER),
+    **{f"0+{answers} answers": Row(0, answers, TEACHER) for answers in ANSWERS},
+    "25+tags, whole method": Row(0.25, 140, METHOD),
+    "25+tags, no teacher": Row(0.25, 140, without("loss.teacher")),
+    "25+tags, no prototypes": Row(0.25, 140, without("network.prototypes", "loss.contrast")),
+    "25+tags, no relation": Row(0.25, 140, (*METHOD, "network.prototypes.layers=0")),
+    "25+tags, no memory": Row(0.25, 140, (*without("loss.contrast"), "network.prototypes.memory=false")),
+    "25+tags, no guidance": Row(0.25, 140, (*METHOD, "network.context.guided=false")),
+    "25+tags, single scale": Row(0.25, 140, (*METHOD, "network.context.strides=[16]")),
+    "25+tags, no agreement": Row(0.25, 140, without("loss.agreement")),
+    "25+tags, no contrast": Row(0.25, 140, without("loss.contrast")),
+    "25+tags, no concentration": Row(0.25, 140, without("loss.concentration")),
+    "25+tags, with equivariance": Row(0.25, 140, (*METHOD, "loss.equivariance=1")),
+    "25+tags, no balance": Row(0.25, 140, (*METHOD, "loss.tag_balance=false")),
+}
+
+
+def recipe_changes(row: Row, seed: int, size: int, epochs: int) -> list[str]:
+    """What the row says in the words of a recipe; of as many steps as an epoch over everybody has."""
+    located = "[{annotations: lspet/train.json, images: lspet/images}]"
+    tags = f"[{{sheet: {sheet(row.answers or 0)}, images: lspet/images}}]"
+    rounds = epochs if row.answers is not None else round(epochs / row.locations)
+    augment = "{rotation_deg: 15, scale: 0.15, cutout: 0}"
+    return [
+        f"seed={seed}",
+        f"data.train={located if row.locations else []}",
+        f"data.locations={row.locations}",
+        f"data.tags={tags if row.answers is not None else []}",
+        f"stages=[{{epochs: {rounds}, size: [{size}, {size}], augment: {augment}}}]",
+        *row.changes,
+    ]
+
+
+def sheet(answers: int) -> str:
+    """Path of the sheet with so many answers about a person, relative to the data root."""
+    return f"lspet/answers-{answers}.csv"
+
+
+def make_sheets(root: Path) -> None:
+    """An unanswered sheet, and answered ones of every budget, where they are not there yet."""
+    truth = ("lspet/train.json", "lspet/images")
+    for answers, regions in {0: 1, **ANSWERS}.items():
+        out = sheet(answers)
+        if (root / out).is_file():
+            continue
+        questions = out if answers == 0 else f"lspet/questions-{answers}.csv"
+        run([LFPOSE, "tags", "make", *truth, "--regions", str(regions), "--out", questions], root)
+        if answers:
+            run([LFPOSE, "tags", "simulate", questions, *truth, "--out", out], root)
+
+
+def run(arguments: list[str], folder: Path | None = None) -> None:
+    """Run a command; its output is the user's to see, its failure is this program's."""
+    done = subprocess.run(arguments, cwd=folder)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def measure(row: Row, seed: int, options: argparse.Namespace, out: Path, root: Path) -> dict[str, Any]:
+    """Train a row and evaluate it on the test images."""
+    import torch
+
+    changes = recipe_changes(row, seed, options.size, options.epochs)
+    training = ["train", "location_free", *changes]
+    run(
+        [LFPOSE, *training, "--out", str(out), "--data", str(root), "--device", options.device]
+        + ["--validate-every", "1000"]
+    )
+    checkpoint, result = out / "last.pt", out / "test.json"
+    test = ["lspet/test.json", "lspet/images", "--data", str(root), "--json", str(result)]
+    run([LFPOSE, "eval", *test, "--model", str(checkpoint)])
+    measured = json.loads(result.read_text())
+    history = torch.load(checkpoint, weights_only=True)["history"]
+    heard = [value for value in measured["presence_auc"].values() if value is not None]
+    return {
+        "pck_box": measured["pck_box"]["mean"],
+        "either_side": measured["pck_either_side"]["mean"],
+        "presence_auc": sum(heard) / max(1, len(heard)),
+        "minutes": sum(epoch["seconds"] for epoch in history) / 60,
+        "per_joint": measured["pck_box"]["per_joint"],
+        "lines": {name: line["pck_box"]["mean"] for name, line in measured["lines"].items()},
+        "lines_either_side": {n: line["pck_either_side"]["mean"] for n, line in measured["lines"].items()},
+        "training": shlex.join(["lfpose", *training]),
+    }
+
+
+def main() -> None:
+    """Train, measure, write, row by row."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", default=list(ROWS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--size", type=int, default=96, help="side of the crops")
+    parser.add_argument("--epochs", type=int, default=10, help="over everybody; fewer persons, more epochs")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--runs", type=Path, default=Path("runs/lfpe"), help="folder of the checkpoints")
+    parser.add_argument("--list", action="store_true", help="name the rows and stop")
+    parser.add_argument("--json", type=Path, default=RESULTS / "lfpe.json")
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(ROWS))
+        return
+
+    root = data_root(None)
+    make_sheets(root)
+    rows: list[dict[str, Any]] = []
+    if options.json.is_file():
+        rows = json.loads(options.json.read_text())["rows"]
+    for seed in options.seeds:
+        for name in options.rows:
+            key = {"row": name, "seed": seed, "size": options.size, "epochs": options.epochs}
+            if any(key.items() <= row.items() for row in rows):
+                continue
+            out = (
+                options.runs
+                / f"{name.replace(' ', '-').replace(',', '')}-{options.size}-{options.epochs}-{seed}"
+            )
+            print(f"== {name}, seed {seed}", flush=True)
+            rows.append({**key, **measure(ROWS[name], seed, options, out, root), "commit": commit()})
+            write(options.json, rows)
+    print_table(
+        [{k: v for k, v in row.items() if not isinstance(v, dict) and k != "training"} for row in rows]
+    )
+
+
+if __name__ == "__main__":
+    main()
