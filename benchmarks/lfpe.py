@@ -6,8 +6,8 @@
 
 Needs Leeds Sports Pose Extended as COCO JSON below $LFPOSE_DATA: lspet/train.json, test.json, val.json and
 images. Makes the question sheets, trains every row with ``lfpose train`` for the same number of steps,
-measures it with ``lfpose eval`` on the test images, and writes benchmarks/results/lfpe.json after every row. A
-row that is there already is not trained again; a training that was stopped goes on.
+measures it with ``lfpose eval`` on the test images, and writes benchmarks/results/lfpe.json after every one.
+A row that is there already is not trained again; a training that was stopped goes on.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(target)
     except OSError as error:
-        if error.filename == str(temporary):
+        # A write to an open file, as to a full disk, names none.
+        if error.filename == str(temporary) or (error.errno is not None and error.filename is None):
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
     finally:

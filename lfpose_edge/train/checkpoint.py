@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,15 @@ FORMAT = 1
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` so that a kill or a full disk leaves the old file as it was."""
+    """Write ``state`` so that a kill or a full disk leaves the old file as it was.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``.
+    """
+    made = io.BytesIO()  # written to a file directly, a full disk would be an error about a stream's position
+    torch.save({"format": FORMAT, **state}, made)
     with whole_file(path) as temporary, temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
+        file.write(made.getbuffer())
         file.flush()
         os.fsync(file.fileno())
 

@@ -162,3 +162,25 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
         save_checkpoint(path, {"step": lambda: None})
     assert load_checkpoint(path)["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
+def test_a_full_disk_is_named_and_leaves_the_old_checkpoint(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    import resource
+
+    recipe = make_recipe()
+    save_checkpoint(tmp_path / "other.pt", {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"last\.pt"):
+            _train(recipe, figures, tmp_path / "run")
+        with pytest.raises(OSError, match=r"other\.pt"):
+            save_checkpoint(tmp_path / "other.pt", {"big": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_checkpoint(tmp_path / "other.pt")["step"] == 1
+    assert list((tmp_path / "run").iterdir()) == []
+    assert _train(recipe, figures, tmp_path / "run").finished  # there is space again
