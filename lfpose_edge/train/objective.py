@@ -68,7 +68,7 @@ class Objective:
                 with torch.no_grad():
                     taught: PoseOutput = teacher(self.normalize(sample.easy))
                 total = total + weights.teacher * teacher_loss(
-                    first, taught, sample, self.mirror, self.stride, weights.sigma_cells, weights.teacher_sure
+                    first, taught, sample, self.mirror, self.stride, weights
                 )
         return terms._replace(total=total)
 

@@ -178,8 +178,10 @@ class Loss(_Section):
     """Weight of the location term of the coarse CAMs together, for networks that have some."""
     heatmap: float = Field(0.01, ge=0)
     presence: float = Field(0.1, ge=0)
-    tag_location: float = Field(3.0, ge=0)
+    tag_location: float = Field(1.0, ge=0)
     """Weight of what answers about regions say of a joint's place."""
+    tag_mistakes: float = Field(0.02, gt=0, lt=0.5)
+    """How many answers are wrong; the smaller, the more they outweigh what the network sees."""
     tag_level: float = Field(0.3, ge=0)
     """Weight of what they say of the map's level in the region."""
     tag_sharpness: Positive = 3.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,7 +15,6 @@ from lfpose_edge.train.networks.cam_network import PoseOutput
 from lfpose_edge.train.recipe import Loss
 
 _COVERED = 0.9  # of a region, in the crop: with less, a joint that was seen there may have been cut off
-_LEAST_MASS = 1e-4
 _RAREST = 0.05
 _POINTS = 8  # along each side of a region
 
@@ -21,7 +22,7 @@ _POINTS = 8  # along each side of a region
 def tag_loss(output: PoseOutput, sample: TagSample, _: Tensor, stride: float, weights: Loss) -> LossTerms:
     """The loss of crops of which only answers are known.
 
-    *Location* is :func:`mass_costs`, of joints that were seen somewhere in the crop. *Heatmap* is
+    *Location* is :func:`place_costs`, of joints that were seen somewhere in the crop. *Heatmap* is
     :func:`presence_costs`, which sets the maps' level. Coarse CAMs have both too, on average over them.
     *Presence* is the binary cross-entropy of the presence logits, where the whole box was asked about or the
     joint was seen in a part of it; it is not balanced, so that the logits stay those of a probability.
@@ -36,15 +37,13 @@ def tag_loss(output: PoseOutput, sample: TagSample, _: Tensor, stride: float, we
     masks, covered = region_masks(sample.regions, sample.affine, cams.shape[2:], stride)
     yes, no = judged_answers(sample.answers, masks, covered)
     seen = yes.any(dim=1)  # (B, K)
-    told_yes, told_no = yes & seen[:, None], no & seen[:, None]
-    told = (told_yes | told_no).sum().clamp_min(1)
     judged = (yes | no).sum().clamp_min(1)
     balance = class_balance(sample.rates, yes, no) if weights.tag_balance else (yes | no).float()
 
     def costs(maps: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        place = mass_costs(maps, cells, told_yes, told_no).sum() / told
+        place = place_costs(maps, answer_evidence(cells, yes, no, weights.tag_mistakes))
         level = presence_costs(maps, cells, yes, no, weights.tag_sharpness) * balance
-        return place, level.sum() / judged
+        return (place * seen).sum() / seen.sum().clamp_min(1), level.sum() / judged
 
     location, level = costs(cams, masks)
     total = weights.tag_location * location + weights.tag_level * level
@@ -111,23 +110,40 @@ def judged_answers(answers: Tensor, masks: Tensor, covered: Tensor) -> tuple[Ten
     return yes, no
 
 
-def mass_costs(cams: Tensor, masks: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """The negative log-likelihood of answers about tiles, if a joint's place is drawn from its map's softmax.
+def answer_evidence(masks: Tensor, yes: Tensor, no: Tensor, mistakes: float) -> Tensor:
+    """How likely the answers about a joint are that is in a cell, in nats, the most likely ones being 0.
 
-    The same model as the location term of full supervision, which knows the cell where this knows a tile: a
-    "yes" puts the map's mass into the tile, a "no" takes it out.
+    Every answer is wrong with a small chance, on its own: each that a cell contradicts makes it less likely
+    by the same factor.
+
+    Args:
+        masks: (B, R, h, w).
+        yes, no: (B, R, K).
+        mistakes: the chance that an answer is wrong.
+
+    Returns:
+        (B, K, h * w), not positive.
+    """
+    cells = masks.flatten(2).float()
+    against = torch.einsum("brk,brc->bkc", yes.float(), 1 - cells)
+    against = against + torch.einsum("brk,brc->bkc", no.float(), cells)
+    return against * -math.log((1 - mistakes) / mistakes)
+
+
+def place_costs(cams: Tensor, evidence: Tensor) -> Tensor:
+    """The negative log-likelihood of all answers about a joint, if its place is drawn from its map's softmax.
+
+    The same model as the location term of full supervision, which knows the cell where this knows what the
+    answers leave of the crop.
 
     Args:
         cams: (B, K, h, w) logits.
-        masks: (B, R, h, w).
-        yes, no: (B, R, K), of joints that are somewhere in the crop.
+        evidence: (B, K, h * w), see :func:`answer_evidence`.
 
     Returns:
-        (B, R, K); 0 where there is no answer.
+        (B, K) nats; 0 where nothing was answered.
     """
-    mass = torch.einsum("bkc,brc->brk", cams.flatten(2).softmax(dim=2), masks.flatten(2).to(cams.dtype))
-    mass = mass.clamp(_LEAST_MASS, 1 - _LEAST_MASS)
-    return -(mass.log() * yes + (-mass).log1p() * no)
+    return -(cams.flatten(2).log_softmax(dim=2) + evidence).logsumexp(dim=2)
 
 
 def presence_costs(cams: Tensor, masks: Tensor, yes: Tensor, no: Tensor, sharpness: float) -> Tensor:

@@ -14,7 +14,8 @@ from lfpose_edge.train.data.tagged_crops import TagSample
 from lfpose_edge.train.losses import gaussian_maps, location_costs, to_distribution
 from lfpose_edge.train.map_losses import SURE, squared_hellinger
 from lfpose_edge.train.networks.cam_network import PoseOutput
-from lfpose_edge.train.tag_losses import judged_answers, region_masks
+from lfpose_edge.train.recipe import Loss
+from lfpose_edge.train.tag_losses import answer_evidence, judged_answers, region_masks
 
 _COMMON = 0.8  # of a CAM's mass in the part that both views show
 _TELLING = 0.2  # nats
@@ -44,13 +45,7 @@ def equivariance_loss(hard: PoseOutput, easy: PoseOutput, sample: TagSample, mir
 
 
 def teacher_loss(
-    hard: PoseOutput,
-    easy: PoseOutput,
-    sample: TagSample,
-    mirror: Tensor,
-    stride: float,
-    sigma_cells: float,
-    sure: float,
+    hard: PoseOutput, easy: PoseOutput, sample: TagSample, mirror: Tensor, stride: float, weights: Loss
 ) -> Tensor:
     """The location term, of the places that a teacher finds in the easy view.
 
@@ -60,35 +55,35 @@ def teacher_loss(
         sample: the persons, and what was answered about them.
         mirror: (K,) the position of every joint's mirror joint.
         stride: crop pixels per CAM cell.
-        sigma_cells: standard deviation of the target's Gaussian.
-        sure: see :func:`teacher_places`.
+        weights: the target's Gaussian, and what :func:`teacher_places` goes by.
     """
     cams = hard.cams.float()
-    places, trust = teacher_places(easy, sample, mirror, stride, sigma_cells, sure)
+    places, trust = teacher_places(easy, sample, mirror, stride, weights)
     linear, offset = sample.affine[:, None, :, :2].float(), sample.affine[:, None, :, 2].float()
     joints = torch.linalg.solve(linear, (places - offset)[..., None])[..., 0]  # (B, K, 2) hard crop pixels
     extent = torch.tensor(sample.crop.shape[:1:-1], device=joints.device)
     inside = ((joints >= 0) & (joints < extent)).all(dim=2)
-    target = to_distribution(gaussian_maps(joints, (cams.shape[2], cams.shape[3]), stride, sigma_cells))
+    shape = (cams.shape[2], cams.shape[3])
+    target = to_distribution(gaussian_maps(joints, shape, stride, weights.sigma_cells))
     return (location_costs(cams, target) * trust * inside).mean()
 
 
 @torch.no_grad()
 def teacher_places(
-    easy: PoseOutput, sample: TagSample, mirror: Tensor, stride: float, sigma_cells: float, sure: float
+    easy: PoseOutput, sample: TagSample, mirror: Tensor, stride: float, weights: Loss
 ) -> tuple[Tensor, Tensor]:
     """Where a teacher finds the joints, by what it sees and by what was answered.
 
-    The softmax of a CAM is read as the probability of the joint's place; cells that contradict an answer are
-    struck out, which makes it the probability given the answers. A joint is trusted by the part of that
-    mass that lies within two standard deviations of the peak. It is not trusted at all with less than
-    ``sure``; where no cell agrees with the answers; where an answer, or in lack of one the teacher, says
-    that it is not there; and where the teacher has collapsed: the mutual information of persons and places
+    The softmax of a CAM is read as the probability of the joint's place, and multiplied by how likely the
+    answers are that were given (:func:`answer_evidence`). A joint is trusted by the part of that mass that
+    lies within two standard deviations of the peak. It is not trusted at all with less than
+    ``teacher_sure``; where the peak contradicts an answer; where an answer, or in lack of one the teacher,
+    says that it is not there; and where the teacher has collapsed: the mutual information of persons and places
     in the batch, H(mean map) - mean H(map), is below 0.2 nats, as of a map that is the same for everyone.
 
     Args:
         easy: the teacher's output of B easy views.
-        sample, mirror, stride, sigma_cells, sure: see :func:`teacher_loss`.
+        sample, mirror, stride, weights: see :func:`teacher_loss`.
 
     Returns:
         (B, K, 2) image pixels, named as in the hard view, and (B, K) trust, 0 to 1.
@@ -98,20 +93,18 @@ def teacher_places(
     telling = _mutual_information(logits.flatten(2).softmax(dim=2)) > _TELLING
     masks, covered = region_masks(sample.regions, sample.easy_affine, logits.shape[2:], stride)
     yes, no = judged_answers(sample.answers, masks, covered)
-    cells = masks.flatten(2).float()
-    against = torch.einsum("brk,brc->bkc", yes.float(), 1 - cells)
-    against = against + torch.einsum("brk,brc->bkc", no.float(), cells)
-    possible = (against == 0).any(dim=2)
-    agreed = logits.flatten(2).masked_fill((against > 0) & possible[..., None], -torch.inf)
-    mass = agreed.softmax(dim=2)
+    evidence = answer_evidence(masks, yes, no, weights.tag_mistakes)
+    mass = (logits.flatten(2) + evidence).softmax(dim=2)
 
     height, width = logits.shape[2:]
     y, x = torch.meshgrid(
         torch.arange(height, device=mass.device), torch.arange(width, device=mass.device), indexing="ij"
     )
     at = torch.stack([x, y], dim=2).flatten(0, 1).float()  # (cells, 2)
-    peak = at[mass.argmax(dim=2)]  # (B, K, 2)
-    near = ((at - peak[:, :, None]) ** 2).sum(dim=3) <= (_AROUND * sigma_cells) ** 2
+    best = mass.argmax(dim=2)
+    agrees = evidence.gather(2, best[..., None])[..., 0] == 0
+    peak = at[best]  # (B, K, 2)
+    near = ((at - peak[:, :, None]) ** 2).sum(dim=3) <= (_AROUND * weights.sigma_cells) ** 2
     around = mass * near
     trust = around.sum(dim=2)
     cell = torch.einsum("bkc,cd->bkd", around, at) / trust.clamp_min(1e-6)[..., None]
@@ -121,7 +114,7 @@ def teacher_places(
 
     told_yes, told_no = yes.any(dim=1), (no & sample.whole[..., None]).any(dim=1)
     there = told_yes | (seen & ~told_no)
-    return places, trust * (trust >= sure) * possible * there * telling
+    return places, trust * (trust >= weights.teacher_sure) * agrees * there * telling
 
 
 def named_alike(values: Tensor, affine: Tensor, mirror: Tensor) -> Tensor:

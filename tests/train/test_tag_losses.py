@@ -16,7 +16,13 @@ from lfpose_edge.train.data.crops import CropView
 from lfpose_edge.train.data.tagged_crops import TaggedCrops
 from lfpose_edge.train.data.tags import NO, OPEN, YES, Tags
 from lfpose_edge.train.recipe import Augment
-from lfpose_edge.train.tag_losses import judged_answers, mass_costs, presence_costs, region_masks
+from lfpose_edge.train.tag_losses import (
+    answer_evidence,
+    judged_answers,
+    place_costs,
+    presence_costs,
+    region_masks,
+)
 
 BOX = np.array([[20.0, 30.0, 84.0, 94.0]])
 
@@ -58,14 +64,46 @@ def _case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     return cams, masks, yes, ~yes & (torch.arange(6) < 5).view(1, 6, 1)
 
 
-def test_mass_is_the_likelihood_of_the_answers() -> None:
+def test_evidence_counts_contradictions() -> None:
+    _, masks, yes, no = _case()
+    evidence = answer_evidence(masks, yes, no, 0.1)
+    for b, k in np.ndindex(2, 3):
+        for y, x in np.ndindex(4, 5):
+            wrong = sum(
+                bool((yes[b, r, k] and not masks[b, r, y, x]) or (no[b, r, k] and masks[b, r, y, x]))
+                for r in range(6)
+            )
+            assert evidence[b, k, y * 5 + x].item() == pytest.approx(-wrong * np.log(9), abs=1e-5)
+
+
+def test_the_cost_of_a_place_is_the_likelihood_of_the_answers() -> None:
     cams, masks, yes, no = _case()
-    costs = mass_costs(cams, masks, yes, no)
+    costs = place_costs(cams, answer_evidence(masks, yes, no, 1e-9))
     places = cams.flatten(2).softmax(dim=2).view_as(cams)
-    for b, r, k in np.ndindex(2, 6, 3):
-        mass = places[b, k][masks[b, r]].sum().clamp(1e-4, 1 - 1e-4)
-        expected = -mass.log() * yes[b, r, k] - (1 - mass).log() * no[b, r, k]
-        assert costs[b, r, k].item() == pytest.approx(expected.item(), abs=1e-5)
+    judged = 0
+    for b, k in np.ndindex(2, 3):
+        left = torch.ones(4, 5, dtype=torch.bool)
+        for r in range(6):
+            left &= torch.where(yes[b, r, k], masks[b, r], True) & torch.where(
+                no[b, r, k], ~masks[b, r], True
+            )
+        if left.any():
+            judged += 1
+            assert costs[b, k].item() == pytest.approx(-places[b, k][left].sum().log().item(), abs=1e-3)
+    assert judged
+    nothing = torch.zeros_like(yes)
+    assert place_costs(cams, answer_evidence(masks, nothing, nothing, 0.02)).abs().max() < 1e-5
+
+
+def test_a_wrong_answer_is_outvoted_and_costs_what_a_mistake_costs() -> None:
+    cams = torch.full((1, 1, 4, 4), -50.0)
+    cams[0, 0, 1, 1] = 0.0
+    masks = torch.zeros(1, 3, 4, 4, dtype=torch.bool)
+    masks[0, :2, :2, :2] = True
+    masks[0, 2, 3, 3] = True
+    yes = torch.tensor([True, True, True]).view(1, 3, 1)  # two regions hold the peak, the third does not
+    evidence = answer_evidence(masks, yes, ~yes, 0.02)
+    assert place_costs(cams, evidence).item() == pytest.approx(np.log(0.98 / 0.02), abs=1e-4)
 
 
 def test_presence_is_the_log_mean_exp_over_the_region() -> None:
@@ -94,7 +132,7 @@ def test_answers_about_tiles_alone_put_the_peak_where_the_joint_is() -> None:
     optimizer = torch.optim.Adam([cams], lr=0.5)
     for _ in range(60):
         optimizer.zero_grad()
-        mass_costs(cams, masks, yes, no).sum().backward()
+        place_costs(cams, answer_evidence(masks, yes, no, 0.02)).sum().backward()
         optimizer.step()
     mass = cams.detach().flatten().softmax(dim=0).view(16, 16)
     y, x = np.indices((16, 16)) * 4 + 2

@@ -11,10 +11,12 @@ from lfpose_edge.train.data.tagged_crops import TagSample
 from lfpose_edge.train.data.tags import NO, OPEN, YES
 from lfpose_edge.train.losses import gaussian_maps
 from lfpose_edge.train.networks import PoseOutput
+from lfpose_edge.train.recipe import Loss
 from lfpose_edge.train.view_losses import equivariance_loss, teacher_loss, teacher_places
 
 MIRROR = torch.tensor([0, 2, 1])  # nose, left hand, right hand
 BOX = np.array([[20.0, 30.0, 84.0, 94.0]])
+WEIGHTS = Loss(sigma_cells=1.5, teacher_sure=0.5, tag_mistakes=1e-6)
 SIZE, STRIDE, PERSONS = (64, 64), 4, 8
 VIEWS = [
     pytest.param({}, id="same"),
@@ -90,12 +92,12 @@ def test_nothing_is_asked_of_a_view_that_shows_another_part() -> None:
 def test_the_teachers_places_are_learned_in_the_hard_view(view: dict[str, object]) -> None:
     sample, joints = _persons(view)
     taught = _sees(joints, sample.easy_affine)
-    places, trust = teacher_places(taught, sample, MIRROR, STRIDE, 1.5, 0.5)
+    places, trust = teacher_places(taught, sample, MIRROR, STRIDE, WEIGHTS)
     expected = _named_in_hard_view(joints, sample)
     np.testing.assert_allclose(places, expected, atol=1.0)
     assert (trust > 0.8).all()
-    right = teacher_loss(_sees(expected, sample.affine), taught, sample, MIRROR, STRIDE, 1.5, 0.5)
-    wrong = teacher_loss(_sees(expected + 20, sample.affine), taught, sample, MIRROR, STRIDE, 1.5, 0.5)
+    right = teacher_loss(_sees(expected, sample.affine), taught, sample, MIRROR, STRIDE, WEIGHTS)
+    wrong = teacher_loss(_sees(expected + 20, sample.affine), taught, sample, MIRROR, STRIDE, WEIGHTS)
     assert right.item() < 0.5 * wrong.item()
 
 
@@ -109,7 +111,7 @@ def _two_peaks(sample: TagSample, joints: np.ndarray) -> tuple[PoseOutput, np.nd
 def test_answers_strike_out_places() -> None:
     sample, joints = _persons({"flip": True})
     taught, decoy = _two_peaks(sample, joints)
-    places, _ = teacher_places(taught, sample, MIRROR, STRIDE, 1.5, 0.5)
+    places, _ = teacher_places(taught, sample, MIRROR, STRIDE, WEIGHTS)
     np.testing.assert_allclose(places, _named_in_hard_view(decoy, sample), atol=1.5)
 
     # The first region holds the nose itself and not its decoy, the second the right hand's decoy only.
@@ -120,7 +122,7 @@ def test_answers_strike_out_places() -> None:
     answers[:, 0, 0] = YES
     answers[:, 1, 1] = NO  # in the mirrored view the right hand is called the left
     told = sample._replace(regions=torch.from_numpy(regions).float(), answers=answers)
-    places, trust = teacher_places(taught, told, MIRROR, STRIDE, 1.5, 0.5)
+    places, trust = teacher_places(taught, told, MIRROR, STRIDE, WEIGHTS)
     np.testing.assert_allclose(places[:, 0], joints[:, 0], atol=2.5)  # half a cell
     np.testing.assert_allclose(places[:, 1], joints[:, 2], atol=2.5)
     np.testing.assert_allclose(places[:, 2], decoy[:, 1], atol=1.5)
@@ -133,7 +135,7 @@ def test_answers_strike_out_places() -> None:
         ("flat", "its mass is everywhere"),
         ("absent", "the teacher does not see it"),
         ("denied", "the whole box was asked about, and the answer was no"),
-        ("contradicted", "no cell agrees with the answers"),
+        ("contradicted", "every cell contradicts an answer"),
         ("collapsed", "it is at the same place in everybody"),
     ],
 )
@@ -156,10 +158,10 @@ def test_a_teacher_is_not_trusted_when(change: str, why: str) -> None:
     else:
         same = np.broadcast_to(joints[:1], joints.shape)
         taught = _sees(same, sample.easy_affine)
-    trust = teacher_places(taught, sample, MIRROR, STRIDE, 1.5, 0.5)[1]
+    trust = teacher_places(taught, sample, MIRROR, STRIDE, WEIGHTS)[1]
     assert (trust == 0).all(), why
     hard = _sees(joints, sample.affine)
-    assert teacher_loss(hard, taught, sample, MIRROR, STRIDE, 1.5, 0.5).item() == 0
+    assert teacher_loss(hard, taught, sample, MIRROR, STRIDE, WEIGHTS).item() == 0
 
 
 def test_an_answer_outweighs_the_teachers_doubt_that_a_joint_is_there() -> None:
@@ -170,7 +172,7 @@ def test_an_answer_outweighs_the_teachers_doubt_that_a_joint_is_there() -> None:
     answers = sample.answers.clone()
     answers[:, 0, 1] = YES
     trust = teacher_places(
-        taught, sample._replace(regions=regions, answers=answers), MIRROR, STRIDE, 1.5, 0.5
+        taught, sample._replace(regions=regions, answers=answers), MIRROR, STRIDE, WEIGHTS
     )[1]
     assert (trust[:, 1] > 0.8).all()
     assert (trust[:, [0, 2]] == 0).all()
