@@ -76,10 +76,13 @@ def teacher_places(
 
     The softmax of a CAM is read as the probability of the joint's place, and multiplied by how likely the
     answers are that were given (:func:`answer_evidence`). A joint is trusted by the part of that mass that
-    lies within two standard deviations of the peak. It is not trusted at all with less than
-    ``teacher_sure``; where the peak contradicts an answer; where an answer, or in lack of one the teacher,
-    says that it is not there; and where the teacher has collapsed: the mutual information of persons and places
-    in the batch, H(mean map) - mean H(map), is below 0.2 nats, as of a map that is the same for everyone.
+    lies within two standard deviations of the peak. It is not trusted at all
+
+    - with less than ``teacher_sure``,
+    - where the peak contradicts an answer,
+    - where an answer, or in lack of one the teacher, says that it is not there,
+    - where the teacher has collapsed: the mutual information of persons and places in the batch,
+      H(mean map) - mean H(map), is below 0.2 nats, as of a map that is the same for everyone.
 
     Args:
         easy: the teacher's output of B easy views.
