@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from lfpose_edge.errors import RecipeError, did_you_mean
 from lfpose_edge.files import require_writable
+from lfpose_edge.metrics.accuracy import measure
 from lfpose_edge.persons import read_coco_boxes, read_coco_keypoints
 from lfpose_edge.skeleton import SKELETONS, Skeleton
 
@@ -32,16 +34,31 @@ def run_make(annotations: Path, images: Path, out: Path, skeleton: str, regions:
 
 def run_simulate(sheet: Path, annotations: Path, images: Path, out: Path, skeleton: str) -> None:
     """Answer a sheet from located joints and show how often each joint is seen."""
-    from lfpose_edge.train.data.tags import read_tags, simulate_answers, write_tags
+    from lfpose_edge.train.data.tags import (
+        located_rows,
+        places_left,
+        read_tags,
+        simulate_answers,
+        write_tags,
+    )
 
     require_writable(out)
     joints = _skeleton(skeleton)
-    tags = simulate_answers(read_tags(sheet, joints), read_coco_keypoints(annotations, images, joints))
+    persons = read_coco_keypoints(annotations, images, joints)
+    tags = simulate_answers(read_tags(sheet, joints), persons)
     write_tags(out, tags)
     console = Console(stderr=True, highlight=False, markup=False)
     console.print(_rates(tags))
     count = len(set(tags.persons.tolist()))
     console.print(f"wrote {out}: {tags.given} answers about {count} persons, {tags.given / count:.1f} each")
+    rows = located_rows(tags, persons)
+    asked = persons.chosen([rows[row] for row in tags.first_rows()])
+    left, middle = places_left(tags)
+    area, right = np.median(left[asked.labelled]), measure(middle, asked).pck_box.mean
+    console.print(
+        f"They leave a joint {area:.1%} of its box (median). The middle of that is right by PCK@0.1 box for "
+        f"{right:.1%} of the limb joints."
+    )
 
 
 def _rates(tags: Tags) -> Table:

@@ -18,6 +18,7 @@ from lfpose_edge.train.data.tags import (
     OPEN,
     YES,
     make_questions,
+    places_left,
     read_tags,
     require_both_answers,
     simulate_answers,
@@ -83,6 +84,26 @@ def test_answers_are_yes_where_the_joint_is_inside() -> None:
     assert (answered.answers[::4] == [[1, 1], [0, 1], [1, -1], [1, 1], [1, 1], [1, 1]]).all()
     with pytest.raises(SourceError, match="person 105 of the sheet is not among"):
         simulate_answers(tags, persons.first(5))
+
+
+def test_answers_leave_what_agrees_with_all_of_them() -> None:
+    persons = table(2)
+    tags = make_questions(persons, Path("images"), 3)
+    corner, extent = persons.boxes[:, None, :2], np.array([40.0, 80.0])
+    parts = np.array([[[0, 0, 1, 1], [0, 0, 0.5, 0.5], [0, 0.25, 1, 1]]] * 2, float)  # of the box
+    regions = np.concatenate([corner + parts[..., :2] * extent, corner + parts[..., 2:] * extent], axis=2)
+    answers = [[[1, 1], [1, 0], [1, 1]], [[1, 1], [-1, -1], [-1, 0]]]
+    tags = replace(tags, regions=regions.reshape(6, 4), answers=np.array(answers, np.int8).reshape(6, 2))
+    left, middle = places_left(tags)
+    np.testing.assert_allclose(left, [[0.125, 0.625], [1, 0.25]])
+    expected = np.array([[[0.25, 0.375], [0.55, 0.675]], [[0.5, 0.5], [0.5, 0.125]]])
+    np.testing.assert_allclose((middle - corner) / extent, expected)
+
+    impossible = replace(tags, answers=np.array([[1, 1], [0, 0], [0, 0]] * 2, np.int8))
+    impossible.regions[1::3], impossible.regions[2::3] = impossible.regions[::3], impossible.regions[::3]
+    left, middle = places_left(impossible)
+    assert (left == 1).all()
+    np.testing.assert_allclose((middle - corner) / extent, 0.5)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json"])
@@ -156,6 +177,7 @@ def test_the_commands_make_and_answer_a_sheet(command, tmp_path: Path) -> None:
     code, _, err = command(main, "lfpose", "tags", "simulate", "q.csv", *place, "--out", "a.csv")
     assert code == 0, err
     assert "84 answers about 2 persons" in err
+    assert "They leave a joint" in err
     code, _, err = command(main, "lfpose", "tags", "make", *place, "--out", "q.csv", "--skeleton", "lsp")
     assert (code, "did you mean 'lsp14'" in err) == (1, True)
 

@@ -25,6 +25,7 @@ from lfpose_edge.skeleton import Skeleton
 
 YES, NO, OPEN = 1, 0, -1
 _WORDS = {"yes": YES, "no": NO, "": OPEN}
+_GRID = 40  # cells along each side of a box
 _PLACE = ("person", "image", "box_x1", "box_y1", "box_x2", "box_y2", "x1", "y1", "x2", "y2")
 
 
@@ -55,6 +56,10 @@ class Tags:
     def given(self) -> int:
         """How many answers there are: the bits that were asked for."""
         return int((self.answers != OPEN).sum())
+
+    def first_rows(self) -> NDArray[np.intp]:
+        """(P,) the first row of each of the P persons, in the sheet's order."""
+        return np.sort(np.unique(self.persons, return_index=True)[1])
 
     def rates(self) -> NDArray[np.float64]:
         """(K,) how often the answer is yes; NaN where a joint was never asked about."""
@@ -143,16 +148,47 @@ def simulate_answers(tags: Tags, persons: PersonTable) -> Tags:
     if tags.skeleton.keypoints != persons.skeleton.keypoints:
         message = f"the sheet asks about {tags.skeleton.name!r}, the persons have {persons.skeleton.name!r}"
         raise SourceError(message)
+    rows = located_rows(tags, persons)
+    joints, labelled, known = persons.joints[rows], persons.labelled[rows], persons.known[rows]
+    low, high = tags.regions[:, None, :2], tags.regions[:, None, 2:]
+    inside = labelled & (joints >= low).all(axis=2) & (joints < high).all(axis=2)
+    return replace(tags, answers=np.where(known, inside, OPEN).astype(np.int8))
+
+
+def located_rows(tags: Tags, persons: PersonTable) -> list[int]:
+    """For each row of a sheet, its person's row in a table; SourceError when somebody is not in there."""
     places = {int(number): row for row, number in enumerate(persons.annotation_ids)}
     missing = [int(number) for number in tags.persons if int(number) not in places]
     if missing:
         message = f"person {missing[0]} of the sheet is not among the located persons"
         raise SourceError(message)
-    rows = [places[int(number)] for number in tags.persons]
-    joints, labelled, known = persons.joints[rows], persons.labelled[rows], persons.known[rows]
-    low, high = tags.regions[:, None, :2], tags.regions[:, None, 2:]
-    inside = labelled & (joints >= low).all(axis=2) & (joints < high).all(axis=2)
-    return replace(tags, answers=np.where(known, inside, OPEN).astype(np.int8))
+    return [places[int(number)] for number in tags.persons]
+
+
+def places_left(tags: Tags) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What the answers leave of each box for a joint to be in, if all of them are right.
+
+    Returns:
+        (P, K) parts of the box, of the P persons in the sheet's order; and (P, K, 2) the middle of what is
+        left, image pixels. Where no place agrees with all answers everything is left.
+    """
+    cells = (np.arange(_GRID) + 0.5) / _GRID
+    grid = np.stack(np.meshgrid(cells, cells), axis=2).reshape(-1, 2)  # of a box of side 1
+    first = tags.first_rows()
+    left = np.empty((len(first), len(tags.skeleton)))
+    middle = np.empty((*left.shape, 2))
+    for i, start in enumerate(first):
+        rows = np.flatnonzero(tags.persons == tags.persons[start])
+        corner, extent = tags.boxes[start, :2], tags.boxes[start, 2:] - tags.boxes[start, :2]
+        places = corner + grid * extent
+        regions = tags.regions[rows, None]
+        inside = ((places >= regions[..., :2]) & (places < regions[..., 2:])).all(axis=2).astype(float)
+        answers = tags.answers[rows].T
+        against = (answers == YES) @ (1 - inside) + (answers == NO) @ inside  # (K, places)
+        agreed = (against == 0) | (against > 0).all(axis=1, keepdims=True)
+        left[i] = agreed.mean(axis=1)
+        middle[i] = agreed @ places / agreed.sum(axis=1, keepdims=True)
+    return left, middle
 
 
 def write_tags(path: Path, tags: Tags) -> None:
