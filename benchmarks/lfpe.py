@@ -124,6 +124,12 @@ def run(arguments: list[str], folder: Path | None = None) -> None:
         sys.exit(done.returncode)
 
 
+def recorded(path: Path) -> list[dict[str, Any]]:
+    """The rows of a result file; none where there is no file."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.is_file() else []
+    return rows
+
+
 def measure(row: Row, seed: int, options: argparse.Namespace, out: Path, root: Path) -> dict[str, Any]:
     """Train a row and evaluate it on the test images."""
     import torch
@@ -172,24 +178,18 @@ def main() -> None:
 
     root = data_root(None)
     make_sheets(root)
-    rows: list[dict[str, Any]] = []
-    if options.json.is_file():
-        rows = json.loads(options.json.read_text())["rows"]
     for seed in options.seeds:
         for name in options.rows:
             key = {"row": name, "seed": seed, "size": options.size, "epochs": options.epochs}
-            if any(key.items() <= row.items() for row in rows):
+            if any(key.items() <= row.items() for row in recorded(options.json)):
                 continue
-            out = (
-                options.runs
-                / f"{name.replace(' ', '-').replace(',', '')}-{options.size}-{options.epochs}-{seed}"
-            )
+            words = (*name.replace(",", "").split(), str(options.size), str(options.epochs), str(seed))
             print(f"== {name}, seed {seed}", flush=True)
-            rows.append({**key, **measure(ROWS[name], seed, options, out, root), "commit": commit()})
-            write(options.json, rows)
-    print_table(
-        [{k: v for k, v in row.items() if not isinstance(v, dict) and k != "training"} for row in rows]
-    )
+            row = {**key, **measure(ROWS[name], seed, options, options.runs / "-".join(words), root)}
+            # Another process may have added rows meanwhile.
+            write(options.json, [*recorded(options.json), {**row, "commit": commit()}])
+    hidden = ("per_joint", "lines", "lines_either_side", "training", "commit")
+    print_table([{k: v for k, v in row.items() if k not in hidden} for row in recorded(options.json)])
 
 
 if __name__ == "__main__":
