@@ -185,9 +185,10 @@ def main() -> None:
                 continue
             words = (*name.replace(",", "").split(), str(options.size), str(options.epochs), str(seed))
             print(f"== {name}, seed {seed}", flush=True)
+            key["commit"] = commit()
             row = {**key, **measure(ROWS[name], seed, options, options.runs / "-".join(words), root)}
             # Another process may have added rows meanwhile.
-            write(options.json, [*recorded(options.json), {**row, "commit": commit()}])
+            write(options.json, [*recorded(options.json), row])
     hidden = ("per_joint", "lines", "lines_either_side", "training", "commit")
     print_table([{k: v for k, v in row.items() if k not in hidden} for row in recorded(options.json)])
 

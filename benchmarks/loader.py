@@ -108,6 +108,8 @@ def main() -> None:
         else:
             files = (data_root(None) / options.annotations, data_root(None) / options.images)
         persons = read_coco_keypoints(*files, recipe.joints)
+        if len(persons) < batch:
+            parser.error(f"{files[0]} has {len(persons)} persons, a batch takes {batch}")
         view = CropView(recipe.input_size, recipe.data.padding, augment=recipe.augment)
         live = endless(CropMixture([PersonCrops(persons, view)]), batch, workers)
         kept = [next(live) for _ in range(4)]

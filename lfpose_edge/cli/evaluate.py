@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from lfpose_edge.errors import SourceError
+from lfpose_edge.errors import BackendUnavailable, SourceError
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.files import require_writable, write_json_whole
 from lfpose_edge.metrics.accuracy import measure, predict_persons
@@ -67,11 +67,17 @@ def run_eval(
         require_writable(report / "index.html")
     with ExitStack() as stack:
         if model.endswith(".pt"):
+            if (backend, precision) != ("auto", "auto"):
+                message = "a checkpoint runs on torch alone; export it to measure a backend or a precision"
+                raise BackendUnavailable(message)
             predictor = _of_checkpoint(Path(model))
         else:
             estimator = stack.enter_context(PoseEstimator(model, backend=backend, precision=precision))
             predictor = _of_estimator(estimator)
         persons = read_coco_keypoints(root / annotations, root / images, predictor.skeleton)
+        if not persons.labelled.any():
+            message = f"{root / annotations}: no person has a joint of {predictor.skeleton.name}"
+            raise SourceError(message)
         keypoints, scores, presence = predictor.predict(persons)
         has_oks = find_spec("pycocotools") is not None
         accuracy = measure(keypoints, persons, scores if has_oks else None, presence)

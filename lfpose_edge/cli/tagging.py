@@ -49,11 +49,13 @@ def run_simulate(sheet: Path, annotations: Path, images: Path, out: Path, skelet
     write_tags(out, tags)
     console = Console(stderr=True, highlight=False, markup=False)
     console.print(_rates(tags))
-    count = len(set(tags.persons.tolist()))
+    count = len(tags.rows_by_person())
     console.print(f"wrote {out}: {tags.given} answers about {count} persons, {tags.given / count:.1f} each")
-    rows = located_rows(tags, persons)
-    asked = persons.chosen([rows[row] for row in tags.first_rows()])
-    left, middle = places_left(tags)
+    rows = located_rows(tags, persons)[[rows[0] for rows in tags.rows_by_person()]]
+    if (rows < 0).any():
+        console.print(f"{(rows < 0).sum()} of them have no located joint: nothing is answered about them")
+    asked = persons.chosen(rows[rows >= 0].tolist())
+    left, middle = (values[rows >= 0] for values in places_left(tags))
     area, right = np.median(left[asked.labelled]), measure(middle, asked).pck_box.mean
     console.print(
         f"They leave a joint {area:.1%} of its box (median). The middle of that is right by PCK@0.1 box for "

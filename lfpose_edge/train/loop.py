@@ -26,7 +26,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from lfpose_edge.errors import BundleError, LFPoseError, RecipeError
+from lfpose_edge.errors import BackendUnavailable, BundleError, LFPoseError, RecipeError
 from lfpose_edge.files import write_json_whole
 from lfpose_edge.persons import PersonTable, joined, read_coco_keypoints
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
@@ -117,12 +117,16 @@ def train(
             raise LFPoseError(message)
         network.load_state_dict(state["network"])
         ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
         step, history = state["step"], state["history"]
     if split and fabric.is_global_zero:
         write_json_whole(out / "split.json", {"seed": recipe.seed, "parts": split})
     model, optimizer = fabric.setup(network, optimizer)
     ema = fabric.to_device(ema)
+    scaler = getattr(fabric.strategy.precision, "scaler", None)  # of float16 alone
+    if step:  # now that the parameters are on their device, where the optimizer's state must be too
+        optimizer.load_state_dict(state["optimizer"])
+        if scaler is not None:
+            scaler.load_state_dict(state["scaler"])
     mirror = fabric.to_device(torch.from_numpy(recipe.joints.flip_permutation))
     objective = Objective(recipe, network, mirror)
 
@@ -140,6 +144,7 @@ def train(
                     "network": network.state_dict(),
                     "ema": ema.state_dict(),
                     "optimizer": optimizer.state_dict(),
+                    "scaler": None if scaler is None else scaler.state_dict(),
                     "step": step,
                     "history": history,
                 },
@@ -172,22 +177,24 @@ def train(
                 sample = type(sample)(*(fabric.to_device(t) for t in sample))
                 set_learning_rate(optimizer, step, last_step, options.warmup_steps)
                 terms = objective(model, ema, sample, step / last_step)
-                if not torch.isfinite(terms.total):
-                    message = (
-                        f"the loss is {terms.total.item()} at step {step}; the last good state is in {path}: "
-                        "lower the learning rates and start again"
-                    )
-                    raise LFPoseError(message)
+                require_finite("loss", terms.total, step, path)
                 fabric.backward(terms.total)
-                fabric.clip_gradients(model, optimizer, max_norm=options.clip_norm)
+                norm = fabric.clip_gradients(
+                    model, optimizer, max_norm=options.clip_norm, error_if_nonfinite=False
+                )
+                if scaler is None:  # which skips such a step, and lowers its scale
+                    require_finite("gradient", norm, step, path)
                 optimizer.step()
                 optimizer.zero_grad()
+                share_buffers(fabric, network)
                 # A short memory at first: an average over the random start would be worth nothing.
                 update_average(ema, network, min(options.ema_decay, (step + 1) / (step + 10)))
                 step += 1
                 losses.append(terms.total.item())
                 progress.advance(terms)
                 stop.requested = anywhere(fabric, stop.requested)
+                if step % steps_per_epoch == 0:
+                    break
                 if stop.requested or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                     save()
                     saved_at = time.monotonic()
@@ -209,22 +216,49 @@ def train(
             progress.end_epoch(row)
             save()
             saved_at = time.monotonic()
+            if stop.requested and step < last_step:
+                progress.note(f"stopped; run the same command to go on from {path}")
+                return Run(ema, path, False, history)
     return Run(ema, path, True, history)
 
 
 def _fabric(accelerator: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"]) -> Fabric:
     """One process, or, where torchrun started several, all of them together."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Fabric(accelerator=accelerator, precision=precision)
+        return Fabric(accelerator=accelerator, precision=precision, devices=1)
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        message = "WORLD_SIZE is set, but not by torchrun: start several processes with torchrun"
+        raise BackendUnavailable(message)
     per_machine = int(os.environ["LOCAL_WORLD_SIZE"])
     return Fabric(
         accelerator=accelerator,
         precision=precision,
         # A recipe may give a part of the network no loss, and then it has no gradient to exchange.
-        strategy=DDPStrategy(find_unused_parameters=True),
+        strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False),
         devices=per_machine,
         num_nodes=int(os.environ["WORLD_SIZE"]) // per_machine,
     )
+
+
+def share_buffers(fabric: Fabric, network: torch.nn.Module) -> None:
+    """Let all processes have the mean of their BatchNorm statistics and prototype memories."""
+    if fabric.world_size == 1:
+        return
+    buffers = [b for b in network.buffers() if b.is_floating_point()]
+    mean = fabric.all_reduce(torch.cat([b.flatten() for b in buffers]), reduce_op="mean")
+    for buffer, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))
+
+
+def require_finite(what: str, value: torch.Tensor, step: int, path: Path) -> None:
+    """LFPoseError when a training has run away."""
+    if not torch.isfinite(value):
+        kept = f"the last good state is in {path}" if path.is_file() else "nothing was saved yet"
+        message = (
+            f"the {what} is {value.item()} at step {step}; {kept}: lower the learning rates and start anew, "
+            "with another --out"
+        )
+        raise LFPoseError(message)
 
 
 def anywhere(fabric: Fabric, flag: bool) -> bool:

@@ -44,13 +44,18 @@ def agreement_loss(output: PoseOutput, progress: float) -> Tensor:
     fine = cams.flatten(2).softmax(dim=2).view_as(cams)
     total = cams.new_zeros(())
     for coarse in output.coarse_cams:
-        ratio = cams.shape[3] // coarse.shape[3]
-        seen_coarsely = (F.avg_pool2d(fine, ratio) * ratio**2).flatten(2)
-        own = coarse.float().flatten(2).softmax(dim=2)
+        own = coarse.float().flatten(2).softmax(dim=2).view_as(coarse)
+        seen_coarsely, own = (_pooled(p, min(fine.shape[3], own.shape[3])) for p in (fine, own))
         pupil, tutor = (seen_coarsely, own) if progress < 1 / 3 else (own, seen_coarsely)
         apart = squared_hellinger(pupil, tutor.detach())
         total = total + (apart * present).sum() / present.sum().clamp_min(1)
     return total / max(1, len(output.coarse_cams))
+
+
+def _pooled(places: Tensor, width: int) -> Tensor:
+    """Distributions (B, K, h, w) over coarser cells, ``width`` of them in a row: (B, K, cells)."""
+    ratio = places.shape[3] // width
+    return (F.avg_pool2d(places, ratio) * ratio**2).flatten(2)
 
 
 def concentration_loss(output: PoseOutput) -> Tensor:

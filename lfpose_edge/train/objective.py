@@ -22,7 +22,7 @@ LABEL_LOSSES: dict[type, Callable[..., LossTerms]] = {Sample: supervised_loss, T
 class Objective:
     """The loss of a batch's labels, be they locations or tags, and the terms that need no label.
 
-    A term of weight 0 is not computed.
+    A term that needs no label is not computed where its weight is 0.
 
     Args:
         recipe: the weights.

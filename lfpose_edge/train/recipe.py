@@ -175,7 +175,7 @@ class Loss(_Section):
     """Standard deviation of the target Gaussian, in CAM cells."""
     location: float = Field(1.0, ge=0)
     coarse: float = Field(0.5, ge=0)
-    """Weight of the location term of the coarse CAMs together, for networks that have some."""
+    """Weight of what is asked of the coarse CAMs, together, for networks that have some."""
     heatmap: float = Field(0.01, ge=0)
     presence: float = Field(0.1, ge=0)
     tag_location: float = Field(1.0, ge=0)
@@ -221,7 +221,7 @@ class Recipe(_Section):
 
     name: str
     skeleton: str
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
     data: Data
     network: Network = Network()
@@ -341,7 +341,11 @@ def _apply(tree: dict[str, object], override: str) -> None:
             message = f"override {override!r}: {section!r} is not a section of the recipe"
             raise RecipeError(message)
         node = child
-    node[last] = yaml.safe_load(text)
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        message = f"override {override!r}: what follows the = is not YAML"
+        raise RecipeError(message) from error
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:

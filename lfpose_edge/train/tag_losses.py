@@ -10,12 +10,13 @@ from torch.nn import functional as F
 
 from lfpose_edge.train.data.tagged_crops import TagSample
 from lfpose_edge.train.data.tags import NO, YES
-from lfpose_edge.train.losses import LossTerms, with_strides
+from lfpose_edge.train.losses import LossTerms
 from lfpose_edge.train.networks.cam_network import PoseOutput
 from lfpose_edge.train.recipe import Loss
 
 _COVERED = 0.9  # of a region, in the crop: with less, a joint that was seen there may have been cut off
 _RAREST = 0.05
+FINER = 2  # points along each side of a cell by which answers are read
 _POINTS = 8  # along each side of a region
 
 
@@ -34,36 +35,39 @@ def tag_loss(output: PoseOutput, sample: TagSample, _: Tensor, stride: float, we
         weights: of the terms.
     """
     cams, presence = output.cams.float(), output.presence.float()
-    masks, covered = region_masks(sample.regions, sample.affine, cams.shape[2:], stride)
+    maps = [cams, *(coarse.float() for coarse in output.coarse_cams)]
+    height, width = max((m.shape[2:] for m in maps), key=tuple)
+    shape = (FINER * height, FINER * width)
+    masks, covered = region_masks(
+        sample.regions, sample.affine, shape, stride * cams.shape[3] / width / FINER
+    )
     yes, no = judged_answers(sample.answers, masks, covered)
     seen = yes.any(dim=1)  # (B, K)
     judged = (yes | no).sum().clamp_min(1)
     balance = class_balance(sample.rates, yes, no) if weights.tag_balance else (yes | no).float()
-
-    def costs(maps: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        place = place_costs(maps, answer_evidence(cells, yes, no, weights.tag_mistakes))
-        level = presence_costs(maps, cells, yes, no, weights.tag_sharpness) * balance
-        return (place * seen).sum() / seen.sum().clamp_min(1), level.sum() / judged
-
-    location, level = costs(cams, masks)
-    total = weights.tag_location * location + weights.tag_level * level
-    for maps, map_stride in with_strides(output, stride):
-        cells, _ = region_masks(sample.regions, sample.affine, maps.shape[2:], map_stride)
-        place, coarse_level = costs(maps, cells)
-        share = weights.coarse / len(output.coarse_cams)
-        total = total + share * (weights.tag_location * place + weights.tag_level * coarse_level)
+    evidence = answer_evidence(masks, yes, no, weights.tag_mistakes)
+    places, levels = [], []
+    for m in maps:
+        place = place_costs(m, evidence_in_cells(evidence, m.shape[2:]))
+        places.append((place * seen).sum() / seen.sum().clamp_min(1))
+        costs = presence_costs(m, parts_in_cells(masks, m.shape[2:]), yes, no, weights.tag_sharpness)
+        levels.append((costs * balance).sum() / judged)
+    shares = [1.0, *(weights.coarse / len(output.coarse_cams) for _ in output.coarse_cams)]
+    total = cams.new_zeros(())
+    for share, place, level in zip(shares, places, levels, strict=True):
+        total = total + share * (weights.tag_location * place + weights.tag_level * level)
     absent = (no & sample.whole[..., None]).any(dim=1)
     known = seen | absent
     tags = F.binary_cross_entropy_with_logits(presence, seen.float(), reduction="none")
     tags = (tags * known).sum() / known.sum().clamp_min(1)
-    return LossTerms(total + weights.presence * tags, location, level, tags)
+    return LossTerms(total + weights.presence * tags, places[0], levels[0], tags)
 
 
 def class_balance(rates: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """Weights (B, R, K) by which the rarer answer about a joint counts as much as the other, 0 for no answer.
 
     Args:
-        rates: (B, K) how often the answer about a joint is yes, in the whole sheet.
+        rates: (B, K) how often the answer about a joint is yes.
         yes, no: (B, R, K).
     """
     rate = rates.clamp(_RAREST, 1 - _RAREST)[:, None]
@@ -117,17 +121,33 @@ def answer_evidence(masks: Tensor, yes: Tensor, no: Tensor, mistakes: float) -> 
     by the same factor.
 
     Args:
-        masks: (B, R, h, w).
+        masks: (B, R, h, w) bool.
         yes, no: (B, R, K).
         mistakes: the chance that an answer is wrong.
 
     Returns:
-        (B, K, h * w), not positive.
+        (B, K, h, w), not positive.
     """
-    cells = masks.flatten(2).float()
-    against = torch.einsum("brk,brc->bkc", yes.float(), 1 - cells)
-    against = against + torch.einsum("brk,brc->bkc", no.float(), cells)
+    cells = masks.float()
+    against = torch.einsum("brk,brhw->bkhw", yes.float(), 1 - cells)
+    against = against + torch.einsum("brk,brhw->bkhw", no.float(), cells)
     return against * -math.log((1 - mistakes) / mistakes)
+
+
+def evidence_in_cells(evidence: Tensor, shape: torch.Size) -> Tensor:
+    """Evidence (B, K, H, W) of a finer grid as that of a map's cells (B, K, h, w): the mean likelihood.
+
+    A region may be as small as a coarse cell, which its border then cuts: what a cell's centre says of an
+    answer is not what the cell does.
+    """
+    ratio = evidence.shape[3] // shape[1]
+    blocks = evidence.unflatten(3, (shape[1], ratio)).unflatten(2, (shape[0], ratio))
+    return blocks.logsumexp(dim=(3, 5)) - 2 * math.log(ratio)
+
+
+def parts_in_cells(masks: Tensor, shape: torch.Size) -> Tensor:
+    """Masks (B, R, H, W) of a finer grid as the part of each of a map's cells (B, R, h, w) that is inside."""
+    return F.avg_pool2d(masks.float(), masks.shape[3] // shape[1])
 
 
 def place_costs(cams: Tensor, evidence: Tensor) -> Tensor:
@@ -138,20 +158,20 @@ def place_costs(cams: Tensor, evidence: Tensor) -> Tensor:
 
     Args:
         cams: (B, K, h, w) logits.
-        evidence: (B, K, h * w), see :func:`answer_evidence`.
+        evidence: (B, K, h, w), see :func:`answer_evidence`.
 
     Returns:
         (B, K) nats; 0 where nothing was answered.
     """
-    return -(cams.flatten(2).log_softmax(dim=2) + evidence).logsumexp(dim=2)
+    return -(cams.flatten(2).log_softmax(dim=2) + evidence.flatten(2)).logsumexp(dim=2)
 
 
-def presence_costs(cams: Tensor, masks: Tensor, yes: Tensor, no: Tensor, sharpness: float) -> Tensor:
+def presence_costs(cams: Tensor, parts: Tensor, yes: Tensor, no: Tensor, sharpness: float) -> Tensor:
     """Binary cross-entropy of answers and the log-mean-exp of a map's logits over the region.
 
     Args:
         cams: (B, K, h, w) logits.
-        masks: (B, R, h, w).
+        parts: (B, R, h, w) of each cell that is in the region, 0 to 1.
         yes, no: (B, R, K).
         sharpness: r of log-mean-exp; towards 0 it is the mean, which spreads, towards infinity the maximum,
             which covers too little.
@@ -159,10 +179,9 @@ def presence_costs(cams: Tensor, masks: Tensor, yes: Tensor, no: Tensor, sharpne
     Returns:
         (B, R, K); 0 where there is no answer.
     """
-    outside = ~masks.flatten(2)[:, :, None]  # (B, R, 1, cells)
-    logits = (sharpness * cams.flatten(2))[:, None].masked_fill(outside, -torch.inf)
-    count = masks.sum(dim=(2, 3)).clamp_min(1)[..., None]
-    pooled = (logits.logsumexp(dim=3) - count.log()) / sharpness
+    weights = parts.flatten(2)[:, :, None]  # (B, R, 1, cells)
+    logits = (sharpness * cams.flatten(2))[:, None] + weights.log()
+    pooled = (logits.logsumexp(dim=3) - weights.sum(dim=3).log()) / sharpness
     pooled = torch.where(torch.isfinite(pooled), pooled, torch.zeros_like(pooled))
     costs = F.binary_cross_entropy_with_logits(pooled, yes.to(pooled.dtype), reduction="none")
     return costs * (yes | no)

@@ -6,6 +6,8 @@ other. The easy view is never mirrored; in a mirrored hard view left and right h
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,10 +17,17 @@ from lfpose_edge.train.losses import gaussian_maps, location_costs, to_distribut
 from lfpose_edge.train.map_losses import SURE, squared_hellinger
 from lfpose_edge.train.networks.cam_network import PoseOutput
 from lfpose_edge.train.recipe import Loss
-from lfpose_edge.train.tag_losses import answer_evidence, judged_answers, region_masks
+from lfpose_edge.train.tag_losses import (
+    FINER,
+    answer_evidence,
+    evidence_in_cells,
+    judged_answers,
+    region_masks,
+)
 
 _COMMON = 0.8  # of a CAM's mass in the part that both views show
 _TELLING = 0.2  # nats
+_PART_OF_A_CELL = -math.log(FINER**2) - 1e-3  # the evidence of a cell of which only a point agrees
 _AROUND = 2.0  # standard deviations of the target's Gaussian
 
 
@@ -39,7 +48,12 @@ def equivariance_loss(hard: PoseOutput, easy: PoseOutput, sample: TagSample, mir
     common = (grid.abs() <= 1).all(dim=3)[:, None]  # of the hard view, what the easy one shows too
     p = p * common
     inside = p.flatten(2).sum(dim=2)
-    judged = (inside.detach() > _COMMON) & (moved.detach().flatten(2).sum(dim=2) > 1e-3)
+    # A cell of the hard view covers more or less of the picture than one of the easy view.
+    scale = torch.linalg.det(sample.affine[:, :, :2].float()) / torch.linalg.det(
+        sample.easy_affine[:, :, :2].float()
+    )
+    shown = moved.flatten(2).sum(dim=2) * scale.abs()[:, None]
+    judged = (inside.detach() > _COMMON) & (shown.detach() > _COMMON)
     apart = squared_hellinger(to_distribution(p).flatten(2), to_distribution(moved).flatten(2))
     return (apart * judged).sum() / judged.sum().clamp_min(1)
 
@@ -93,10 +107,14 @@ def teacher_places(
     """
     logits = named_alike(easy.cams.float(), sample.affine, mirror)
     seen = named_alike(easy.presence.float(), sample.affine, mirror).sigmoid() > SURE
-    telling = _mutual_information(logits.flatten(2).softmax(dim=2)) > _TELLING
-    masks, covered = region_masks(sample.regions, sample.easy_affine, logits.shape[2:], stride)
+    # Before the names change: a collapsed left and right would look lively in a half mirrored batch.
+    telling = _mutual_information(easy.cams.float().flatten(2).softmax(dim=2)) > _TELLING
+    telling = named_alike(telling.expand(len(logits), -1), sample.affine, mirror)
+    shape = (FINER * logits.shape[2], FINER * logits.shape[3])
+    masks, covered = region_masks(sample.regions, sample.easy_affine, shape, stride / FINER)
     yes, no = judged_answers(sample.answers, masks, covered)
     evidence = answer_evidence(masks, yes, no, weights.tag_mistakes)
+    evidence = evidence_in_cells(evidence, logits.shape[2:]).flatten(2)
     mass = (logits.flatten(2) + evidence).softmax(dim=2)
 
     height, width = logits.shape[2:]
@@ -105,7 +123,7 @@ def teacher_places(
     )
     at = torch.stack([x, y], dim=2).flatten(0, 1).float()  # (cells, 2)
     best = mass.argmax(dim=2)
-    agrees = evidence.gather(2, best[..., None])[..., 0] == 0
+    agrees = evidence.gather(2, best[..., None])[..., 0] > _PART_OF_A_CELL
     peak = at[best]  # (B, K, 2)
     near = ((at - peak[:, :, None]) ** 2).sum(dim=3) <= (_AROUND * weights.sigma_cells) ** 2
     around = mass * near

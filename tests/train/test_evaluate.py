@@ -56,6 +56,12 @@ def test_an_evaluation_tells_numbers_lines_and_pictures(
     assert np.isfinite(tree["oks"]["ap"])
 
 
+def test_a_checkpoint_has_no_backend_to_choose(lfpose, checkpoint: Path, figures: Path) -> None:
+    sets = ("val/annotations.json", "val/images", "--data", str(figures))
+    done = lfpose("eval", *sets, "--model", str(checkpoint), "--precision", "int8")
+    assert (done.code, "runs on torch alone" in done.err) == (1, True)
+
+
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(
     lfpose, checkpoint: Path, figures: Path, tmp_path: Path
 ) -> None:

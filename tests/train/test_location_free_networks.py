@@ -106,12 +106,31 @@ def test_a_contradictory_recipe(options: str, words: str) -> None:
 
 
 def test_places_agree_between_strides() -> None:
-    # A cell of stride 16 is centred where four cells of stride 8 meet.
-    fine = place_embedding((8, 6), 8, 32, torch.device("cpu")).view(8, 6, 32)
-    coarse = place_embedding((4, 3), 16, 32, torch.device("cpu")).view(4, 3, 32)
-    around = fine.view(4, 2, 3, 2, 32).mean(dim=(1, 3))
-    torch.testing.assert_close(coarse[..., 2:8], around[..., 2:8], atol=0.05, rtol=0)
+    # A cell of stride 16 is centred where four cells of stride 8 meet. The slow waves are all but straight
+    # over two cells, so their mean there is their value; half a cell further it would be 0.01 and more away.
+    fine = place_embedding((8, 6), 8, 64, torch.device("cpu")).view(8, 6, 64)
+    coarse = place_embedding((4, 3), 16, 64, torch.device("cpu")).view(4, 3, 64)
+    around = fine.view(4, 2, 3, 2, 64).mean(dim=(1, 3))
+    slow = torch.arange(64) % 16 >= 6  # by wave, in each of the sines and cosines of x and of y
+    torch.testing.assert_close(coarse[..., slow], around[..., slow], atol=2e-3, rtol=0)
+    shifted = place_embedding((4, 3), 16, 64, torch.device("cpu")).view(4, 3, 64).roll(1, dims=0)
+    assert (coarse - shifted)[..., slow].abs().max() > 0.05
     assert len({tuple(row.tolist()) for row in fine.flatten(0, 1)}) == 48
+
+
+def test_attention_goes_by_places_and_levels() -> None:
+    encoder = _encoder(guided=False).eval()
+    same = [torch.ones_like(x) for x in _maps()]  # nothing to go by but where a cell is
+    with torch.no_grad():
+        for layer in encoder.layers:
+            for linear in (layer.query, layer.key):
+                linear.weight.mul_(8)
+        for project in encoder.project[1:]:
+            project.weight.copy_(encoder.project[0].weight[:, :1].expand_as(project.weight))
+        asked = encoder(same).context
+        encoder.levels[0] += 3
+        assert not torch.allclose(encoder(same).context, asked, atol=1e-4)
+        assert not torch.allclose(asked[..., 0, 0], asked[..., -1, -1], atol=1e-4)
 
 
 def test_guidance_that_is_the_same_everywhere_is_none() -> None:
@@ -197,6 +216,17 @@ def test_bones_carry_more_of_the_relation_than_other_pairs() -> None:
         seen.append((head.embedding.grad[1].abs().sum().item(), head.embedding.grad[2].abs().sum().item()))
     assert seen[0][1] > seen[1][1] > seen[2][1] == pytest.approx(0, abs=1e-6)  # a and c have no bone
     assert seen[2][0] > 0  # a and b have one
+
+
+def test_the_memory_is_part_of_what_is_looked_for_and_told() -> None:
+    head = _head(memory=True).eval()
+    context, coarse, features = torch.randn(1, 8, 4, 5), torch.randn(1, 3, 4, 5), torch.randn(1, 6, 8, 10)
+    with torch.no_grad():
+        empty, _ = head(context, coarse, torch.zeros(1, 3), features)
+        head.memory[1] = torch.randn(8)
+        full, prototypes = head(context, coarse, torch.zeros(1, 3), features)
+    assert not torch.allclose(empty[:, 1], full[:, 1], atol=1e-3)
+    torch.testing.assert_close(prototypes.memory, head.memory)
 
 
 def test_the_memory_keeps_the_mean_of_those_who_are_surely_there() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from lfpose_edge.errors import BundleError, LFPoseError
+from lfpose_edge.errors import BackendUnavailable, BundleError, LFPoseError
 from lfpose_edge.train import loop
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
 from lfpose_edge.train.loop import set_learning_rate, train
@@ -132,6 +132,40 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     recipe = make_recipe(optimizer={"batch_size": 8, "warmup_steps": 0, "lr_head": 1e30, "lr_backbone": 1e30})
     with pytest.raises(LFPoseError, match="the loss is .* at step"):
         _train(recipe, figures, tmp_path)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = make_recipe(loss={"location": 1e38, "heatmap": 0})
+    with pytest.raises(LFPoseError, match="the (loss|gradient) is .* at step 0; nothing was saved yet"):
+        _train(recipe, figures, tmp_path)
+
+
+def test_a_stop_at_the_end_of_an_epoch_keeps_its_row(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path, stop_after: Callable[[int], None]
+) -> None:
+    stop_after(3)  # of 3 in the first epoch
+    first = _train(make_recipe(), figures, tmp_path)
+    assert (first.finished, [row["epoch"] for row in first.history]) == (False, [1])
+    assert [row["epoch"] for row in _train(make_recipe(), figures, tmp_path).history] == [1, 2]
+
+
+def test_a_stop_at_the_very_end_is_a_finished_run(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path, stop_after: Callable[[int], None]
+) -> None:
+    stop_after(6)
+    run = _train(make_recipe(), figures, tmp_path)
+    assert run.finished
+    assert "val_pck" in run.history[-1]
+
+
+def test_processes_without_torchrun_are_refused(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BackendUnavailable, match="start several processes with torchrun"):
+        _train(make_recipe(), figures, tmp_path)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:

@@ -67,6 +67,8 @@ def test_shipped_recipes_are_valid(name: str) -> None:
     ("override", "words"),
     [
         ("optimizer.batchsize=4", ["optimizer.batchsize", "did you mean 'batch_size'"]),
+        ("stages=[{epochs: 1", ["override 'stages=[{epochs: 1'", "not YAML"]),
+        ("seed=-1", ["seed", "greater than or equal to 0"]),
         ("nmae=x", ["unknown entry 'nmae'", "did you mean 'name'"]),
         ("data.train.image=x", ["data.train.0.image", "did you mean 'images'"]),
         ("skeleton=lsp15", ["unknown skeleton 'lsp15'", "did you mean 'lsp14'"]),

@@ -13,15 +13,20 @@ from lfpose_edge.errors import SourceError
 from lfpose_edge.geometry import crop_affines
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.data.crops import CropView
-from lfpose_edge.train.data.tagged_crops import TaggedCrops
+from lfpose_edge.train.data.tagged_crops import TaggedCrops, TagSample
 from lfpose_edge.train.data.tags import NO, OPEN, YES, Tags
-from lfpose_edge.train.recipe import Augment
+from lfpose_edge.train.networks import PoseOutput
+from lfpose_edge.train.recipe import Augment, Loss
 from lfpose_edge.train.tag_losses import (
     answer_evidence,
+    class_balance,
+    evidence_in_cells,
     judged_answers,
+    parts_in_cells,
     place_costs,
     presence_costs,
     region_masks,
+    tag_loss,
 )
 
 BOX = np.array([[20.0, 30.0, 84.0, 94.0]])
@@ -73,7 +78,7 @@ def test_evidence_counts_contradictions() -> None:
                 bool((yes[b, r, k] and not masks[b, r, y, x]) or (no[b, r, k] and masks[b, r, y, x]))
                 for r in range(6)
             )
-            assert evidence[b, k, y * 5 + x].item() == pytest.approx(-wrong * np.log(9), abs=1e-5)
+            assert evidence[b, k, y, x].item() == pytest.approx(-wrong * np.log(9), abs=1e-5)
 
 
 def test_the_cost_of_a_place_is_the_likelihood_of_the_answers() -> None:
@@ -108,7 +113,7 @@ def test_a_wrong_answer_is_outvoted_and_costs_what_a_mistake_costs() -> None:
 
 def test_presence_is_the_log_mean_exp_over_the_region() -> None:
     cams, masks, yes, no = _case()
-    costs = presence_costs(cams, masks, yes, no, sharpness=3.0)
+    costs = presence_costs(cams, masks.float(), yes, no, sharpness=3.0)
     assert torch.isfinite(costs).all()
     for b, r, k in np.ndindex(2, 5, 3):
         pooled = (3 * cams[b, k][masks[b, r]]).exp().mean().log() / 3
@@ -138,6 +143,79 @@ def test_answers_about_tiles_alone_put_the_peak_where_the_joint_is() -> None:
     y, x = np.indices((16, 16)) * 4 + 2
     assert float((mass * torch.from_numpy(x)).sum()) == pytest.approx(10, abs=5)
     assert float((mass * torch.from_numpy(y)).sum()) == pytest.approx(50, abs=5)
+
+
+def test_coarse_cells_know_what_their_parts_do() -> None:
+    """A tile between the centres of coarse cells: by centres it would be nowhere, and every cell wrong."""
+    affine = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]])
+    region = torch.tensor([[[17.0, 17.0, 47.0, 31.0]]])
+    masks, covered = region_masks(region, affine, (16, 16), stride=4.0)
+    yes = torch.ones(1, 1, 1, dtype=torch.bool)
+    fine = answer_evidence(masks, yes, ~yes, 0.02)
+    coarse = evidence_in_cells(fine, torch.Size((2, 2)))
+    likelihood = fine.exp().view(2, 8, 2, 8).mean(dim=(1, 3))
+    torch.testing.assert_close(coarse[0, 0].exp(), likelihood)
+    assert (coarse[0, 0, 0] > coarse[0, 0, 1] + 2).all()  # the tile is in the upper half
+    parts = parts_in_cells(masks, torch.Size((2, 2)))
+    torch.testing.assert_close(parts[0, 0], masks[0, 0].float().view(2, 8, 2, 8).mean(dim=(1, 3)))
+    assert covered.item() == 1
+
+
+def test_a_part_of_a_cell_counts_as_such_in_the_level() -> None:
+    cams = torch.tensor([2.0, -1.0]).view(1, 1, 1, 2)
+    parts = torch.tensor([0.25, 1.0]).view(1, 1, 1, 2)
+    yes = torch.ones(1, 1, 1, dtype=torch.bool)
+    pooled = np.log((0.25 * np.exp(3 * 2.0) + np.exp(3 * -1.0)) / 1.25) / 3
+    costs = presence_costs(cams, parts, yes, ~yes, sharpness=3.0)
+    assert costs.item() == pytest.approx(np.log1p(np.exp(-pooled)), abs=1e-5)
+
+
+def test_the_rarer_answer_counts_as_much_as_the_other() -> None:
+    yes = torch.tensor([True, False, False, False]).view(1, 4, 1)
+    no = torch.tensor([False, True, True, False]).view(1, 4, 1)
+    balance = class_balance(torch.tensor([[0.2]]), yes, no)
+    np.testing.assert_allclose(balance.flatten(), [1.6, 0.4, 0.4, 0])
+    assert class_balance(torch.tensor([[0.0]]), yes, no)[0, 0, 0] == pytest.approx(1.9)  # never by all
+
+
+def _told(answers: list[list[int]], whole: list[bool]) -> TagSample:
+    """One person of 64 x 64 pixels with three joints; the second region is its left half."""
+    regions = torch.tensor([[[0.0, 0.0, 64.0, 64.0], [0.0, 0.0, 32.0, 64.0]]])
+    affine = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]])
+    return TagSample(
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+        affine,
+        regions,
+        torch.tensor([whole]),
+        torch.tensor([answers], dtype=torch.int8),
+        torch.full((1, 3), 0.5),
+        torch.zeros(1, 0),
+        affine,
+    )
+
+
+def test_the_loss_of_answers_term_by_term() -> None:
+    sample = _told([[YES, YES, NO], [YES, NO, OPEN]], [True, False])
+    mirror, weights = torch.arange(3), Loss(presence=0.5, tag_location=2, tag_level=0, coarse=0.4)
+    presence = torch.tensor([[0.0, 2.0, 1.0]])
+    cams, coarse = torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 2, 2)
+    terms = tag_loss(PoseOutput(cams, presence, (coarse,)), sample, mirror, 4.0, weights)
+    half = -np.log(0.5 + 0.5 * 0.02 / 0.98)  # of the mass is where one answer is contradicted
+    assert terms.location.item() == pytest.approx(half, abs=1e-4)  # of the first two; the third is not there
+    told = np.log1p(np.exp([-0.0, -2.0, 1.0])).mean()  # the third was denied in the whole box
+    assert terms.presence.item() == pytest.approx(told, abs=1e-5)
+    assert terms.total.item() == pytest.approx(2 * (half + 0.4 * half) + 0.5 * told, abs=1e-4)
+
+    part = tag_loss(
+        PoseOutput(cams, presence), sample._replace(whole=torch.zeros(1, 2) > 0), mirror, 4.0, weights
+    )
+    two = np.log1p(np.exp([-0.0, -2.0])).mean()  # that a part lacks a joint does not say that the person does
+    assert part.presence.item() == pytest.approx(two, abs=1e-5)
+
+    level = Loss(presence=0, tag_location=0, tag_level=1, coarse=0.5)
+    terms = tag_loss(PoseOutput(cams, presence, (coarse, coarse)), sample, mirror, 4.0, level)
+    assert terms.heatmap.item() == pytest.approx(np.log(2), abs=1e-5)
+    assert terms.total.item() == pytest.approx(1.5 * np.log(2), abs=1e-5)
 
 
 @pytest.fixture

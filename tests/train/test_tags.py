@@ -82,8 +82,14 @@ def test_answers_are_yes_where_the_joint_is_inside() -> None:
             assert answers[joint] == (expected if persons.known[person, joint] else OPEN)
     assert answered.given == 48 - 4
     assert (answered.answers[::4] == [[1, 1], [0, 1], [1, -1], [1, 1], [1, 1], [1, 1]]).all()
-    with pytest.raises(SourceError, match="person 105 of the sheet is not among"):
-        simulate_answers(tags, persons.first(5))
+    some = simulate_answers(tags, persons.first(5))
+    assert (some.answers[:20] == answered.answers[:20]).all()
+    assert (some.answers[20:] == OPEN).all()  # nothing is known of the sixth
+    with pytest.raises(SourceError, match="no person of the sheet"):
+        simulate_answers(tags, replace(persons, annotation_ids=persons.annotation_ids + 50))
+    for changes in ({"boxes": persons.boxes + 1}, {"images": persons.images[::-1]}):
+        with pytest.raises(SourceError, match="person 100 of the sheet has another image or box"):
+            simulate_answers(tags, replace(persons, **changes))
 
 
 def test_answers_leave_what_agrees_with_all_of_them() -> None:
@@ -119,6 +125,30 @@ def test_a_sheet_is_read_as_it_was_written(tmp_path: Path, suffix: str) -> None:
     assert again.images == tags.images
 
 
+@pytest.mark.parametrize(("mark", "separator"), [("\ufeff", ","), ("", ";"), ("\ufeff", ";")])
+def test_sheets_that_spreadsheets_saved_are_read(tmp_path: Path, mark: str, separator: str) -> None:
+    text = (HEAD + ",left_eye\n1,a.jpg,0,0,9,9,0,0,9,9,yes\n").replace(",", separator)
+    (tmp_path / "sheet.csv").write_text(mark + text, encoding="utf-8")
+    assert read_tags(tmp_path / "sheet.csv", TWO).answers.tolist() == [[YES, OPEN]]
+
+
+@pytest.mark.parametrize("change", [{"image": None}, {"left_knee": "yes"}])
+def test_rows_of_json_have_the_same_columns(tmp_path: Path, change: dict[str, str | None]) -> None:
+    persons = table(1)
+    write_tags(tmp_path / "sheet.json", make_questions(persons, Path("images"), 2))
+    tree = json.loads((tmp_path / "sheet.json").read_text())
+    tree["regions"][1] = {k: v for k, v in (tree["regions"][1] | change).items() if v is not None}
+    (tmp_path / "sheet.json").write_text(json.dumps(tree))
+    with pytest.raises(SourceError, match="region 2: .*has not the columns of the first"):
+        read_tags(tmp_path / "sheet.json", TWO)
+
+
+def test_one_number_in_two_pictures_is_two_persons() -> None:
+    tags = make_questions(table(3), Path("images"), 2)
+    tags = replace(tags, persons=np.zeros_like(tags.persons))
+    assert tags.rows_by_person() == [[0, 1], [2, 3], [4, 5]]
+
+
 HEAD = "person,image,box_x1,box_y1,box_x2,box_y2,x1,y1,x2,y2"
 SHEETS = {
     "unknown joint": (HEAD + ",left_ey\n1,a.jpg,0,0,9,9,0,0,9,9,yes\n", "'left_ey' is no joint.*left_eye"),
@@ -129,6 +159,10 @@ SHEETS = {
     "short row": (HEAD + ",left_eye\n1,a.jpg,0,0\n", "region 1: "),
     "no column": ("person,image,left_eye\n1,a.jpg,yes\n", "has a column 'box_x1'"),
     "empty": ("", "not a tag sheet"),
+    "column twice": (HEAD + ",left_eye,left_eye\n1,a.jpg,0,0,9,9,0,0,9,9,yes,no\n", "a column appears twice"),
+    "long row": (HEAD + ",left_eye\n1,a.jpg,0,0,9,9,0,0,9,9,yes,no\n", "region 1 has more cells"),
+    "huge id": (HEAD + f",left_eye\n{10**20},a.jpg,0,0,9,9,0,0,9,9,yes\n", "region 1: "),
+    "half id": (HEAD + ",left_eye\n1.7,a.jpg,0,0,9,9,0,0,9,9,yes\n", "region 1: "),
     "binary": ("\x00\x01", "not a tag sheet|has a column"),
 }
 

@@ -88,6 +88,23 @@ def test_nothing_is_asked_of_a_view_that_shows_another_part() -> None:
     assert equivariance_loss(hard, easy, sample._replace(easy_affine=away), MIRROR).item() == 0
 
 
+def test_a_joint_that_the_hard_view_cuts_off_is_not_judged() -> None:
+    sample, joints = _persons({"padding": 0.5})
+    outside = joints.copy()
+    outside[:] = [84.0, 52.0]  # on the box's edge; the hard view ends 16 pixels before it
+    hard, easy = _sees(joints, sample.affine), _sees(outside, sample.easy_affine)
+    assert equivariance_loss(hard, easy, sample, MIRROR).item() == 0
+
+
+def test_presence_goes_by_the_hard_views_names() -> None:
+    sample, joints = _persons({"flip": True})
+    taught = _sees(joints, sample.easy_affine)
+    presence = torch.tensor([5.0, 5.0, -5.0]).repeat(PERSONS, 1)  # the right hand is not there
+    trust = teacher_places(taught._replace(presence=presence), sample, MIRROR, STRIDE, WEIGHTS)[1]
+    assert (trust[:, [0, 2]] > 0.8).all()
+    assert (trust[:, 1] == 0).all()  # in the mirrored view it is called the left
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_the_teachers_places_are_learned_in_the_hard_view(view: dict[str, object]) -> None:
     sample, joints = _persons(view)
@@ -137,6 +154,7 @@ def test_answers_strike_out_places() -> None:
         ("denied", "the whole box was asked about, and the answer was no"),
         ("contradicted", "every cell contradicts an answer"),
         ("collapsed", "it is at the same place in everybody"),
+        ("collapsed, half mirrored", "left and right are at one place each, whatever they are called"),
     ],
 )
 def test_a_teacher_is_not_trusted_when(change: str, why: str) -> None:
@@ -155,9 +173,14 @@ def test_a_teacher_is_not_trusted_when(change: str, why: str) -> None:
     elif change == "contradicted":
         answers[:, 0], answers[:, 1] = YES, NO
         sample = sample._replace(regions=torch.cat([box, box], dim=1), answers=answers)
+    elif change == "collapsed":
+        same = np.broadcast_to(joints[:1], joints.shape)
+        taught = _sees(same, sample.easy_affine)
     else:
         same = np.broadcast_to(joints[:1], joints.shape)
         taught = _sees(same, sample.easy_affine)
+        mirrored = _persons({"flip": True})[0].affine
+        sample = sample._replace(affine=torch.cat([sample.affine[:4], mirrored[4:]]))
     trust = teacher_places(taught, sample, MIRROR, STRIDE, WEIGHTS)[1]
     assert (trust == 0).all(), why
     hard = _sees(joints, sample.affine)

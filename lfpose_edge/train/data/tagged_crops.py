@@ -30,7 +30,7 @@ class TagSample(NamedTuple):
         regions: (R, 4) float32 x1, y1, x2, y2 in image pixels; those that fill up a person's R are empty.
         whole: (R,) bool, the region is the person's box.
         answers: (R, K) int8, see :class:`Tags`; in a mirrored crop left and right have changed places.
-        rates: (K,) float32, how often the answer about a joint is yes in the whole sheet, likewise.
+        rates: (K,) float32, how often the answer about a joint is yes in all that is trained on, likewise.
         easy: (3, H, W) uint8 RGB, the plain crop of the same person, never mirrored; empty without two views.
         easy_affine: (2, 3) float32, its crop to image pixels.
     """
@@ -61,9 +61,7 @@ class TaggedCrops(Dataset[TagSample]):
     def __init__(self, tags: Tags, folder: Path, view: CropView, *, two_views: bool = False) -> None:
         self.tags, self.folder, self.view, self.two_views = tags, folder, view, two_views
         self._rates = np.nan_to_num(tags.rates(), nan=0.5).astype(np.float32)
-        _, first, person = np.unique(tags.persons, return_index=True, return_inverse=True)
-        order = np.argsort(first)  # as in the sheet
-        self._rows = [np.flatnonzero(person == p) for p in order] if len(first) else []
+        self._rows = tags.rows_by_person()
         self._most = max(map(len, self._rows), default=0)
         self._mirror = tags.skeleton.flip_permutation
         missing = next((name for name in dict.fromkeys(tags.images) if not (folder / name).is_file()), None)

@@ -25,6 +25,7 @@ from lfpose_edge.skeleton import Skeleton
 
 YES, NO, OPEN = 1, 0, -1
 _WORDS = {"yes": YES, "no": NO, "": OPEN}
+_ROUNDING = 0.02  # pixels
 _GRID = 40  # cells along each side of a box
 _PLACE = ("person", "image", "box_x1", "box_y1", "box_x2", "box_y2", "x1", "y1", "x2", "y2")
 
@@ -57,9 +58,12 @@ class Tags:
         """How many answers there are: the bits that were asked for."""
         return int((self.answers != OPEN).sum())
 
-    def first_rows(self) -> NDArray[np.intp]:
-        """(P,) the first row of each of the P persons, in the sheet's order."""
-        return np.sort(np.unique(self.persons, return_index=True)[1])
+    def rows_by_person(self) -> list[list[int]]:
+        """The rows of each of P persons, in the sheet's order; a person is an image and an annotation id."""
+        rows: dict[tuple[str, int], list[int]] = {}
+        for row, key in enumerate(zip(self.images, self.persons.tolist(), strict=True)):
+            rows.setdefault(key, []).append(row)
+        return list(rows.values())
 
     def rates(self) -> NDArray[np.float64]:
         """(K,) how often the answer is yes; NaN where a joint was never asked about."""
@@ -140,29 +144,41 @@ def _tiles(box: NDArray[np.float64], count: int, rng: np.random.Generator) -> ND
 def simulate_answers(tags: Tags, persons: PersonTable) -> Tags:
     """Answer every question from located joints, as an annotator who makes no mistake would; for research.
 
-    A joint can be seen in a region when it has a location there. What is not known stays open.
+    A joint can be seen in a region when it has a location there. What is not known stays open; so do all
+    questions about persons who are not in the table.
 
     Raises:
-        SourceError: a person of the sheet is not in the table, or the joints are others.
+        SourceError: the joints are others, or a person of the sheet has another image or box in the table.
     """
     if tags.skeleton.keypoints != persons.skeleton.keypoints:
         message = f"the sheet asks about {tags.skeleton.name!r}, the persons have {persons.skeleton.name!r}"
         raise SourceError(message)
     rows = located_rows(tags, persons)
-    joints, labelled, known = persons.joints[rows], persons.labelled[rows], persons.known[rows]
+    found = (rows >= 0)[:, None]
+    joints, labelled, known = persons.joints[rows], persons.labelled[rows], persons.known[rows] & found
     low, high = tags.regions[:, None, :2], tags.regions[:, None, 2:]
     inside = labelled & (joints >= low).all(axis=2) & (joints < high).all(axis=2)
     return replace(tags, answers=np.where(known, inside, OPEN).astype(np.int8))
 
 
-def located_rows(tags: Tags, persons: PersonTable) -> list[int]:
-    """For each row of a sheet, its person's row in a table; SourceError when somebody is not in there."""
+def located_rows(tags: Tags, persons: PersonTable) -> NDArray[np.intp]:
+    """For each row of a sheet, its person's row in a table, or -1.
+
+    Raises:
+        SourceError: nobody is in there, or somebody with another image or box: it is another sheet's table.
+    """
     places = {int(number): row for row, number in enumerate(persons.annotation_ids)}
-    missing = [int(number) for number in tags.persons if int(number) not in places]
-    if missing:
-        message = f"person {missing[0]} of the sheet is not among the located persons"
+    rows = np.array([places.get(int(number), -1) for number in tags.persons], np.intp)
+    if (rows < 0).all():
+        message = "no person of the sheet is among the located persons"
         raise SourceError(message)
-    return [places[int(number)] for number in tags.persons]
+    for number, name, box, row in zip(tags.persons, tags.images, tags.boxes, rows, strict=True):
+        if row < 0:
+            continue
+        if persons.images[row].name != Path(name).name or np.abs(persons.boxes[row] - box).max() > _ROUNDING:
+            message = f"person {number} of the sheet has another image or box among the located persons"
+            raise SourceError(message)
+    return rows
 
 
 def places_left(tags: Tags) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -174,12 +190,12 @@ def places_left(tags: Tags) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """
     cells = (np.arange(_GRID) + 0.5) / _GRID
     grid = np.stack(np.meshgrid(cells, cells), axis=2).reshape(-1, 2)  # of a box of side 1
-    first = tags.first_rows()
-    left = np.empty((len(first), len(tags.skeleton)))
+    persons = tags.rows_by_person()
+    left = np.empty((len(persons), len(tags.skeleton)))
     middle = np.empty((*left.shape, 2))
-    for i, start in enumerate(first):
-        rows = np.flatnonzero(tags.persons == tags.persons[start])
-        corner, extent = tags.boxes[start, :2], tags.boxes[start, 2:] - tags.boxes[start, :2]
+    for i, rows in enumerate(persons):
+        box = tags.boxes[rows[0]]
+        corner, extent = box[:2], box[2:] - box[:2]
         places = corner + grid * extent
         regions = tags.regions[rows, None]
         inside = ((places >= regions[..., :2]) & (places < regions[..., 2:])).all(axis=2).astype(float)
@@ -221,8 +237,8 @@ def read_tags(path: Path, skeleton: Skeleton) -> Tags:
             nothing, or a region without area; the message names the row.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        rows = json.loads(text)["regions"] if _is_json(path) else list(csv.DictReader(io.StringIO(text)))
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
+        rows = json.loads(text)["regions"] if _is_json(path) else _csv_rows(text)
         columns = list(rows[0])
     except FileNotFoundError as error:
         message = f"no tag sheet at {path}"
@@ -246,10 +262,14 @@ def read_tags(path: Path, skeleton: Skeleton) -> Tags:
     persons = np.zeros(len(rows), np.int64)
     for i, row in enumerate(rows):
         try:
-            persons[i], places[i] = int(row["person"]), [float(row[name]) for name in _PLACE[2:]]
+            if row.keys() != rows[0].keys():
+                other = ", ".join(sorted(map(str, row.keys() ^ rows[0].keys())))
+                message = f"it has not the columns of the first: {other}"
+                raise ValueError(message)
+            persons[i], places[i] = int(str(row["person"])), [float(row[name]) for name in _PLACE[2:]]
             for joint in joints:
                 answers[i, skeleton.index(joint)] = _WORDS[str(row[joint]).strip().lower()]
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             message = (
                 f"{path}: region {i + 1}: an answer is yes, no or nothing, a place is a number ({error})"
             )
@@ -261,6 +281,22 @@ def read_tags(path: Path, skeleton: Skeleton) -> Tags:
         raise SourceError(message)
     images = [str(row["image"]) for row in rows]
     return Tags(persons, images, places[:, :4], places[:, 4:], answers, skeleton)
+
+
+def _csv_rows(text: str) -> list[dict[str, str]]:
+    """Rows of a table separated by commas, or, as spreadsheets of some languages write it, semicolons."""
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text), delimiter=";" if ";" in header else ",")
+    names = list(reader.fieldnames or ())
+    if len(set(names)) != len(names):
+        message = "a column appears twice"
+        raise ValueError(message)
+    rows = list(reader)
+    longer = next((i for i, row in enumerate(rows) if None in row), None)
+    if longer is not None:
+        message = f"region {longer + 1} has more cells than there are columns"
+        raise ValueError(message)
+    return rows
 
 
 def require_both_answers(tags: Tags, where: str) -> None:
