@@ -26,7 +26,7 @@ from lfpose_edge.cli.predict import PHOTO
 from lfpose_edge.persons import data_root, read_coco_keypoints
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture
-from lfpose_edge.train.loop import collate, keep_freed_memory, quiet_worker
+from lfpose_edge.train.loop import collate, keep_freed_memory, loader_workers, quiet_worker
 from lfpose_edge.train.networks import build_network
 from lfpose_edge.train.objective import Objective
 from lfpose_edge.train.recipe import load_recipe
@@ -79,15 +79,17 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--steps", type=int, default=12, help="steps of a turn that count")
-    parser.add_argument("--workers", type=int, help="loader processes; the recipe's when not given")
+    parser.add_argument(
+        "--workers", type=int, help="loader processes; as the training chooses when not given"
+    )
     parser.add_argument("--json", type=Path, default=RESULTS / "loader.json")
     options = parser.parse_args()
 
     keep_freed_memory()
     recipe = load_recipe(options.recipe, ["network.pretrained=false"])
-    workers = recipe.data.workers if options.workers is None else options.workers
     batch = recipe.optimizer.batch_size
     device = torch.device(options.device)
+    workers = loader_workers(recipe, device) if options.workers is None else options.workers
     network = build_network(recipe.network, recipe.joints).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-5)
     mirror = torch.from_numpy(recipe.joints.flip_permutation).to(device)

@@ -167,7 +167,7 @@ def train(
                 crops,
                 batch_sampler=shares,
                 collate_fn=collate,
-                num_workers=recipe.data.workers,
+                num_workers=loader_workers(recipe, fabric.device),
                 worker_init_fn=quiet_worker,
             )
             progress.start_epoch(epoch, size, first_batch)
@@ -313,6 +313,17 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for option, value in ((m_mmap_max, 0), (m_trim_threshold, 2**31 - 1), (m_top_pad, 2**28)):
             mallopt(option, value)
+
+
+def loader_workers(recipe: Recipe, device: torch.device) -> int:
+    """How many processes load data.
+
+    On a CPU none: they would take turns with the threads that train, which wait for each other
+    (``benchmarks/loader.py``). For a GPU as many as there are cores, eight at most.
+    """
+    if recipe.data.workers is not None:
+        return recipe.data.workers
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
 def quiet_worker(_: int) -> None:

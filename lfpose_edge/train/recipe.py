@@ -55,7 +55,8 @@ class Data(_Section):
     """Measured now and then, for the record: nothing is chosen by it."""
     padding: Positive = 1.25
     """The crop's size over the box's."""
-    workers: int = Field(1, ge=0)
+    workers: int | None = Field(None, ge=0)
+    """Processes that load; None is for what suits the device: see ``loader_workers`` in ``loop.py``."""
 
     @model_validator(mode="after")
     def _check(self) -> Data:
