@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from lfpose_edge.train.data.crops import PersonCrops, Sample
 from lfpose_edge.train.data.tagged_crops import TaggedCrops, TagSample
@@ -33,6 +35,16 @@ class CropMixture(Dataset["Sample | TagSample"]):
     def __getitem__(self, index: int) -> Sample | TagSample:
         part = int(np.searchsorted(self._ends, index, side="right"))
         return self.parts[part][index - self._ends[part] + len(self.parts[part])]
+
+    def __getitems__(self, indices: list[int]) -> list[Sample | TagSample]:
+        """A batch, as torch's loader asks for it: on all cores where the trainer itself loads.
+
+        Decoding and cropping let other threads run, and what is random depends on the index alone.
+        """
+        if get_worker_info() is not None:
+            return [self[i] for i in indices]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(self.__getitem__, indices))
 
     def epoch_batches(self, batch_size: int, seed: tuple[int, ...]) -> list[list[int]]:
         """All indices in an epoch's order, in batches of one part each; a part's last may be smaller."""
