@@ -130,7 +130,7 @@ def train(
     mirror = fabric.to_device(torch.from_numpy(recipe.joints.flip_permutation))
     objective = Objective(recipe, network, mirror)
 
-    steps_per_epoch = len(train_set.epoch_batches(options.batch_size, (recipe.seed, 0)))
+    steps_per_epoch = sum(math.ceil(len(part) / options.batch_size) for part in train_set.parts)
     last_step = steps_per_epoch * recipe.epochs
     if step:
         logger.info("resuming %s at epoch %d of %d", path, step // steps_per_epoch + 1, recipe.epochs)

@@ -189,8 +189,6 @@ def test_an_epoch_of_one_kind_visits_everybody_once(root: Path) -> None:
     first, second = (located.epoch_batches(4, (0, epoch)) for epoch in (0, 1))
     assert sorted(i for batch in first for i in batch) == list(range(10))
     assert [len(b) for b in first] == [4, 4, 2]
-    assert [len(b) for b in located.epoch_batches(3, (0, 0))] == [3, 3, 4]  # BatchNorm needs two
-    assert [len(b) for b in located.epoch_batches(1, (0, 0))] == [1] * 10
     assert first != second
 
 
