@@ -51,15 +51,16 @@ struct Tables {
     int upsample;
     double blur_sigma;
     CellWeights cells;
-    std::vector<float> axis;
+    SampleGrid every, for_blur;
     DarkKernel dark;
 
     explicit Tables(const DecodeSpec& spec)
         : upsample(spec.upsample),
           blur_sigma(spec.blur_sigma),
           cells(spec.upsample),
-          axis(axis_weights(spec.upsample)),
-          dark(spec.blur_sigma, spec.upsample) {}
+          every(spec.upsample, 1),
+          for_blur(spec.upsample, blur_step(spec.upsample)),
+          dark(spec.blur_sigma, for_blur.per_cell) {}
 
     static const Tables& of(const DecodeSpec& spec) {
         static thread_local Tables kept(spec);
@@ -82,10 +83,9 @@ class Decoder {
     void decode_map(std::ptrdiff_t index, Scratch& scratch) const {
         const std::ptrdiff_t crop = index / input_.joints;
         const MapView map{averaged(index, scratch), input_.height, input_.width};
-        const Peak peak = find_peak(map, tables_.cells, scratch.peak);
-        const bool more = index + 1 < maps();
-        scratch.window.ahead = {input_.cams + (more ? index + 1 : index) * size_, more ? size_ : 0};
-        const Offset offset = refine(map, peak, scratch.window);
+        ReadAhead ahead = after(index);
+        const Peak peak = find_peak(map, tables_.cells, scratch.peak, ahead);
+        const Offset offset = refine(map, peak, scratch.window, ahead);
         const int factor = spec_.upsample;
         const double x = crop_coordinate(peak.x, offset.x, spec_.stride, factor, map.width);
         const double y = crop_coordinate(peak.y, offset.y, spec_.stride, factor, map.height);
@@ -109,7 +109,12 @@ class Decoder {
         return scratch.average.data();
     }
 
-    Offset refine(const MapView& map, const Peak& peak, WindowScratch& scratch) const {
+    ReadAhead after(std::ptrdiff_t index) const {
+        const bool more = index + 1 < maps();
+        return {input_.cams + (more ? index + 1 : index) * size_, more ? size_ : 0};
+    }
+
+    Offset refine(const MapView& map, const Peak& peak, WindowScratch& scratch, ReadAhead& ahead) const {
         const int factor = spec_.upsample;
         switch (spec_.method) {
             case Method::none:
@@ -117,18 +122,18 @@ class Decoder {
             case Method::quarter:
                 return quarter_offset(map, factor, peak);
             case Method::dark: {
-                const int span = 2 * tables_.dark.reach + 1;
-                sample_window(map, factor, tables_.axis,
-                              {peak.x - tables_.dark.reach, peak.y - tables_.dark.reach, span, span},
-                              scratch);
-                return dark_offset(tables_.dark, factor, scratch);
+                const int span = 2 * tables_.dark.reach + 1,
+                          reach = tables_.dark.reach * tables_.for_blur.step;
+                sample_window(map, tables_.for_blur, {peak.x - reach, peak.y - reach, span, span}, scratch,
+                              ahead);
+                return dark_offset(tables_.dark, factor, scratch, ahead);
             }
             case Method::softargmax: {
                 const int radius = spec_.window * factor;
                 const int x = std::max(0, peak.x - radius), y = std::max(0, peak.y - radius);
                 const Window window{x, y, std::min(map.width * factor, peak.x + radius + 1) - x,
                                     std::min(map.height * factor, peak.y + radius + 1) - y};
-                sample_window(map, factor, tables_.axis, window, scratch);
+                sample_window(map, tables_.every, window, scratch, ahead);
                 return softargmax_offset(window, peak, scratch);
             }
         }

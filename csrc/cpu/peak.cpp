@@ -46,7 +46,9 @@ class Search {
     LFPOSE_INLINE Search(const MapView& map, const CellWeights& weights, PeakScratch& scratch)
         : map_(map), weights_(weights), scratch_(scratch), factor_(weights.factor) {}
 
-    LFPOSE_INLINE Peak run() {
+    LFPOSE_INLINE Peak run(ReadAhead& read_ahead) {
+        ReadAhead ahead = read_ahead;  // in registers
+
         const int bands = (map_.height + kBand - 1) / kBand;
         scratch_.band_max.resize(static_cast<std::size_t>(bands));
         scratch_.values.resize(static_cast<std::size_t>(weights_.chunks) * kLanes);
@@ -58,10 +60,12 @@ class Search {
             const int last = std::min((band + 1) * kBand, map_.height);
             for (int y = band * kBand; y < last; ++y) {
                 fold_row(map_.data + static_cast<std::ptrdiff_t>(y) * map_.width, map_.width, kept);
+                ahead.step();
             }
             band_max[band] = bounded(kept);
             top = std::max(top, band_max[band]);
         }
+        read_ahead = ahead;
 
         int seed_y = 0;
         for (int band = 0; band_max[band] != top; ++band) seed_y += kBand;
@@ -194,8 +198,9 @@ CellWeights::CellWeights(int factor)
     }
 }
 
-LFPOSE_CLONES Peak find_peak(const MapView& map, const CellWeights& weights, PeakScratch& scratch) {
-    return Search(map, weights, scratch).run();
+LFPOSE_CLONES Peak find_peak(const MapView& map, const CellWeights& weights, PeakScratch& scratch,
+                             ReadAhead& ahead) {
+    return Search(map, weights, scratch).run(ahead);
 }
 
 LFPOSE_CLONES float read_once(const float* data, std::size_t count) {

@@ -60,11 +60,11 @@ LFPOSE_CLONES void exponentials(float* values, int count, float peak) {
 
 // The blurred window at 3 x 3 positions: along y into three rows of sums, then along x.
 LFPOSE_CLONES void blur(const DarkKernel& kernel, WindowScratch& scratch, const float* p, double* sums,
-                        double (&blurred)[3][3]) {
+                        double (&blurred)[3][3], ReadAhead& read_ahead) {
     const int size = kernel.size, pitch = kernel.pitch, rows = 2 * kernel.reach + 1;
     const double* before = kernel.arms.data();
     const double *at = before + size, *after = at + size;
-    ReadAhead ahead = scratch.ahead;
+    ReadAhead ahead = read_ahead;
     for (int x = 0; x < pitch; x += 8) {
         Doubles kept[2][3], value;  // even and odd rows: six sums that do not wait for each other
         for (auto& parity : kept) {
@@ -88,7 +88,7 @@ LFPOSE_CLONES void blur(const DarkKernel& kernel, WindowScratch& scratch, const 
         }
     }
     const double* along_x = kernel.lead_arms.data() + static_cast<std::ptrdiff_t>(scratch.lead) * 3 * size;
-    scratch.ahead = ahead;
+    read_ahead = ahead;
     for (int row = 0; row < 3; ++row) {
         for (int arm = 0; arm < 3; ++arm) {
             Doubles sum, value, weight;
@@ -105,11 +105,11 @@ LFPOSE_CLONES void blur(const DarkKernel& kernel, WindowScratch& scratch, const 
 
 }  // namespace
 
-DarkKernel::DarkKernel(double sigma_cells, int factor) {
-    const double sigma = sigma_cells * factor;
+DarkKernel::DarkKernel(double sigma_cells, int per_cell) {
+    const double sigma = sigma_cells * per_cell;
     const int radius = static_cast<int>(std::ceil(2.5 * sigma));
-    reach = radius + factor;
-    pitch = window_pitch(2 * reach + 1, factor);
+    reach = radius + per_cell;
+    pitch = window_pitch(2 * reach + 1, per_cell);
     size = pitch;
     std::vector<double> gauss;
     double sum = 0.0;
@@ -118,24 +118,24 @@ DarkKernel::DarkKernel(double sigma_cells, int factor) {
         sum += gauss.back();
     }
     for (double& weight : gauss) weight /= sum;
-    lead_arms.assign(static_cast<std::size_t>(3 * factor * size), 0.0);
-    for (int lead = 0; lead < factor; ++lead) {
+    lead_arms.assign(static_cast<std::size_t>(3 * per_cell * size), 0.0);
+    for (int lead = 0; lead < per_cell; ++lead) {
         for (int arm = 0; arm < 3; ++arm) {
             std::copy(gauss.begin(), gauss.end(),
-                      lead_arms.begin() + (3 * lead + arm) * size + lead + arm * factor);
+                      lead_arms.begin() + (3 * lead + arm) * size + lead + arm * per_cell);
         }
     }
     arms.assign(lead_arms.begin(), lead_arms.begin() + 3 * size);
 }
 
-Offset dark_offset(const DarkKernel& kernel, int factor, WindowScratch& scratch) {
+Offset dark_offset(const DarkKernel& kernel, int factor, WindowScratch& scratch, ReadAhead& ahead) {
     const int count = (2 * kernel.reach + 1) * kernel.pitch;
     const int half = (count + 2 * kLanes - 1) / (2 * kLanes) * kLanes;  // whole vectors, no remainder
     float* p = scratch.values;
     sigmoids(p, p + half, half);
 
     double b[3][3];
-    blur(kernel, scratch, p, scratch.sums.reserve(3 * kernel.pitch), b);
+    blur(kernel, scratch, p, scratch.sums.reserve(3 * kernel.pitch), b, ahead);
     for (auto& row : b) {
         for (double& value : row) value = std::max(value, kFloor);
     }

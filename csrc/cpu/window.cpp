@@ -27,31 +27,31 @@ LFPOSE_INLINE void clean_samples(const MapView& map, int y, int first, int count
 }
 
 // Whole vectors of several cells each.
-template <int Factor>
+template <int PerCell>
 LFPOSE_INLINE void spread_cells(const float* samples, int cells, const float* weights, float* out) {
     float repeated[kLanes];
-    for (int i = 0; i < kLanes; ++i) repeated[i] = weights[i % Factor];
+    for (int i = 0; i < kLanes; ++i) repeated[i] = weights[i % PerCell];
     Lanes w;
     load(w, repeated);
-    for (int cell = 0; cell < cells; cell += kLanes / Factor) {
+    for (int cell = 0; cell < cells; cell += kLanes / PerCell) {
         Lanes a, b;
         load(a, samples + cell);
         load(b, samples + cell + 1);
-        spread<Factor>(a);
-        spread<Factor>(b);
+        spread<PerCell>(a);
+        spread<PerCell>(b);
         lerp(a, a, b, w);
-        store(out + cell * Factor, a);
+        store(out + cell * PerCell, a);
     }
 }
 
-LFPOSE_INLINE void interpolate_row(const float* samples, int cells, int factor, const float* weights,
+LFPOSE_INLINE void interpolate_row(const float* samples, int cells, int per_cell, const float* weights,
                                    float* out) {
-    if (factor == 4) return spread_cells<4>(samples, cells, weights, out);
-    if (factor == 2) return spread_cells<2>(samples, cells, weights, out);
-    if (factor == 8) return spread_cells<8>(samples, cells, weights, out);
+    if (per_cell == 2) return spread_cells<2>(samples, cells, weights, out);
+    if (per_cell == 4) return spread_cells<4>(samples, cells, weights, out);
+    if (per_cell == 8) return spread_cells<8>(samples, cells, weights, out);
     for (int cell = 0; cell < cells; ++cell) {
-        for (int i = 0; i < factor; ++i) {
-            out[cell * factor + i] = lerp(samples[cell], samples[cell + 1], weights[i]);
+        for (int i = 0; i < per_cell; ++i) {
+            out[cell * per_cell + i] = lerp(samples[cell], samples[cell + 1], weights[i]);
         }
     }
 }
@@ -63,47 +63,66 @@ LFPOSE_INLINE void blend_rows(const float* LFPOSE_RESTRICT top, const float* LFP
     }
 }
 
+// Where a window's samples lie along one axis.
+struct Axis {
+    int cell, cells;       // the first cell, and how many there are
+    int lead;              // samples of the first cell that come before the window
+    const float* weights;  // of a cell's samples
+
+    Axis(const SampleGrid& grid, int position, int count) {
+        const int from_cells = position - first_position(0, grid.factor);
+        const int sample = floor_divide(from_cells, grid.step);
+        cell = floor_divide(sample, grid.per_cell);
+        lead = sample - cell * grid.per_cell;
+        cells = (lead + count - 1) / grid.per_cell + 1;
+        weights = grid.weights.data() + (from_cells - sample * grid.step) * grid.per_cell;
+    }
+};
+
 }  // namespace
 
-std::vector<float> axis_weights(int factor) {
-    std::vector<float> weights(static_cast<std::size_t>(factor));
-    for (int i = 0; i < factor; ++i) weights[static_cast<std::size_t>(i)] = weight_in_cell(i, factor);
-    return weights;
+SampleGrid::SampleGrid(int factor, int step) : factor(factor), step(step), per_cell(factor / step) {
+    for (int first = 0; first < step; ++first) {
+        for (int i = 0; i < per_cell; ++i) weights.push_back(weight_in_cell(first + i * step, factor));
+    }
 }
 
-LFPOSE_CLONES void sample_window(const MapView& map, int factor, const std::vector<float>& weights,
-                                 const Window& window, WindowScratch& scratch) {
-    const int cx = cell_of(window.x, factor), cy = cell_of(window.y, factor);
-    const int cells = cell_of(window.x + window.width - 1, factor) - cx + 1;
-    const int rows = cell_of(window.y + window.height - 1, factor) - cy + 2;
-    const int pitch = window_pitch(window.width, factor);
+LFPOSE_CLONES void sample_window(const MapView& map, const SampleGrid& grid, const Window& window,
+                                 WindowScratch& scratch, ReadAhead& read_ahead) {
+    const Axis x_axis(grid, window.x, window.width), y_axis(grid, window.y, window.height);
+    const int cells = x_axis.cells, rows = y_axis.cells + 1;
+    const int pitch = window_pitch(window.width, grid.per_cell);
     // Every cell may be the last of a whole vector, and the window may ask for more cells than it touches.
-    const int stride = (std::max(cells * factor, pitch) + 2 * kLanes - 1) / kLanes * kLanes;
+    const int stride = (std::max(cells * grid.per_cell, pitch) + 2 * kLanes - 1) / kLanes * kLanes;
     const int sample_stride = (cells + 1 + 3 * kLanes - 1) / kLanes * kLanes;
     float* samples = scratch.samples.reserve(rows * sample_stride);
     float* along_x = scratch.rows.reserve(rows * stride);
     // First all rows, then all rows again: a load that straddles a store just made would wait for it.
-    for (int row = 0; row < rows; ++row)
-        clean_samples(map, cy + row, cx, cells + 1, samples + row * sample_stride);
+    ReadAhead ahead = read_ahead;
     for (int row = 0; row < rows; ++row) {
-        interpolate_row(samples + row * sample_stride, cells, factor, weights.data(), along_x + row * stride);
+        for (int i = 0; i < 2; ++i) ahead.step();
+        clean_samples(map, y_axis.cell + row, x_axis.cell, cells + 1, samples + row * sample_stride);
     }
-    scratch.lead = window.x - first_position(cx, factor);
+    for (int row = 0; row < rows; ++row) {
+        for (int i = 0; i < 2; ++i) ahead.step();
+        interpolate_row(samples + row * sample_stride, cells, grid.per_cell, x_axis.weights,
+                        along_x + row * stride);
+    }
+    scratch.lead = x_axis.lead;
     scratch.pitch = pitch;
     float* values = scratch.buffer.reserve(window.height * pitch + 2 * kLanes);
     scratch.values = values;
-    ReadAhead ahead = scratch.ahead;
-    int row = 0, i = window.y - first_position(cy, factor);
+    int row = 0, i = y_axis.lead;
     for (int y = 0; y < window.height; ++y) {
-        for (int lines = 0; lines < 4; ++lines) ahead.step();  // with those of the blur, a whole map
+        for (int i = 0; i < 3; ++i) ahead.step();
         const float* top = along_x + row * stride;
-        blend_rows(top, top + stride, weights[static_cast<std::size_t>(i)], pitch, values + y * pitch);
-        if (++i == factor) {
+        blend_rows(top, top + stride, y_axis.weights[i], pitch, values + y * pitch);
+        if (++i == grid.per_cell) {
             i = 0;
             ++row;
         }
     }
-    scratch.ahead = ahead;
+    read_ahead = ahead;
 }
 
 }  // namespace lfpose

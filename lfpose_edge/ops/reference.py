@@ -176,11 +176,13 @@ def _softargmax(upsampled: Floats, row: int, column: int, config: DecodeConfig) 
 
 
 def _dark(upsampled: Floats, row: int, column: int, config: DecodeConfig) -> Doubles:
-    arm = config.upsample  # the stencil's: one cell
-    kernel = gaussian_kernel(config.blur_sigma * config.upsample)
+    step = blur_step(config.upsample)
+    arm = config.upsample // step  # the stencil's: one cell
+    kernel = gaussian_kernel(config.blur_sigma * arm)
     reach = len(kernel) // 2 + arm
-    y = np.clip(np.arange(row - reach, row + reach + 1), 0, upsampled.shape[0] - 1)
-    x = np.clip(np.arange(column - reach, column + reach + 1), 0, upsampled.shape[1] - 1)
+    around = step * np.arange(-reach, reach + 1)
+    y = np.clip(row + around, 0, upsampled.shape[0] - 1)
+    x = np.clip(column + around, 0, upsampled.shape[1] - 1)
     probability = sigmoid(upsampled[np.ix_(y, x)])
     # The blur is needed at nine points only, so it is two small products.
     windows = np.stack([np.roll(np.pad(kernel, arm), shift) for shift in (-arm, 0, arm)])  # (3, 2 reach + 1)
@@ -193,9 +195,18 @@ def _dark(upsampled: Floats, row: int, column: int, config: DecodeConfig) -> Dou
     determinant = xx * yy - xy * xy
     if xx >= -DARK_CURVATURE or yy >= -DARK_CURVATURE or determinant <= DARK_DETERMINANT:
         return np.zeros(2)
-    step = -np.array([yy * gradient[0] - xy * gradient[1], xx * gradient[1] - xy * gradient[0]]) / determinant
-    offset: Doubles = np.clip(step, -1, 1) * config.upsample
+    newton = np.array([yy * gradient[0] - xy * gradient[1], xx * gradient[1] - xy * gradient[0]])
+    offset: Doubles = np.clip(-newton / determinant, -1, 1) * config.upsample
     return offset
+
+
+def blur_step(factor: int) -> int:
+    """Upsampled positions from one sample of the blur to the next: half a cell, or a smaller part of it.
+
+    The blur's sum at half cells is its integral but for some hundredths of a crop pixel: what lies between
+    two samples of the CAM is a straight line.
+    """
+    return next(step for step in range(max(1, factor // 2), 0, -1) if factor % step == 0)
 
 
 def gaussian_kernel(sigma: float) -> Doubles:

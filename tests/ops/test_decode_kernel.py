@@ -201,6 +201,18 @@ def test_finds_a_known_joint(method: ops.Method, tolerance: float) -> None:
         np.testing.assert_allclose(keypoints[0, 0], [4 * cx, 4 * cy], atol=4 * tolerance)
 
 
+@pytest.mark.parametrize("factor", [4, 6, 8])
+def test_a_blur_by_half_cells_is_the_blur_by_pixels(factor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cams = bump((2, 20, 24, 24), np.random.default_rng(9), noise=0.1).astype(np.float32)
+    arguments = (cams, np.zeros((2, 20), np.float32), np.tile(UNIT, (2, 1, 1)))
+    config = ops.DecodeConfig(stride=4, upsample=factor, method="dark")
+    ours = ops.decode(*arguments, config)[0]
+    monkeypatch.setattr(reference, "blur_step", lambda factor: 1)
+    distance = np.linalg.norm(ours - reference.decode(*arguments, config)[0], axis=-1)
+    assert np.median(distance) < 0.02
+    assert distance.max() < 0.1  # crop pixels
+
+
 @pytest.mark.parametrize(
     ("factor", "spike", "level"), [(2, 16.0, 9.0), (3, 9.0, 9.0), (4, 64.0, 49.0)], ids=["2", "3", "4"]
 )

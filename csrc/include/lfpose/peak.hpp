@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "lfpose/lanes.hpp"
+#include "lfpose/read_ahead.hpp"
 #include "lfpose/upsample.hpp"
 
 namespace lfpose {
@@ -23,7 +24,7 @@ struct PeakScratch {
 };
 
 // The first maximum, in row-major order, of the map upsampled by `weights.factor`.
-Peak find_peak(const MapView& map, const CellWeights& weights, PeakScratch& scratch);
+Peak find_peak(const MapView& map, const CellWeights& weights, PeakScratch& scratch, ReadAhead& ahead);
 
 // The largest logit of `count` floats: what reading a CAM once costs.
 float read_once(const float* data, std::size_t count);

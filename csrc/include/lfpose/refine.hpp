@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "lfpose/read_ahead.hpp"
 #include "lfpose/upsample.hpp"
 
 namespace lfpose {
@@ -32,34 +33,21 @@ struct Offset {
     double x, y;  // upsampled pixels
 };
 
-// A rectangle of upsampled positions; outside the map the nearest position's value is repeated.
-struct Window {
-    int x, y;  // first position
-    int width, height;
+// The upsampled positions that lie `step` apart, of which every interpolation cell has `per_cell`.
+struct SampleGrid {
+    int factor, step, per_cell;
+    std::vector<float> weights;  // (step, per_cell), of the upper sample: for every first position in a cell
+
+    SampleGrid(int factor, int step);
 };
 
-// Fetches the next map while this one is refined, a line now and then: asked for at once, the lines would
-// fill the core's miss buffers and everything would wait.
-class ReadAhead {
-  public:
-    ReadAhead() = default;
-    ReadAhead(const float* begin, std::ptrdiff_t count) : at_(begin), left_(count) {}
-
-    LFPOSE_INLINE void step() {
-        if (left_ <= 0) return;
-        LFPOSE_PREFETCH(at_);
-        at_ += kLine;
-        left_ -= kLine;
-    }
-
-  private:
-    static constexpr std::ptrdiff_t kLine = 16;  // floats
-    const float* at_ = nullptr;
-    std::ptrdiff_t left_ = 0;
+// A rectangle of samples; outside the map the nearest position's value is repeated.
+struct Window {
+    int x, y;           // upsampled position of the first
+    int width, height;  // samples
 };
 
 struct WindowScratch {
-    ReadAhead ahead;
     AlignedBuffer<float> samples;  // rows of the map
     AlignedBuffer<float> rows;     // the same, interpolated along x
     AlignedBuffer<float> buffer;   // of the values
@@ -71,31 +59,28 @@ struct WindowScratch {
     AlignedBuffer<double> sums;
 };
 
-// Weights of the positions of an interpolation cell along one axis.
-std::vector<float> axis_weights(int factor);
-
 // Columns of a window that starts anywhere within a cell, in whole vectors.
-inline int window_pitch(int width, int factor) { return (width + factor - 1 + 7) / 8 * 8; }
+inline int window_pitch(int width, int per_cell) { return (width + per_cell - 1 + 7) / 8 * 8; }
 
 // Fills scratch.values, every value the same bits as upsampled_at.
-void sample_window(const MapView& map, int factor, const std::vector<float>& weights, const Window& window,
-                   WindowScratch& scratch);
+void sample_window(const MapView& map, const SampleGrid& grid, const Window& window, WindowScratch& scratch,
+                   ReadAhead& ahead);
 
 // The blur of DARK at three positions of an axis, one cell apart: kernels over one window, zero padded.
 struct DarkKernel {
-    int reach;  // the window spans 2 reach + 1 positions
+    int reach;  // the window spans 2 reach + 1 samples
     int pitch;
     int size;                       // doubles from one arm to the next
     std::vector<double> arms;       // (3, size), along y
-    std::vector<double> lead_arms;  // (factor, 3, size), along x: for every lead of the window
+    std::vector<double> lead_arms;  // (per_cell, 3, size), along x: for every lead of the window
 
-    DarkKernel(double sigma_cells, int factor);
+    DarkKernel(double sigma_cells, int per_cell);
 };
 
 // One Newton step on the log of the blurred probabilities (Zhang et al., Distribution-Aware Coordinate
 // Representation for Human Pose Estimation, CVPR 2020). scratch.values: the window around the peak,
 // which is written over.
-Offset dark_offset(const DarkKernel& kernel, int factor, WindowScratch& scratch);
+Offset dark_offset(const DarkKernel& kernel, int factor, WindowScratch& scratch, ReadAhead& ahead);
 
 // The expected offset under exp(value - peak). scratch.values: `window`, which is written over.
 Offset softargmax_offset(const Window& window, const Peak& peak, WindowScratch& scratch);

@@ -29,19 +29,28 @@ LFPOSE_HD LFPOSE_INLINE int clamp_index(int index, int count) {
     return index < 0 ? 0 : (index < count ? index : count - 1);
 }
 
+LFPOSE_HD LFPOSE_INLINE int floor_divide(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
 // Interpolation cell c lies between the samples c and c + 1; cells -1 and n - 1 are the flat borders.
 // It holds `factor` upsampled positions, of which this is the first.
 LFPOSE_HD LFPOSE_INLINE int first_position(int cell, int factor) { return cell * factor + factor / 2; }
 
 // The cell of an upsampled position, which may lie outside the map by any amount.
 LFPOSE_HD LFPOSE_INLINE int cell_of(int position, int factor) {
-    const int shifted = position - factor / 2;
-    return shifted >= 0 ? shifted / factor : -((factor - 1 - shifted) / factor);
+    return floor_divide(position - factor / 2, factor);
 }
 
 // The weight of the upper sample at the i-th position of a cell.
 LFPOSE_HD LFPOSE_INLINE float weight_in_cell(int i, int factor) {
     return static_cast<float>(static_cast<double>(2 * i + (factor % 2 == 0 ? 1 : 0)) / (2.0 * factor));
+}
+
+// From one sample of DARK's blur to the next, in upsampled positions: half a cell, or less where that is no
+// divisor of the cell.
+LFPOSE_HD LFPOSE_INLINE int blur_step(int factor) {
+    int step = factor < 2 ? 1 : factor / 2;
+    while (factor % step != 0) --step;
+    return step;
 }
 
 // A (height, width) map of logits, not yet sanitised.
