@@ -58,6 +58,23 @@ LFPOSE_CLONES void exponentials(float* values, int count, float peak) {
     for (int i = 0; i < count; ++i) values[i] = fast_exp(clamp(values[i] - peak, -87.0F, 0.0F));
 }
 
+// Of every column the sum, and the sum of value times row, where rows count from `first`.
+LFPOSE_CLONES void sum_columns(const float* p, int rows, int pitch, int first, double* columns,
+                               double* moments) {
+    for (int x = 0; x < pitch; x += 8) {
+        Doubles column, moment, value;
+        clear(column);
+        clear(moment);
+        for (int y = 0; y < rows; ++y) {
+            load(value, p + y * pitch + x);
+            add(column, value);
+            add_product(moment, value, static_cast<double>(first + y));
+        }
+        store(columns + x, column);
+        store(moments + x, moment);
+    }
+}
+
 // The blurred window at 3 x 3 positions: along y into three rows of sums, then along x.
 LFPOSE_CLONES void blur(const DarkKernel& kernel, WindowScratch& scratch, const float* p, double* sums,
                         double (&blurred)[3][3], ReadAhead& read_ahead) {
@@ -151,20 +168,17 @@ Offset dark_offset(const DarkKernel& kernel, int factor, WindowScratch& scratch,
 }
 
 Offset softargmax_offset(const Window& window, const Peak& peak, WindowScratch& scratch) {
-    const int count = window.height * scratch.pitch;
     float* p = scratch.values;
-    exponentials(p, count, peak.value);
+    exponentials(p, window.height * scratch.pitch, peak.value);
+    double* columns = scratch.sums.reserve(2 * scratch.pitch);
+    double* moments = columns + scratch.pitch;
+    sum_columns(p, window.height, scratch.pitch, window.y - peak.y, columns, moments);
     double mass = 0.0, x_moment = 0.0, y_moment = 0.0;
-    for (int y = 0; y < window.height; ++y) {
-        const float* weights = p + y * scratch.pitch + scratch.lead;
-        double row = 0.0;
-        for (int x = 0; x < window.width; ++x) {
-            const double weight = static_cast<double>(weights[x]);
-            row += weight;
-            x_moment += weight * (window.x + x - peak.x);
-        }
-        mass += row;
-        y_moment += row * (window.y + y - peak.y);
+    for (int x = 0; x < window.width; ++x) {
+        const double column = columns[scratch.lead + x];
+        mass += column;
+        x_moment += column * (window.x + x - peak.x);
+        y_moment += moments[scratch.lead + x];
     }
     return {x_moment / mass, y_moment / mass};
 }
