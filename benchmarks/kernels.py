@@ -4,8 +4,9 @@
 
 One thread. Ours and a competitor take turns in one process, on inputs that rotate: frames, boxes and a ring
 of CAMs larger than a core's cache. Ratios are medians of the times of the same round, so background load
-touches both. Every competitor has rounds of its own: after milliseconds of OpenCV a core's caches hold neither
-of two others, and only the one whose turn comes first would pay for it. Writes benchmarks/results/kernels.json.
+touches both. Every competitor has rounds of its own: after milliseconds of OpenCV a core has forgotten
+the others, and only the one whose turn comes first would pay for it. Writes
+benchmarks/results/kernels.json.
 """
 
 from __future__ import annotations

@@ -26,9 +26,10 @@ from lfpose_edge.cli.predict import PHOTO
 from lfpose_edge.persons import data_root, read_coco_keypoints
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture
-from lfpose_edge.train.loop import collate, keep_freed_memory, loader_workers, quiet_worker
+from lfpose_edge.train.loop import collate, loader_workers
 from lfpose_edge.train.networks import build_network
 from lfpose_edge.train.objective import Objective
+from lfpose_edge.train.process import keep_freed_memory, quiet_worker
 from lfpose_edge.train.recipe import load_recipe
 
 RESULTS = Path(__file__).parent / "results"

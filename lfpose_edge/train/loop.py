@@ -7,26 +7,19 @@ was killed and resumed from its checkpoint does what the unbroken run would have
 from __future__ import annotations
 
 import copy
-import ctypes
 import logging
 import math
 import os
-import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from lfpose_edge.errors import BackendUnavailable, BundleError, LFPoseError, RecipeError
+from lfpose_edge.errors import BundleError, LFPoseError, RecipeError
 from lfpose_edge.files import write_json_whole
 from lfpose_edge.persons import PersonTable, joined, read_coco_keypoints
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
@@ -34,9 +27,11 @@ from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture
 from lfpose_edge.train.data.tagged_crops import TaggedCrops
 from lfpose_edge.train.data.tags import read_tags, require_both_answers
+from lfpose_edge.train.distributed import anywhere, make_fabric, share_buffers
 from lfpose_edge.train.evaluate import evaluate_network
 from lfpose_edge.train.networks import CamNetwork, build_network
 from lfpose_edge.train.objective import Objective
+from lfpose_edge.train.process import keep_freed_memory, quiet_worker, stop_request
 from lfpose_edge.train.progress import TrainingProgress
 from lfpose_edge.train.recipe import DataSet, Recipe, parse_recipe
 
@@ -88,7 +83,7 @@ def train(
         LFPoseError: the loss is not finite, or the checkpoint in ``out`` belongs to another recipe.
     """
     keep_freed_memory()
-    fabric = _fabric(accelerator, recipe.precision)
+    fabric = make_fabric(accelerator, recipe.precision)
     fabric.launch()
     torch.manual_seed(recipe.seed)
 
@@ -130,7 +125,7 @@ def train(
     mirror = fabric.to_device(torch.from_numpy(recipe.joints.flip_permutation))
     objective = Objective(recipe, network, mirror)
 
-    steps_per_epoch = sum(math.ceil(len(part) / options.batch_size) for part in train_set.parts)
+    steps_per_epoch = len(train_set.epoch_batches(options.batch_size, (recipe.seed, 0)))
     last_step = steps_per_epoch * recipe.epochs
     if step:
         logger.info("resuming %s at epoch %d of %d", path, step // steps_per_epoch + 1, recipe.epochs)
@@ -222,34 +217,6 @@ def train(
     return Run(ema, path, True, history)
 
 
-def _fabric(accelerator: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"]) -> Fabric:
-    """One process, or, where torchrun started several, all of them together."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Fabric(accelerator=accelerator, precision=precision, devices=1)
-    if "LOCAL_WORLD_SIZE" not in os.environ:
-        message = "WORLD_SIZE is set, but not by torchrun: start several processes with torchrun"
-        raise BackendUnavailable(message)
-    per_machine = int(os.environ["LOCAL_WORLD_SIZE"])
-    return Fabric(
-        accelerator=accelerator,
-        precision=precision,
-        # A recipe may give a part of the network no loss, and then it has no gradient to exchange.
-        strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False),
-        devices=per_machine,
-        num_nodes=int(os.environ["WORLD_SIZE"]) // per_machine,
-    )
-
-
-def share_buffers(fabric: Fabric, network: torch.nn.Module) -> None:
-    """Let all processes have the mean of their BatchNorm statistics and prototype memories."""
-    if fabric.world_size == 1:
-        return
-    buffers = [b for b in network.buffers() if b.is_floating_point()]
-    mean = fabric.all_reduce(torch.cat([b.flatten() for b in buffers]), reduce_op="mean")
-    for buffer, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(part.view_as(buffer))
-
-
 def require_finite(what: str, value: torch.Tensor, step: int, path: Path) -> None:
     """LFPoseError when a training has run away."""
     if not torch.isfinite(value):
@@ -259,13 +226,6 @@ def require_finite(what: str, value: torch.Tensor, step: int, path: Path) -> Non
             "with another --out"
         )
         raise LFPoseError(message)
-
-
-def anywhere(fabric: Fabric, flag: bool) -> bool:
-    """Whether the flag is set in any process: they stop at the same step, or would wait for each other."""
-    if fabric.world_size == 1:
-        return flag
-    return bool(fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum") > 0)
 
 
 def load_weights(network: CamNetwork, checkpoint: Path) -> None:
@@ -300,21 +260,6 @@ def collate(samples: list[Any]) -> Any:
     return type(samples[0])(*(torch.stack(field) for field in zip(*samples, strict=True)))
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep freed blocks.
-
-    Training frees and asks for the same tensors of many megabytes at every step; by default each goes
-    back to the system and comes again page by page, which costs half of the time of a step on a CPU.
-    """
-    if sys.platform != "linux":
-        return
-    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        for option, value in ((m_mmap_max, 0), (m_trim_threshold, 2**31 - 1), (m_top_pad, 2**28)):
-            mallopt(option, value)
-
-
 def loader_workers(recipe: Recipe, device: torch.device) -> int:
     """How many processes load data.
 
@@ -324,42 +269,6 @@ def loader_workers(recipe: Recipe, device: torch.device) -> int:
     if recipe.data.workers is not None:
         return recipe.data.workers
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
-
-
-def quiet_worker(_: int) -> None:
-    """A loader process leaves Ctrl-C to the trainer and uses one thread."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(1)
-
-
-@dataclass
-class StopRequest:
-    """Whether the user asked to stop."""
-
-    requested: bool = False
-
-
-@contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """Turn the first Ctrl-C or SIGTERM into a request; a second one acts as usual."""
-    stop = StopRequest()
-    previous: dict[int, Any] = {}
-
-    def ask(number: int, _: object) -> None:
-        stop.requested = True
-        signal.signal(number, previous[number])
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, ask)
-    except ValueError:  # not in the main thread: signals are the caller's
-        previous.clear()
-    try:
-        yield stop
-    finally:
-        for caught, handler in previous.items():
-            signal.signal(caught, handler)
 
 
 def _train_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dict[str, Any]]]:

@@ -107,6 +107,16 @@ def test_the_lines_look_at_boxes_and_averages_only() -> None:
     )
 
 
+def test_presence_is_judged_where_it_is_known() -> None:
+    joints = np.full((4, 3, 2), 20.0)
+    labelled = np.array([[True] * 3, [True] * 3, [False] * 3, [False] * 3])
+    persons = _persons(np.tile(joints, (1, 5, 1))[:, :14], np.repeat(labelled, 5, axis=1)[:, :14], LSP14)
+    presence = np.repeat(np.array([[0.9], [0.2], [0.5], [0.1]], np.float32), 14, axis=1)
+    assert measure(persons.joints, persons, presence=presence).presence_auc["neck"] == pytest.approx(0.75)
+    persons.known[2] = False
+    assert measure(persons.joints, persons, presence=presence).presence_auc["neck"] == 1
+
+
 def test_accuracy_of_a_perfect_prediction_and_of_swapped_sides() -> None:
     rng = np.random.default_rng(1)
     persons = _persons(rng.uniform(0, 100, (6, 14, 2)), skeleton=LSP14)

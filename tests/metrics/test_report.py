@@ -88,6 +88,27 @@ def test_truth_and_prediction_are_drawn_where_they_are(evaluation: Evaluation) -
     assert np.abs(around - report._GUESS_BGR).sum(axis=1).min() < 60
 
 
+def test_the_worst_come_first(
+    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    tile = report._pose_tile
+    monkeypatch.setattr(report, "_pose_tile", lambda e, row: drawn.append(row) or tile(e, row))
+    write_evaluation(tmp_path / "out", evaluation)
+    assert drawn[0] == 5  # who is far out of the picture
+    assert sorted(drawn) == [0, 1, 2, 4, 5, 6, 7]  # of the fourth nothing is known
+
+
+def test_a_crop_shows_the_pixels_that_the_affine_names(evaluation: Evaluation) -> None:
+    picture = np.zeros((120, 130, 3), np.uint8)
+    picture[:, 60:] = 255  # an edge at x = 60: in the middle of the box
+    cv2.imwrite(str(evaluation.persons.images[0]), picture)
+    affine = crop_affines(evaluation.persons.boxes[0], (168, 168), padding=1.0)[0]
+    row = report._crop(evaluation, 0, affine, (168, 168))[84, :, 0].astype(float)
+    assert row[82] + row[85] == pytest.approx(255, abs=3)  # half way up between pixels 83 and 84
+    assert row[83] + row[84] == pytest.approx(255, abs=3)
+
+
 def test_without_matplotlib_it_says_what_to_install(
     evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

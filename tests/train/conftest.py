@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -78,6 +79,22 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_figures(root / "train", 24, seed=1)
     draw_figures(root / "val", 8, seed=2)
     return root
+
+
+@pytest.fixture
+def learn_figures() -> dict[str, Any]:
+    """What a recipe needs for a small network to learn where the joints of the figures are."""
+    return {
+        "stages": [{"epochs": 30, "size": [64, 64]}],
+        "augment": {"rotation_deg": 0, "scale": 0, "shift": 0.02, "flip": 0, "color": 0, "cutout": 0},
+        "optimizer": {
+            "batch_size": 4,
+            "warmup_steps": 5,
+            "lr_head": 4e-3,
+            "lr_backbone": 4e-3,
+            "ema_decay": 0.9,
+        },
+    }
 
 
 @pytest.fixture

@@ -67,20 +67,9 @@ def _assert_same_weights(a: Path, b: Path) -> None:
 
 
 def test_answers_alone_teach_where_the_joints_are(
-    root: Path, make_recipe: MakeRecipe, tmp_path: Path
+    root: Path, make_recipe: MakeRecipe, learn_figures: dict[str, Any], tmp_path: Path
 ) -> None:
-    recipe = make_recipe(
-        data=TAGS_ONLY,
-        stages=[{"epochs": 30, "size": [64, 64]}],
-        augment={"rotation_deg": 0, "scale": 0, "shift": 0.02, "flip": 0, "color": 0, "cutout": 0},
-        optimizer={
-            "batch_size": 4,
-            "warmup_steps": 5,
-            "lr_head": 4e-3,
-            "lr_backbone": 4e-3,
-            "ema_decay": 0.9,
-        },
-    )
+    recipe = make_recipe(data=TAGS_ONLY, **learn_figures)
     run = _train(recipe, root, tmp_path / "run")
     assert run.history[-1]["loss"] < 0.8 * run.history[0]["loss"]
     assert run.history[-1]["val_pck"] > 0.3  # chance is about 0.05
@@ -189,6 +178,8 @@ def test_an_epoch_of_one_kind_visits_everybody_once(root: Path) -> None:
     first, second = (located.epoch_batches(4, (0, epoch)) for epoch in (0, 1))
     assert sorted(i for batch in first for i in batch) == list(range(10))
     assert [len(b) for b in first] == [4, 4, 2]
+    assert [len(b) for b in located.epoch_batches(3, (0, 0))] == [3, 3, 4]  # BatchNorm needs two
+    assert [len(b) for b in located.epoch_batches(1, (0, 0))] == [1] * 10
     assert first != second
 
 

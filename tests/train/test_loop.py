@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,18 +39,10 @@ def _assert_same_weights(a: Path, b: Path) -> None:
     assert different == []
 
 
-def test_the_network_learns_the_figures(figures: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    recipe = make_recipe(
-        stages=[{"epochs": 30, "size": [64, 64]}],
-        augment={"rotation_deg": 0, "scale": 0, "shift": 0.02, "flip": 0, "color": 0, "cutout": 0},
-        optimizer={
-            "batch_size": 4,
-            "warmup_steps": 5,
-            "lr_head": 4e-3,
-            "lr_backbone": 4e-3,
-            "ema_decay": 0.9,
-        },
-    )
+def test_the_network_learns_the_figures(
+    figures: Path, make_recipe: MakeRecipe, learn_figures: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = make_recipe(**learn_figures)
     run = _train(recipe, figures, tmp_path)
     assert run.finished
     losses = [row["loss"] for row in run.history]

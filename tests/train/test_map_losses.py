@@ -40,6 +40,14 @@ def test_coarse_and_fine_maps_agree_when_they_say_the_same() -> None:
     assert half > 0.2
 
 
+def test_agreement_is_asked_of_joints_that_are_there() -> None:
+    fine, coarse = _peaks(JOINTS, 16), _peaks(JOINTS, 4)
+    coarse[:, 1] = coarse[:, 1].roll(2, dims=2)  # only the second disagrees
+    both = agreement_loss(PoseOutput(fine, HERE, (coarse,)), 0.5)
+    first = agreement_loss(PoseOutput(fine, torch.tensor([[5.0, -5.0]]), (coarse,)), 0.5)
+    assert first < 0.6 * both
+
+
 @pytest.mark.parametrize(
     ("progress", "pupil"), [(0.0, "fine"), (0.3, "fine"), (0.34, "coarse"), (1.0, "coarse")]
 )

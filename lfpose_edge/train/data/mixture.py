@@ -47,12 +47,19 @@ class CropMixture(Dataset["Sample | TagSample"]):
             return list(pool.map(self.__getitem__, indices))
 
     def epoch_batches(self, batch_size: int, seed: tuple[int, ...]) -> list[list[int]]:
-        """All indices in an epoch's order, in batches of one part each; a part's last may be smaller."""
+        """All indices in an epoch's order, in batches of one part each.
+
+        A part's last batch may be smaller; one person alone, whom BatchNorm cannot do with, joins the batch
+        before.
+        """
         batches = []
         for number, (part, end) in enumerate(zip(self.parts, self._ends, strict=True)):
             own_seed = (*seed, number) if number else seed
             order = np.random.default_rng(own_seed).permutation(len(part)) + end - len(part)
-            batches += [order[i : i + batch_size].tolist() for i in range(0, len(part), batch_size)]
+            own = [order[i : i + batch_size].tolist() for i in range(0, len(part), batch_size)]
+            if len(own) > 1 and len(own[-1]) == 1 < batch_size:
+                own[-2:] = [own[-2] + own[-1]]
+            batches += own
         if len(self.parts) == 1:
             return batches
         return [batches[i] for i in np.random.default_rng((*seed, len(self.parts))).permutation(len(batches))]

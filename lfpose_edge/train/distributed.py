@@ -1,0 +1,47 @@
+"""One training in several processes, started by ``torchrun``."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+
+from lfpose_edge.errors import BackendUnavailable
+
+
+def make_fabric(accelerator: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"]) -> Fabric:
+    """One process, or, where torchrun started several, all of them together."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Fabric(accelerator=accelerator, precision=precision, devices=1)
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        message = "WORLD_SIZE is set, but not by torchrun: start several processes with torchrun"
+        raise BackendUnavailable(message)
+    per_machine = int(os.environ["LOCAL_WORLD_SIZE"])
+    return Fabric(
+        accelerator=accelerator,
+        precision=precision,
+        # A recipe may give a part of the network no loss, and then it has no gradient to exchange.
+        strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False),
+        devices=per_machine,
+        num_nodes=int(os.environ["WORLD_SIZE"]) // per_machine,
+    )
+
+
+def share_buffers(fabric: Fabric, network: torch.nn.Module) -> None:
+    """Let all processes have the mean of their BatchNorm statistics and prototype memories."""
+    if fabric.world_size == 1:
+        return
+    buffers = [b for b in network.buffers() if b.is_floating_point()]
+    mean = fabric.all_reduce(torch.cat([b.flatten() for b in buffers]), reduce_op="mean")
+    for buffer, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))
+
+
+def anywhere(fabric: Fabric, flag: bool) -> bool:
+    """Whether the flag is set in any process: they stop at the same step, or would wait for each other."""
+    if fabric.world_size == 1:
+        return flag
+    return bool(fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum") > 0)
