@@ -3,6 +3,7 @@
     python benchmarks/lfpe.py                     # all rows, seed 0; hours on a CPU
     python benchmarks/lfpe.py --rows 25+tags 25 --seeds 0 1 2
     python benchmarks/lfpe.py --list
+    python benchmarks/lfpe.py --compare           # what is recorded: differences, and how sure they are
 
 Needs Leeds Sports Pose Extended as COCO JSON below $LFPOSE_DATA: lspet/train.json, test.json, val.json and
 images. Makes the question sheets, trains every row with ``lfpose train`` for the same number of steps,
@@ -17,17 +18,21 @@ import json
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from recording import commit, print_table, write
 
+from lfpose_edge.metrics.bootstrap import pck_difference, pck_interval
 from lfpose_edge.persons import data_root
 
 RESULTS = Path(__file__).parent / "results"
 ANSWERS = {14: 1, 28: 2, 70: 5, 140: 10}  # answers about a person: regions
 LFPOSE = str(Path(sys.executable).with_name("lfpose"))
+COUNTS = ("correct", "counted")
 TEACHER = ("loss.teacher=1",)
 METHOD = (
     "network.widths=[96, 64, 48]",
@@ -48,11 +53,13 @@ class Row:
         locations: the part of the persons who are located.
         answers: about each of the others; 0 for none, None to leave the others out.
         changes: of the recipe.
+        against: rows that it is compared with.
     """
 
     locations: float
     answers: int | None
     changes: tuple[str, ...] = ()
+    against: tuple[str, ...] = ("100",)
 
 
 def without(*parts: str) -> tuple[str, ...]:
@@ -60,26 +67,31 @@ def without(*parts: str) -> tuple[str, ...]:
     return tuple(change for change in METHOD if not change.startswith(parts))
 
 
+def part(*changes: str) -> Row:
+    """A quarter located, answers about the others, the method as ``changes`` say."""
+    return Row(0.25, 140, changes, against=("25+tags, whole method",))
+
+
 ROWS = {
-    "100": Row(1.0, None),
+    "100": Row(1.0, None, against=()),
     "25": Row(0.25, None),
-    "25+unlabelled": Row(0.25, 0, TEACHER),
-    "25+tags": Row(0.25, 140, TEACHER),
+    "25+unlabelled": Row(0.25, 0, TEACHER, against=("100", "25")),
+    "25+tags": Row(0.25, 140, TEACHER, against=("100", "25", "25+unlabelled")),
     "5+tags": Row(0.05, 140, TEACHER),
     "1+tags": Row(0.01, 140, TEACHER),
     **{f"0+{answers} answers": Row(0, answers, TEACHER) for answers in ANSWERS},
-    "25+tags, whole method": Row(0.25, 140, METHOD),
-    "25+tags, no teacher": Row(0.25, 140, without("loss.teacher")),
-    "25+tags, no prototypes": Row(0.25, 140, without("network.prototypes", "loss.contrast")),
-    "25+tags, no relation": Row(0.25, 140, (*METHOD, "network.prototypes.layers=0")),
-    "25+tags, no memory": Row(0.25, 140, (*without("loss.contrast"), "network.prototypes.memory=false")),
-    "25+tags, no guidance": Row(0.25, 140, (*METHOD, "network.context.guided=false")),
-    "25+tags, single scale": Row(0.25, 140, (*METHOD, "network.context.strides=[16]")),
-    "25+tags, no agreement": Row(0.25, 140, without("loss.agreement")),
-    "25+tags, no contrast": Row(0.25, 140, without("loss.contrast")),
-    "25+tags, no concentration": Row(0.25, 140, without("loss.concentration")),
-    "25+tags, with equivariance": Row(0.25, 140, (*METHOD, "loss.equivariance=1")),
-    "25+tags, no balance": Row(0.25, 140, (*METHOD, "loss.tag_balance=false")),
+    "25+tags, whole method": Row(0.25, 140, METHOD, against=("100", "25+tags")),
+    "25+tags, no teacher": part(*without("loss.teacher")),
+    "25+tags, no prototypes": part(*without("network.prototypes", "loss.contrast")),
+    "25+tags, no relation": part(*METHOD, "network.prototypes.layers=0"),
+    "25+tags, no memory": part(*without("loss.contrast"), "network.prototypes.memory=false"),
+    "25+tags, no guidance": part(*METHOD, "network.context.guided=false"),
+    "25+tags, single scale": part(*METHOD, "network.context.strides=[16]"),
+    "25+tags, no agreement": part(*without("loss.agreement")),
+    "25+tags, no contrast": part(*without("loss.contrast")),
+    "25+tags, no concentration": part(*without("loss.concentration")),
+    "25+tags, with equivariance": part(*METHOD, "loss.equivariance=1"),
+    "25+tags, no balance": part(*METHOD, "loss.tag_balance=false"),
 }
 
 
@@ -152,10 +164,40 @@ def measure(row: Row, seed: int, options: argparse.Namespace, out: Path, root: P
         "presence_auc": sum(heard) / max(1, len(heard)),
         "minutes": sum(epoch["seconds"] for epoch in history) / 60,
         "per_joint": measured["pck_box"]["per_joint"],
+        "correct": digits(correct for correct, _ in measured["per_person"]),
+        "counted": digits(counted for _, counted in measured["per_person"]),
         "lines": {name: line["pck_box"]["mean"] for name, line in measured["lines"].items()},
         "lines_either_side": {n: line["pck_either_side"]["mean"] for n, line in measured["lines"].items()},
         "training": shlex.join(["lfpose", *training]),
     }
+
+
+def digits(joints: Iterable[int]) -> str:
+    """A number of joints, twelve at most, of every person: one hexadecimal digit each."""
+    return "".join(f"{count:x}" for count in joints)
+
+
+def compare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every row alone, and less each of those that it is compared with, in points."""
+    persons = {
+        (row["row"], row["seed"]): np.array([[int(digit, 16) for digit in row[k]] for k in COUNTS]).T
+        for row in rows
+    }
+    table = []
+    for name, row in ROWS.items():
+        for other in (None, *row.against):
+            seeds = [s for n, s in persons if n == name and (other is None or (other, s) in persons)]
+            if not seeds:
+                continue
+            # A person is drawn with what all seeds made of him.
+            ours = sum(persons[name, seed] for seed in seeds).tolist()
+            found = alone = pck_interval(ours)
+            if other is not None:
+                found = pck_difference(ours, sum(persons[other, seed] for seed in seeds).tolist())
+            points = {key: 100 * value for key, value in asdict(found).items()}
+            part_of = {} if other is None else {"part of it": alone.value / (alone.value - found.value)}
+            table.append({"row": name, "seeds": len(seeds), "less": other, **points, **part_of})
+    return table
 
 
 def main() -> None:
@@ -171,9 +213,14 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/lfpe"), help="folder of the checkpoints")
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
     parser.add_argument("--json", type=Path, default=RESULTS / "lfpe.json")
+    parser.add_argument("--compare", action="store_true", help="print differences between rows and stop")
     options = parser.parse_args()
     if options.list:
         print("\n".join(ROWS))
+        return
+    if options.compare:
+        same = {"size": options.size, "epochs": options.epochs}
+        print_table(compare([row for row in recorded(options.json) if same.items() <= row.items()]))
         return
 
     root = data_root(None)
@@ -189,7 +236,7 @@ def main() -> None:
             row = {**key, **measure(ROWS[name], seed, options, options.runs / "-".join(words), root)}
             # Another process may have added rows meanwhile.
             write(options.json, [*recorded(options.json), row])
-    hidden = ("per_joint", "lines", "lines_either_side", "training", "commit")
+    hidden = (*COUNTS, "per_joint", "lines", "lines_either_side", "training", "commit")
     print_table([{k: v for k, v in row.items() if k not in hidden} for row in recorded(options.json)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,7 +20,9 @@ from rich.table import Table
 from lfpose_edge.errors import BackendUnavailable, SourceError
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.files import require_writable, write_json_whole
-from lfpose_edge.metrics.accuracy import measure, predict_persons
+from lfpose_edge.metrics.accuracy import Accuracy, measure, predict_persons
+from lfpose_edge.metrics.bootstrap import pck_difference, pck_interval
+from lfpose_edge.metrics.pck import PckResult
 from lfpose_edge.metrics.reference_lines import centre_of_box, mean_pose
 from lfpose_edge.metrics.report import Evaluation, require_drawing, write_evaluation
 from lfpose_edge.persons import PersonTable, data_root, read_coco_keypoints
@@ -54,9 +57,11 @@ def run_eval(
     data: Path | None,
     json_path: Path | None,
     report: Path | None,
+    against: Path | None,
 ) -> None:
     """Measure a bundle, through the runtime, or a checkpoint, through torch; print a table."""
     root = data_root(data)
+    other = None if against is None else _read_result(against)
     if json_path is not None and json_path.resolve() == (root / annotations).resolve():
         message = f"--json {json_path} is the annotation file: give another path"
         raise SourceError(message)
@@ -89,6 +94,10 @@ def run_eval(
             "centre of the box": measure(centre_of_box(persons), persons),
         }
         console.print(_line_table({model: accuracy, **lines}))
+        found = pck_interval(accuracy.pck_box.per_person)
+        console.print(f"drawing persons anew: {found.low:.3f} to {found.high:.3f} in 95 of 100 draws")
+        if other is not None:
+            console.print(f"against {against}: {_difference(accuracy.pck_box, other, against)}")
         if accuracy.oks is not None:
             oks = accuracy.oks
             console.print(f"OKS AP {oks.ap:.3f}  AP50 {oks.ap50:.3f}  AP75 {oks.ap75:.3f}")
@@ -99,8 +108,9 @@ def run_eval(
                 "model": model,
                 "annotations": str(annotations),
                 "runs_on": predictor.runs_on,
-                **asdict(accuracy),
-                "lines": {name: asdict(line) for name, line in lines.items()},
+                **_plain(accuracy),
+                "lines": {name: _plain(line) for name, line in lines.items()},
+                "per_person": accuracy.pck_box.per_person,
             }
             write_json_whole(json_path, row)
             console.print(f"wrote {json_path}")
@@ -116,6 +126,37 @@ def run_eval(
                 crop_size=predictor.crop_size,
             )
             console.print(f"wrote {write_evaluation(report, evaluation)}")
+
+
+def _plain(accuracy: Accuracy) -> dict[str, Any]:
+    """The measures as plain data, without what every person contributes."""
+    tree = asdict(accuracy)
+    for measured in tree.values():
+        if isinstance(measured, dict):
+            measured.pop("per_person", None)
+    return tree
+
+
+def _read_result(path: Path) -> Any:
+    """What ``--json`` wrote about every person."""
+    try:
+        return json.loads(path.read_text())["per_person"]
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}"
+        raise SourceError(message) from error
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"--against {path} is not a result: give a file that lfpose eval --json has written"
+        raise SourceError(message) from error
+
+
+def _difference(ours: PckResult, other: Any, against: Path | None) -> str:
+    try:
+        found = pck_difference(ours.per_person, other)
+    except (ValueError, TypeError) as error:
+        message = f"--against {against} was not measured on these persons: {error}"
+        raise SourceError(message) from error
+    points = (100 * value for value in (found.value, found.low, found.high))
+    return "{:+.1f} points, {:+.1f} to {:+.1f} in 95 of 100 draws".format(*points)
 
 
 def _joint_table(title: str, accuracy: Any) -> Table:

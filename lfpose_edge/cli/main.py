@@ -118,11 +118,14 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="Folder for a page with curves, maps and the worst cases.")
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="An earlier --json on the same persons: how sure is the difference?")
+    ] = None,
 ) -> None:
     """Measure accuracy on located persons, in their own boxes: PCK and OKS AP."""
     from lfpose_edge.cli.evaluate import run_eval
 
-    run_eval(annotations, images, model, backend, precision, data, json, report)
+    run_eval(annotations, images, model, backend, precision, data, json, report, against)
 
 
 @app.command()

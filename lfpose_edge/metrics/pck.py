@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,11 +26,13 @@ class PckResult:
         mean: over all counted joints of all persons, in [0, 1]; NaN when none is counted.
         per_joint: by joint name, in [0, 1]; NaN for a joint that is never counted.
         counted: how many joints were counted.
+        per_person: of every person, how many joints are correct, and how many were counted.
     """
 
     mean: float
     per_joint: dict[str, float]
     counted: int
+    per_person: tuple[tuple[int, int], ...] = field(repr=False)
 
 
 def pck(
@@ -65,7 +67,8 @@ def pck(
     per_joint = {
         name: _ratio(correct[:, k], counts[:, k]) for k, name in enumerate(skeleton.keypoints) if chosen[k]
     }
-    return PckResult(_ratio(correct, counts), per_joint, int(counts.sum()))
+    per_person = zip(correct.sum(1).tolist(), counts.sum(1).tolist(), strict=True)
+    return PckResult(_ratio(correct, counts), per_joint, int(counts.sum()), tuple(per_person))
 
 
 def joint_distances(

@@ -153,6 +153,8 @@ def _broken(tmp_path: Path) -> None:
         (["bench", "--model", "lfpose-light"], "did you mean 'lfpose-lite'"),
         (["train", "nowhere.yaml"], "no recipe 'nowhere.yaml'"),
         (["eval", "none.json", "images"], "no annotation file"),
+        (["eval", "a.json", "images", "--against", "none.json"], "none.json cannot be read"),
+        (["eval", "a.json", "images", "--against", "photo.jpg"], "photo.jpg is not a result"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr(lfpose, tmp_path: Path, arguments: list[str], words: str) -> None:

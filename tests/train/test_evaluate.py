@@ -56,6 +56,25 @@ def test_an_evaluation_tells_numbers_lines_and_pictures(
     assert np.isfinite(tree["oks"]["ap"])
 
 
+def test_two_evaluations_of_the_same_persons_are_compared(
+    lfpose, checkpoint: Path, figures: Path, tmp_path: Path
+) -> None:
+    val = ("val/annotations.json", "val/images", "--data", str(figures))
+    earlier, model = tmp_path / "earlier.json", ("--model", str(checkpoint))
+    assert lfpose("eval", *val, "--json", str(earlier)).code == 0
+    tree = json.loads(earlier.read_text())
+    correct, counted = np.sum(tree["per_person"], axis=0)
+    assert (tree["persons"], correct / counted) == (len(tree["per_person"]), tree["pck_box"]["mean"])
+    same = lfpose("eval", *val, "--against", str(earlier))
+    assert "+0.0 points, +0.0 to +0.0 in 95 of 100 draws" in same.out
+    worse = lfpose("eval", *val, *model, "--against", str(earlier))
+    assert f"against {earlier}: -" in worse.out
+    others = lfpose(
+        "eval", "train/annotations.json", "train/images", *val[2:], *model, "--against", str(earlier)
+    )
+    assert (others.code, "was not measured on these persons" in others.err) == (1, True)
+
+
 def test_a_checkpoint_has_no_backend_to_choose(lfpose, checkpoint: Path, figures: Path) -> None:
     sets = ("val/annotations.json", "val/images", "--data", str(figures))
     done = lfpose("eval", *sets, "--model", str(checkpoint), "--precision", "int8")
