@@ -69,6 +69,7 @@ def export_bundle(
     int8: Int8 | None = None,
     engines: Engines | None = None,
     card: Path | None = None,
+    name: str | None = None,
     version: str | None = None,
     like: str | None = None,
     show: Show[Any] = silent,
@@ -83,7 +84,8 @@ def export_bundle(
         int8: how to quantise; None makes an fp32 bundle.
         engines: TensorRT engines to build into the bundle.
         card: a Markdown file that becomes the bundle's ``card.md``; the source's own when not given.
-        version: the model's version, for the manifest; a bundle keeps its own when not given.
+        name: the model's name, for the manifest; the recipe's or the bundle's own when not given.
+        version: the model's version, likewise; 1 for a checkpoint when not given.
         like: for an ONNX file, the bundle whose joints, input and decode it shares.
         show: shows the progress of long loops.
         steps: shows the progress of an engine's build; see :func:`build_engines`.
@@ -98,23 +100,25 @@ def export_bundle(
     import onnx
 
     _require_free(out)
-    if version is not None and not re.match(VERSION, version):
-        message = f"--version must be letters, digits and . + - _, such as 1.2.0; got {version!r}"
-        raise BundleError(message)
+    given = {key: value for key, value in {"name": name, "version": version}.items() if value is not None}
+    for key, value in given.items():
+        if not re.match(VERSION, value):
+            message = f"--{key} must be letters, digits and . + - _, got {value!r}"
+            raise BundleError(message)
     if engines is not None:
         require(engines.kind)  # before the long work, not after it
     opened = open_source(str(source), like)
     _require_finite(opened, str(source))
     _require_runs(opened, str(source))
-    facts: dict[str, Any] = {"version": "1", **opened.facts, "models": {"fp32": "model.onnx"}}
-    if version is not None:
-        facts["version"] = version
+    facts: dict[str, Any] = {"version": "1", **opened.facts, **given, "models": {"fp32": "model.onnx"}}
     with _folder_beside(out) as folder:
         onnx.save(opened.model, folder / "model.onnx")
         if card is not None:
             shutil.copyfile(card, folder / "card.md")
         elif opened.card is not None:
-            (folder / "card.md").write_text(_derived_card(facts, opened.card), encoding="utf-8")
+            (folder / "card.md").write_text(
+                _derived_card({"version": "1", **opened.facts}, opened.card), encoding="utf-8"
+            )
         report = None
         if int8 is not None:
             report = _quantise(opened, int8, folder, facts, show)

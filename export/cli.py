@@ -81,6 +81,7 @@ def export(
     card: Annotated[
         Path | None, typer.Option(help="A Markdown file that becomes the bundle's card.md.")
     ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name; the source's when not given.")] = None,
     version: Annotated[
         str | None, typer.Option(help="The model's version; the source's, or 1, when not given.")
     ] = None,
@@ -108,10 +109,10 @@ def export(
         "timing_cache": ("--engine tensorrt", engine == "tensorrt"),
         "like": ("an ONNX file", source.endswith(".onnx")),
     }
-    for name, (other, there) in needs.items():
-        given = context.get_parameter_source(name)
+    for option, (other, there) in needs.items():
+        given = context.get_parameter_source(option)
         if given is not None and given.name == "COMMANDLINE" and not there:
-            message = f"--{name.replace('_', '-')} does nothing without {other}"
+            message = f"--{option.replace('_', '-')} does nothing without {other}"
             raise CalibrationError(message)
     _require_extra()
     from lfpose_edge.export.build import Int8, export_bundle
@@ -140,7 +141,7 @@ def export(
     if engine is not None:
         options = BuildOptions(workspace_mb=workspace_mb, dla_core=dla_core, timing_cache=timing_cache)
         engines = Engines(
-            engine_kind(engine), gpus=tuple(name.upper() for name in gpu or ()), options=options
+            engine_kind(engine), gpus=tuple(wanted.upper() for wanted in gpu or ()), options=options
         )
     with _steps_shown() as steps:
         bundle = export_bundle(
@@ -149,13 +150,14 @@ def export(
             int8=how,
             engines=engines,
             card=card,
+            name=name,
             version=version,
             like=like,
             show=_show,
             steps=steps,
         )
-    for precision, name in bundle.manifest.models.items():
-        typer.echo(f"{precision:9} {name}  {bundle.manifest.files[name].bytes / 1e6:.1f} MB")
+    for precision, file in bundle.manifest.models.items():
+        typer.echo(f"{precision:9} {file}  {bundle.manifest.files[file].bytes / 1e6:.1f} MB")
     for path in sorted(p for p in (out / "engines").glob("*") if p.suffix != ".json"):
         typer.echo(f"engine    engines/{path.name}  {path.stat().st_size / 1e6:.1f} MB")
     typer.echo(f"wrote {out}: {bundle.manifest.name} version {bundle.manifest.version}")

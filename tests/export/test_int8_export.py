@@ -91,11 +91,22 @@ def test_an_onnx_file_is_exported_like_a_bundle(run, tmp_path: Path) -> None:
     assert Bundle.open(tmp_path / "b").manifest.name == "blob"
 
 
-def test_a_bundle_keeps_its_version_unless_told(run, tmp_path: Path) -> None:
+def test_a_bundle_keeps_its_name_and_version_unless_told(run, tmp_path: Path) -> None:
     write_blob_bundle(tmp_path / "blob")
-    assert run("blob", "--out", "two", "--version", "2.1")[0] == 0
+    code, out, _ = run("blob", "--out", "two", "--name", "mine", "--version", "2.1")
+    assert (code, "mine version 2.1" in out) == (0, True)
+    # What it was made from is what the card says, not what it became.
+    assert (tmp_path / "two/card.md").read_text().startswith("> Exported anew from `blob` version 1.")
     assert run("two", "--out", "again")[0] == 0
-    assert Bundle.open(tmp_path / "again").manifest.version == "2.1"
+    manifest = Bundle.open(tmp_path / "again").manifest
+    assert (manifest.name, manifest.version) == ("mine", "2.1")
+
+
+@pytest.mark.parametrize("option", ["--name", "--version"])
+def test_a_name_is_one_word(option: str, run, tmp_path: Path) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    code, _, err = run("blob", "--out", "two", option, "my model")
+    assert (code, f"{option} must be letters" in err, (tmp_path / "two").exists()) == (1, True, False)
 
 
 def _with_a_constant_chain(halved: bool) -> onnx.ModelProto:
