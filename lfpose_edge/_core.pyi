@@ -28,4 +28,12 @@ def decode(
     mirror: tuple[NDArray[np.float32], Sequence[int] | NDArray[np.integer] | None] | None,
     threads: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
+def _decode_by_blocks(
+    cams: NDArray[np.float32],
+    presence: NDArray[np.float32],
+    affines: NDArray[np.float64],
+    spec: DecodeSpec,
+    mirror: tuple[NDArray[np.float32], Sequence[int] | NDArray[np.integer] | None] | None,
+    threads: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
 def _read_once(array: NDArray[np.float32]) -> float: ...

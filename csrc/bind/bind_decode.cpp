@@ -38,6 +38,7 @@ Method require_method(const std::string& name) {
 }
 
 // `mirror` is None, or the pair of the mirrored crops' maps and the permutation of the joints.
+template <void Decode(const DecodeInput&, const DecodeSpec&, const DecodeOutput&, int)>
 py::tuple bound_decode(const py::object& cams, const py::object& presence, const py::object& affines,
                        const DecodeSpec& spec, const py::object& mirror, int threads) {
     const auto maps = require<float>(cams, "cams", 4, "float32 of shape (N, K, h, w)");
@@ -67,7 +68,7 @@ py::tuple bound_decode(const py::object& cams, const py::object& presence, const
     const DecodeOutput output{keypoints.mutable_data(), scores.mutable_data(), probabilities.mutable_data()};
     {
         const py::gil_scoped_release release;
-        decode(input, spec, output, threads);
+        Decode(input, spec, output, threads);
     }
     return py::make_tuple(std::move(keypoints), std::move(scores), std::move(probabilities));
 }
@@ -86,8 +87,11 @@ void register_decode(py::module_& module) {
                  }),
              py::arg("stride"), py::arg("upsample"), py::arg("method"), py::arg("blur_sigma"),
              py::arg("window"));
-    module.def("decode", &bound_decode, py::arg("cams"), py::arg("presence"), py::arg("affines"),
+    module.def("decode", &bound_decode<decode>, py::arg("cams"), py::arg("presence"), py::arg("affines"),
                py::arg("spec"), py::arg("mirror"), py::arg("threads"));
+    module.def("_decode_by_blocks", &bound_decode<decode_by_blocks>, py::arg("cams"), py::arg("presence"),
+               py::arg("affines"), py::arg("spec"), py::arg("mirror"), py::arg("threads"),
+               "decode by the CUDA kernel's algorithm, for its tests.");
     module.def("_read_once", &bound_read_once, py::arg("array"),
                "The maximum of a float32 array, in one pass.");
 }

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "lfpose/affine.hpp"
+#include "lfpose/joint.hpp"
 #include "lfpose/peak.hpp"
 #include "lfpose/refine.hpp"
 
@@ -28,11 +28,6 @@ LFPOSE_CLONES void average_flipped(const float* LFPOSE_RESTRICT map, const float
             out[row + x] = 0.5F * (sanitize(map[row + x]) + sanitize(mirrored[row + width - 1 - x]));
         }
     }
-}
-
-double sigmoid(double x) {
-    const double small = std::exp(-std::fabs(x));
-    return (x >= 0.0 ? 1.0 : small) / (1.0 + small);
 }
 
 Offset quarter_offset(const MapView& map, int factor, const Peak& peak) {
@@ -81,7 +76,6 @@ class Decoder {
     std::ptrdiff_t maps() const { return static_cast<std::ptrdiff_t>(input_.crops) * input_.joints; }
 
     void decode_map(std::ptrdiff_t index, Scratch& scratch) const {
-        const std::ptrdiff_t crop = index / input_.joints;
         const MapView map{averaged(index, scratch), input_.height, input_.width};
         ReadAhead ahead = after(index);
         const Peak peak = find_peak(map, tables_.cells, scratch.peak, ahead);
@@ -89,12 +83,7 @@ class Decoder {
         const int factor = spec_.upsample;
         const double x = crop_coordinate(peak.x, offset.x, spec_.stride, factor, map.width);
         const double y = crop_coordinate(peak.y, offset.y, spec_.stride, factor, map.height);
-        const Affine affine = Affine::from(input_.affines + crop * 6);
-        output_.keypoints[2 * index] = static_cast<float>(affine.x(x, y));
-        output_.keypoints[2 * index + 1] = static_cast<float>(affine.y(x, y));
-        output_.scores[index] = static_cast<float>(sigmoid(static_cast<double>(peak.value)));
-        const double logit = static_cast<double>(input_.presence[index]);
-        output_.presence[index] = std::isnan(logit) ? 0.0F : static_cast<float>(sigmoid(logit));
+        write_joint(output_, input_.affines, input_.joints, input_.presence[index], index, peak, x, y);
     }
 
   private:

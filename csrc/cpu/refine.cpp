@@ -12,9 +12,6 @@
 namespace lfpose {
 namespace {
 
-constexpr double kFloor = 1e-10;  // of a probability, before its logarithm
-constexpr double kCurvature = 1e-4, kDeterminant = 1e-8;
-
 // exp(x) for |x| <= 87, with a relative error of about 1e-7.
 LFPOSE_INLINE float fast_exp(float x) {
     constexpr float kToNearest =
@@ -42,7 +39,7 @@ LFPOSE_INLINE float clamp(float x, float low, float high) {
 }
 
 // Sigmoids of twice half values, in place. Two of them share one division, the slowest operation here; their
-// product must not overflow, so none is below 1e-18, which is nothing beside kFloor.
+// product must not overflow, so none is below 1e-18, which is nothing beside the floor of the logarithm.
 LFPOSE_CLONES void sigmoids(float* LFPOSE_RESTRICT first, float* LFPOSE_RESTRICT second, int half) {
     constexpr float kLimit = 42.0F;
     for (int i = 0; i < half; ++i) {
@@ -77,7 +74,7 @@ LFPOSE_CLONES void sum_columns(const float* p, int rows, int pitch, int first, d
 
 // The blurred window at 3 x 3 positions: along y into three rows of sums, then along x.
 LFPOSE_CLONES void blur(const DarkKernel& kernel, WindowScratch& scratch, const float* p, double* sums,
-                        double (&blurred)[3][3], ReadAhead& read_ahead) {
+                        double* blurred, ReadAhead& read_ahead) {
     const int size = kernel.size, pitch = kernel.pitch, rows = 2 * kernel.reach + 1;
     const double* before = kernel.arms.data();
     const double *at = before + size, *after = at + size;
@@ -115,7 +112,7 @@ LFPOSE_CLONES void blur(const DarkKernel& kernel, WindowScratch& scratch, const 
                 load(weight, along_x + arm * size + x);
                 add_product(sum, value, weight);
             }
-            blurred[row][arm] = total(sum);
+            blurred[3 * row + arm] = total(sum);
         }
     }
 }
@@ -123,18 +120,10 @@ LFPOSE_CLONES void blur(const DarkKernel& kernel, WindowScratch& scratch, const 
 }  // namespace
 
 DarkKernel::DarkKernel(double sigma_cells, int per_cell) {
-    const double sigma = sigma_cells * per_cell;
-    const int radius = static_cast<int>(std::ceil(2.5 * sigma));
-    reach = radius + per_cell;
+    const std::vector<double> gauss = gaussian(sigma_cells * per_cell);
+    reach = static_cast<int>(gauss.size()) / 2 + per_cell;
     pitch = window_pitch(2 * reach + 1, per_cell);
     size = pitch;
-    std::vector<double> gauss;
-    double sum = 0.0;
-    for (int i = -radius; i <= radius; ++i) {
-        gauss.push_back(std::exp(-0.5 * (i / sigma) * (i / sigma)));
-        sum += gauss.back();
-    }
-    for (double& weight : gauss) weight /= sum;
     lead_arms.assign(static_cast<std::size_t>(3 * per_cell * size), 0.0);
     for (int lead = 0; lead < per_cell; ++lead) {
         for (int arm = 0; arm < 3; ++arm) {
@@ -151,20 +140,9 @@ Offset dark_offset(const DarkKernel& kernel, int factor, WindowScratch& scratch,
     float* p = scratch.values;
     sigmoids(p, p + half, half);
 
-    double b[3][3];
-    blur(kernel, scratch, p, scratch.sums.reserve(3 * kernel.pitch), b, ahead);
-    for (auto& row : b) {
-        for (double& value : row) value = std::max(value, kFloor);
-    }
-    // Differences of logarithms as logarithms of quotients: five instead of nine. Units: cells.
-    const double center = b[1][1] * b[1][1];
-    const double gx = 0.5 * std::log(b[1][2] / b[1][0]), gy = 0.5 * std::log(b[2][1] / b[0][1]);
-    const double xx = std::log(b[1][2] * b[1][0] / center), yy = std::log(b[2][1] * b[0][1] / center);
-    const double xy = 0.25 * std::log(b[2][2] * b[0][0] / (b[2][0] * b[0][2]));
-    const double determinant = xx * yy - xy * xy;
-    if (!(xx < -kCurvature && yy < -kCurvature && determinant > kDeterminant)) return {0.0, 0.0};
-    const double dx = (xy * gy - yy * gx) / determinant, dy = (xy * gx - xx * gy) / determinant;
-    return {std::clamp(dx, -1.0, 1.0) * factor, std::clamp(dy, -1.0, 1.0) * factor};
+    double blurred[9];
+    blur(kernel, scratch, p, scratch.sums.reserve(3 * kernel.pitch), blurred, ahead);
+    return newton_step(blurred, factor);
 }
 
 Offset softargmax_offset(const Window& window, const Peak& peak, WindowScratch& scratch) {

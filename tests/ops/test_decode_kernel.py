@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lfpose_edge import ops
+from lfpose_edge import _core, ops
 from lfpose_edge.geometry import apply_affine
 from lfpose_edge.ops import reference
 
@@ -77,17 +78,31 @@ SHAPES = {
 }
 
 
+def decode_by_blocks(
+    cams: np.ndarray, presence: np.ndarray, affines: np.ndarray, config: ops.DecodeConfig, **options: Any
+) -> tuple[np.ndarray, ...]:
+    """What the CUDA kernel does, on the CPU."""
+    mirror = (options["flipped"], options["flip_permutation"]) if options else None
+    return _core._decode_by_blocks(cams, presence, affines, config.spec, mirror, 1)
+
+
+KERNELS = {"CPU": ops.decode, "CUDA's, on the CPU": decode_by_blocks}
+
+
 def assert_same_joints(cams: np.ndarray, config: ops.DecodeConfig, **options: object) -> None:
     """Agreement with the reference; exact but for rounding where no exponential is taken."""
     n, k = cams.shape[:2]
     presence = np.linspace(-5, 5, n * k, dtype=np.float32).reshape(n, k)
     affines = np.tile(UNIT, (n, 1, 1))
     arguments = (np.asarray(cams, np.float32), presence, affines, config)
-    expected, actual = reference.decode(*arguments, **options), ops.decode(*arguments, **options)
-    for name, a, b in zip(("keypoints", "scores", "presence"), actual, expected, strict=True):
-        assert (a.shape, a.dtype) == (b.shape, b.dtype) == ((n, k, 2)[: a.ndim], np.float32)
-        tolerance = 0 if name == "keypoints" and config.method in ("none", "quarter") else TOLERANCE_PX
-        assert np.abs(a - b).max(initial=0) <= (tolerance if name == "keypoints" else 1e-6), name
+    expected = reference.decode(*arguments, **options)
+    for kernel, decode in KERNELS.items():
+        actual = decode(*arguments, **options)
+        for name, a, b in zip(("keypoints", "scores", "presence"), actual, expected, strict=True):
+            assert (a.shape, a.dtype) == (b.shape, b.dtype) == ((n, k, 2)[: a.ndim], np.float32)
+            tolerance = 0 if name == "keypoints" and config.method in ("none", "quarter") else TOLERANCE_PX
+            worst = np.abs(a - b).max(initial=0)
+            assert worst <= (tolerance if name == "keypoints" else 1e-6), (kernel, name)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -30,4 +30,9 @@ struct DecodeOutput {
 
 void decode(const DecodeInput& input, const DecodeSpec& spec, const DecodeOutput& output, int threads);
 
+// The same by the CUDA kernel's algorithm (decode_block.hpp), for its tests. One thread, whatever is asked
+// for.
+void decode_by_blocks(const DecodeInput& input, const DecodeSpec& spec, const DecodeOutput& output,
+                      int threads);
+
 }  // namespace lfpose

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "lfpose/dark.hpp"
 #include "lfpose/read_ahead.hpp"
 #include "lfpose/upsample.hpp"
 
@@ -27,10 +28,6 @@ class AlignedBuffer {
   private:
     static constexpr std::size_t kLine = 64 / sizeof(T);
     std::vector<T> storage_;
-};
-
-struct Offset {
-    double x, y;  // upsampled pixels
 };
 
 // The upsampled positions that lie `step` apart, of which every interpolation cell has `per_cell`.

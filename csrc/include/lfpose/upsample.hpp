@@ -6,16 +6,9 @@
 #include <cstdint>
 
 #include "lfpose/compiler.hpp"
+#include "lfpose/logit.hpp"
 
 namespace lfpose {
-
-// Logits are clamped to this, and NaN counts as its negative; float16 can hold it.
-constexpr float kLogitLimit = 1e4F;
-
-LFPOSE_HD LFPOSE_INLINE float sanitize(float logit) {
-    const float raised = logit > -kLogitLimit ? logit : -kLogitLimit;  // NaN fails the comparison
-    return raised < kLogitLimit ? raised : kLogitLimit;
-}
 
 LFPOSE_HD LFPOSE_INLINE float lerp(float a, float b, float w) {
 #ifdef __CUDA_ARCH__

@@ -1,0 +1,39 @@
+// The CUDA kernel's algorithm on a CPU, for its tests: every map by a block of one thread.
+#include <cstddef>
+#include <vector>
+
+#include "lfpose/block_plan.hpp"
+
+namespace lfpose {
+namespace {
+
+struct OneThread {
+    template <typename F>
+    void for_each(int count, F f) const {
+        for (int i = 0; i < count; ++i) f(i);
+    }
+    Peak best(const Peak& peak) const { return peak; }
+    void sum(double&, double&, double&) const {}
+};
+
+}  // namespace
+
+void decode_by_blocks(const DecodeInput& input, const DecodeSpec& spec, const DecodeOutput& output, int) {
+    const std::vector<double> weights = blur_weights(spec);
+    const BlockPlan plan = block_plan(spec, weights, weights.data());
+    const int height = input.height, width = input.width, size = height * width;
+    std::vector<double> sums(static_cast<std::size_t>(BlockMemory::sum_count(plan)));
+    std::vector<float> samples(static_cast<std::size_t>(size));
+    std::vector<float> window(static_cast<std::size_t>(BlockMemory::window_count(plan)));
+    const BlockMemory memory{sums.data(), samples.data(), window.data()};
+    OneThread block;
+    for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(input.crops) * input.joints; ++i) {
+        const MapReader<float> read(input.cams, input.flipped, input.flip_permutation, input.joints, height,
+                                    width, i);
+        double x = 0.0, y = 0.0;
+        const Peak peak = BlockDecoder<OneThread>(block, plan, memory, height, width).decode(read, x, y);
+        write_joint(output, input.affines, input.joints, input.presence[i], i, peak, x, y);
+    }
+}
+
+}  // namespace lfpose

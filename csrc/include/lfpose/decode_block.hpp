@@ -1,0 +1,203 @@
+// One map's joint, found by a block of threads together: the CUDA kernel's algorithm, and with a block of one
+// thread a CPU's too, so that it is tested where there is no GPU. Specified by lfpose_edge/ops/reference.py.
+//
+// A block has
+//   for_each(count, f)   calls f(i) for every i below count, each thread in rising order; all have returned
+//                        when it does
+//   best(peak)           the best of all threads' peaks, for all of them
+//   sum(a, b, c)         the sums over all threads, for all of them
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "lfpose/dark.hpp"
+#include "lfpose/joint.hpp"
+#include "lfpose/upsample.hpp"
+
+namespace lfpose {
+
+// The blur of DARK for a decode: a Gaussian over samples that lie `step` upsampled positions apart.
+struct BlurPlan {
+    int step, per_cell;   // per_cell samples a cell
+    int radius, reach;    // of the Gaussian; of the window that three of them, a cell apart, need
+    const double* gauss;  // (2 radius + 1)
+
+    LFPOSE_HD LFPOSE_INLINE int span() const { return 2 * reach + 1; }
+};
+
+// What the blocks of a launch share.
+struct BlockPlan {
+    int factor;
+    Method method;
+    double stride;
+    int window;  // cells, of softargmax
+    BlurPlan blur;
+};
+
+// Memory that a block's threads share.
+struct BlockMemory {
+    double* sums;    // (3, span), and then 9 more
+    float* samples;  // (height, width), sane logits
+    float* window;   // (span, span), for DARK
+
+    // How many of each a map needs.
+    static LFPOSE_HD LFPOSE_INLINE int sum_count(const BlockPlan& plan) { return 3 * plan.blur.span() + 9; }
+    static LFPOSE_HD LFPOSE_INLINE int window_count(const BlockPlan& plan) {
+        return plan.method == Method::dark ? plan.blur.span() * plan.blur.span() : 0;
+    }
+};
+
+// The logits of one map, averaged with the mirrored crop's where there is one. `Logit` converts to float.
+template <typename Logit>
+class MapReader {
+  public:
+    LFPOSE_HD LFPOSE_INLINE MapReader(const Logit* cams, const Logit* flipped, const int* flip_permutation,
+                                      int joints, int height, int width, std::int64_t index)
+        : width_(width), map_(cams + index * height * width), mirrored_(nullptr) {
+        if (flipped == nullptr) return;
+        const std::int64_t joint = index % joints;
+        mirrored_ = flipped + (index - joint + flip_permutation[joint]) * height * width;
+    }
+
+    LFPOSE_HD LFPOSE_INLINE float operator()(int i) const {
+        const float value = static_cast<float>(map_[i]);
+        if (mirrored_ == nullptr) return value;
+        const int mirror = i / width_ * width_ + width_ - 1 - i % width_;
+        return 0.5F * (sanitize(value) + sanitize(static_cast<float>(mirrored_[mirror])));
+    }
+
+  private:
+    int width_;
+    const Logit* map_;
+    const Logit* mirrored_;
+};
+
+template <typename Block>
+class BlockDecoder {
+  public:
+    LFPOSE_HD LFPOSE_INLINE BlockDecoder(Block& block, const BlockPlan& plan, const BlockMemory& memory,
+                                         int height, int width)
+        : block_(block), plan_(plan), memory_(memory), map_{memory.samples, height, width} {}
+
+    // Reads logits with read(i), row-major; every thread gets the peak and its crop coordinates.
+    template <typename Read>
+    LFPOSE_HD LFPOSE_INLINE Peak decode(const Read& read, double& crop_x, double& crop_y) const {
+        const Peak peak = find_peak(read);
+        double dx = 0.0, dy = 0.0;
+        if (plan_.method == Method::quarter) quarter(peak, dx, dy);
+        if (plan_.method == Method::dark) dark(peak, dx, dy);
+        if (plan_.method == Method::softargmax) softargmax(peak, dx, dy);
+        crop_x = crop_coordinate(peak.x, dx, plan_.stride, plan_.factor, map_.width);
+        crop_y = crop_coordinate(peak.y, dy, plan_.stride, plan_.factor, map_.height);
+        return peak;
+    }
+
+  private:
+    LFPOSE_HD LFPOSE_INLINE float sample(int y, int x) const {
+        return map_.data[clamp_index(y, map_.height) * map_.width + clamp_index(x, map_.width)];
+    }
+
+    // Keeps the better of `best` and an upsampled position inside the map.
+    LFPOSE_HD LFPOSE_INLINE void consider(int x, int y, Peak& best) const {
+        if (x < 0 || y < 0 || x >= map_.width * plan_.factor || y >= map_.height * plan_.factor) return;
+        const float value = upsampled_at(map_, plan_.factor, x, y);
+        if (best.yields_to(value, x, y)) best = {x, y, value};
+    }
+
+    template <typename Read>
+    LFPOSE_HD LFPOSE_INLINE Peak find_peak(const Read& read) const {
+        const int width = map_.width, count = map_.height * width, factor = plan_.factor;
+        float top = -2 * kLogitLimit;
+        int where = 0;
+        block_.for_each(count, [&](int i) {
+            const float value = sanitize(read(i));
+            memory_.samples[i] = value;
+            if (value > top) {  // a thread comes to the first of equals first
+                top = value;
+                where = i;
+            }
+        });
+        const Peak seed = block_.best({where % width, where / width, top});
+        if (factor == 1) return seed;
+
+        // The cells around the largest sample; what they reach, few other samples do.
+        const int side = 2 * factor;
+        const int x0 = first_position(seed.x - 1, factor), y0 = first_position(seed.y - 1, factor);
+        Peak mine{width * factor, map_.height * factor, -2 * kLogitLimit};
+        block_.for_each(side * side, [&](int i) { consider(x0 + i % side, y0 + i / side, mine); });
+        mine = block_.best(mine);
+        block_.for_each(count, [&](int i) {
+            // A bilinear value exceeds none of its samples; an equal one may come earlier.
+            if (memory_.samples[i] < mine.value || i == seed.y * width + seed.x) return;
+            const int x = i % width, y = i / width;
+            const int left = first_position(x - 1, factor), top = first_position(y - 1, factor);
+            for (int j = 0; j < side * side; ++j) consider(left + j % side, top + j / side, mine);
+        });
+        return block_.best(mine);
+    }
+
+    LFPOSE_HD LFPOSE_INLINE double towards(const Peak& peak, int dx, int dy) const {
+        const float difference = upsampled_at(map_, plan_.factor, peak.x + dx, peak.y + dy) -
+                                 upsampled_at(map_, plan_.factor, peak.x - dx, peak.y - dy);
+        return difference > 0.0F ? 0.25 : (difference < 0.0F ? -0.25 : 0.0);
+    }
+
+    LFPOSE_HD LFPOSE_INLINE void quarter(const Peak& peak, double& dx, double& dy) const {
+        if (peak.x > 0 && peak.x < map_.width * plan_.factor - 1) dx = towards(peak, 1, 0);
+        if (peak.y > 0 && peak.y < map_.height * plan_.factor - 1) dy = towards(peak, 0, 1);
+    }
+
+    LFPOSE_HD LFPOSE_INLINE void dark(const Peak& peak, double& dx, double& dy) const {
+        const BlurPlan& blur = plan_.blur;
+        const int span = blur.span(), taps = 2 * blur.radius + 1;
+        float* window = memory_.window;
+        double* sums = memory_.sums;
+        double* blurred = sums + 3 * span;
+        block_.for_each(span * span, [&](int i) {
+            const int x = peak.x + (i % span - blur.reach) * blur.step;
+            const int y = peak.y + (i / span - blur.reach) * blur.step;
+            window[i] = 1.0F / (1.0F + expf(-upsampled_at(map_, plan_.factor, x, y)));
+        });
+        block_.for_each(3 * span, [&](int i) {
+            const float* column = window + i / span * blur.per_cell * span + i % span;
+            double sum = 0.0;
+            for (int tap = 0; tap < taps; ++tap)
+                sum += blur.gauss[tap] * static_cast<double>(column[tap * span]);
+            sums[i] = sum;
+        });
+        block_.for_each(9, [&](int i) {
+            const double* row = sums + i / 3 * span + i % 3 * blur.per_cell;
+            double sum = 0.0;
+            for (int tap = 0; tap < taps; ++tap) sum += blur.gauss[tap] * row[tap];
+            blurred[i] = sum;
+        });
+        const Offset offset = newton_step(blurred, plan_.factor);
+        dx = offset.x;
+        dy = offset.y;
+    }
+
+    LFPOSE_HD LFPOSE_INLINE void softargmax(const Peak& peak, double& dx, double& dy) const {
+        const int factor = plan_.factor, radius = plan_.window * factor;
+        const int left = peak.x - radius, top = peak.y - radius, side = 2 * radius + 1;
+        double mass = 0.0, x_moment = 0.0, y_moment = 0.0;
+        block_.for_each(side * side, [&](int i) {
+            const int x = left + i % side, y = top + i / side;
+            if (x < 0 || y < 0 || x >= map_.width * factor || y >= map_.height * factor) return;
+            const double weight = static_cast<double>(expf(upsampled_at(map_, factor, x, y) - peak.value));
+            mass += weight;
+            x_moment += weight * (x - peak.x);
+            y_moment += weight * (y - peak.y);
+        });
+        block_.sum(mass, x_moment, y_moment);
+        dx = x_moment / mass;
+        dy = y_moment / mass;
+    }
+
+    Block& block_;
+    const BlockPlan& plan_;
+    const BlockMemory& memory_;
+    const MapView map_;  // of samples that are sane already
+};
+
+}  // namespace lfpose
