@@ -16,6 +16,30 @@ def preprocess(
     threads: int,
     out: NDArray[Any] | None,
 ) -> NDArray[Any]: ...
+def _preprocess_by_points(
+    image: NDArray[np.uint8],
+    affines: NDArray[np.float64],
+    size: tuple[int, int],
+    swap_rb: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    border: Sequence[float],
+    dtype: DTypeLike,
+    threads: int,
+    out: NDArray[Any] | None,
+) -> NDArray[Any]: ...
+def _preprocess_nv12_by_points(
+    image: NDArray[np.uint8],
+    affines: NDArray[np.float64],
+    size: tuple[int, int],
+    swap_rb: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    border: Sequence[float],
+    dtype: DTypeLike,
+    threads: int,
+    out: NDArray[Any] | None,
+) -> NDArray[Any]: ...
 
 class DecodeSpec:
     def __init__(self, stride: float, upsample: int, method: str, blur_sigma: float, window: int) -> None: ...

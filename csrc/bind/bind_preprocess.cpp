@@ -34,9 +34,23 @@ py::array as_image(const py::object& object, ImageView& view) {
     return array;
 }
 
+// A way to make the crops, for both kinds of them.
+struct Kernel {
+    template <typename Out>
+    using Function = void (*)(const ImageView&, const double*, std::ptrdiff_t, const PreprocessSpec&, Out*,
+                              int);
+
+    Function<float> to_float;
+    Function<std::uint8_t> to_uint8;
+};
+
+constexpr Kernel kFast{preprocess<float>, preprocess<std::uint8_t>};
+constexpr Kernel kByPoints{preprocess_by_points<float>, preprocess_by_points<std::uint8_t>};
+constexpr Kernel kNv12ByPoints{preprocess_nv12_by_points<float>, preprocess_nv12_by_points<std::uint8_t>};
+
 template <typename Out>
-py::array run(const ImageView& image, const py::array_t<double>& affines, const PreprocessSpec& spec,
-              const py::object& given, int threads) {
+py::array run(Kernel::Function<Out> kernel, const ImageView& image, const py::array_t<double>& affines,
+              const PreprocessSpec& spec, const py::object& given, int threads) {
     const std::vector<py::ssize_t> shape{affines.shape(0), 3, spec.height, spec.width};
     py::array out;
     if (given.is_none()) {
@@ -55,11 +69,12 @@ py::array run(const ImageView& image, const py::array_t<double>& affines, const 
     auto* data = static_cast<Out*>(out.mutable_data());
     {
         const py::gil_scoped_release release;
-        preprocess(image, affines.data(), affines.shape(0), spec, data, threads);
+        kernel(image, affines.data(), affines.shape(0), spec, data, threads);
     }
     return out;
 }
 
+template <const Kernel& kernel>
 py::array bound_preprocess(const py::object& image, const py::object& affines,
                            const std::pair<int, int>& size, bool swap_rb, const py::object& mean,
                            const py::object& std, const py::object& border, const py::object& dtype,
@@ -91,16 +106,23 @@ py::array bound_preprocess(const py::object& image, const py::object& affines,
         spec.bias[c] = static_cast<float>(-means[c] / stds[c]);
         spec.border[c] = static_cast<float>(borders[c]);
     }
-    return rounded ? run<std::uint8_t>(view, matrices, spec, out, threads)
-                   : run<float>(view, matrices, spec, out, threads);
+    return rounded ? run<std::uint8_t>(kernel.to_uint8, view, matrices, spec, out, threads)
+                   : run<float>(kernel.to_float, view, matrices, spec, out, threads);
 }
 
 }  // namespace
 
 void register_preprocess(py::module_& module) {
-    module.def("preprocess", &bound_preprocess, py::arg("image"), py::arg("affines"), py::arg("size"),
-               py::arg("swap_rb"), py::arg("mean"), py::arg("std"), py::arg("border"), py::arg("dtype"),
-               py::arg("threads"), py::arg("out"));
+    const auto define = [&](const char* name, auto* function, const char* about) {
+        module.def(name, function, py::arg("image"), py::arg("affines"), py::arg("size"), py::arg("swap_rb"),
+                   py::arg("mean"), py::arg("std"), py::arg("border"), py::arg("dtype"), py::arg("threads"),
+                   py::arg("out"), about);
+    };
+    define("preprocess", &bound_preprocess<kFast>, "Crops of one image.");
+    define("_preprocess_by_points", &bound_preprocess<kByPoints>,
+           "preprocess by the CUDA kernel's algorithm, for its tests.");
+    define("_preprocess_nv12_by_points", &bound_preprocess<kNv12ByPoints>,
+           "The same of (3 H / 2, W) NV12: H rows of luma, then those of chroma.");
 }
 
 }  // namespace lfpose::bind

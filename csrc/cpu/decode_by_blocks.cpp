@@ -21,11 +21,9 @@ struct OneThread {
 void decode_by_blocks(const DecodeInput& input, const DecodeSpec& spec, const DecodeOutput& output, int) {
     const std::vector<double> weights = blur_weights(spec);
     const BlockPlan plan = block_plan(spec, weights, weights.data());
-    const int height = input.height, width = input.width, size = height * width;
-    std::vector<double> sums(static_cast<std::size_t>(BlockMemory::sum_count(plan)));
-    std::vector<float> samples(static_cast<std::size_t>(size));
-    std::vector<float> window(static_cast<std::size_t>(BlockMemory::window_count(plan)));
-    const BlockMemory memory{sums.data(), samples.data(), window.data()};
+    const int height = input.height, width = input.width;
+    std::vector<double> shared(BlockMemory::bytes(plan, height, width) / sizeof(double) + 1);
+    const BlockMemory memory = BlockMemory::within(shared.data(), plan, height, width);
     OneThread block;
     for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(input.crops) * input.joints; ++i) {
         const MapReader<float> read(input.cams, input.flipped, input.flip_permutation, input.joints, height,

@@ -71,6 +71,23 @@ def preprocess(
     return out
 
 
+def nv12_to_bgr(frame: NDArray[np.uint8]) -> Doubles:
+    """The grey levels (H, W, 3), not rounded, of an NV12 frame (3 H / 2, W) in BT.601's limited range.
+
+    H rows of luma, then H / 2 rows of U and V in turns; the chroma of a pixel is that of its 2 x 2 block, and
+    luma below black is black, as in OpenCV.
+    """
+    height, width = frame.shape[0] * 2 // 3, frame.shape[1]
+    chroma = frame[height:].reshape(height // 2, width // 2, 2).astype(np.float64) - 128
+    u, v = np.moveaxis(chroma.repeat(2, axis=0).repeat(2, axis=1), 2, 0) * (255 / 224)
+    grey = np.maximum(frame[:height].astype(np.float64) - 16, 0) * (255 / 219)
+    red, blue = 0.299, 0.114  # their parts of the luma
+    green = 2 * (red * (1 - red) * v + blue * (1 - blue) * u) / (1 - red - blue)
+    bgr = np.stack([grey + 2 * (1 - blue) * u, grey - green, grey + 2 * (1 - red) * v], axis=-1)
+    clipped: Doubles = np.clip(bgr, 0, 255)
+    return clipped
+
+
 def pixel_index(coordinate: Doubles, pixels: int) -> Doubles:
     """Continuous coordinates as pixel indices; all that is beyond the border, or overflowed, just outside."""
     at = coordinate - 0.5

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lfpose_edge import ops
+from lfpose_edge import _core, ops
 from lfpose_edge.geometry import crop_affines
 from lfpose_edge.ops import reference
 
@@ -58,23 +60,45 @@ def random_image(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
+def by_points(kernel: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """What the CUDA kernel does, on the CPU, called as ``ops.preprocess``."""
+    defaults = dict.fromkeys(("mean", "border"), (0, 0, 0)) | {"std": (1, 1, 1), "swap_rb": False}
+    rest = {"dtype": np.float32, "threads": 1, "out": None}
+    return lambda image, affines, size, **options: kernel(image, affines, size, **defaults | rest | options)
+
+
+KERNELS = {"CPU": ops.preprocess, "CUDA's, on the CPU": by_points(_core._preprocess_by_points)}
+
+
 def assert_same_crops(
     image: np.ndarray, affines: object, size: tuple[int, int] = (19, 23), **options: object
+) -> None:
+    for kernel in KERNELS.values():
+        assert_crops_of(kernel, image, image, affines, size, **options)
+
+
+def assert_crops_of(
+    kernel: Callable[..., np.ndarray],
+    image: np.ndarray,
+    pixels: np.ndarray,
+    affines: object,
+    size: tuple[int, int] = (19, 23),
+    **options: object,
 ) -> None:
     """Float crops to the tolerance; uint8 crops equal wherever the float is not nearly halfway."""
     matrices = np.asarray(affines, np.float64)
     std = np.reshape(options.get("std", (1, 1, 1)), (3, 1, 1))
     with np.errstate(over="ignore", invalid="ignore"):
-        exact = reference.preprocess(image, matrices, size, **options)
-        crops = ops.preprocess(image, matrices, size, **options)
+        exact = reference.preprocess(pixels, matrices, size, **options)
+        crops = kernel(image, matrices, size, **options)
         assert crops.shape == exact.shape == (len(matrices), 3, *size)
         assert crops.dtype == np.float32
         assert np.abs((crops - exact) * std).max(initial=0) <= TOLERANCE
 
         raw = {key: value for key, value in options.items() if key not in ("mean", "std")}
-        level = reference.preprocess(image, matrices, size, **raw)
-        rounded = reference.preprocess(image, matrices, size, dtype=np.uint8, **raw)
-        bytes_ = ops.preprocess(image, matrices, size, dtype=np.uint8, **raw)
+        level = reference.preprocess(pixels, matrices, size, **raw)
+        rounded = reference.preprocess(pixels, matrices, size, dtype=np.uint8, **raw)
+        bytes_ = kernel(image, matrices, size, dtype=np.uint8, **raw)
     assert bytes_.dtype == np.uint8
     off = np.abs(bytes_.astype(int) - rounded)
     assert off.max(initial=0) <= 1
@@ -91,6 +115,20 @@ def test_affines(affines: object, border: tuple[float, ...]) -> None:
 @pytest.mark.parametrize("affine", ["touches every edge", "touches every edge, turned", "grows"])
 def test_shapes(shape: tuple[int, ...], affine: str) -> None:
     assert_same_crops(random_image(shape), AFFINES[affine], border=(9, 8, 7), swap_rb=True)
+
+
+@pytest.mark.parametrize("affines", AFFINES.values(), ids=AFFINES)
+def test_nv12(affines: object) -> None:
+    """A camera's frame, which the GPU crops as it comes."""
+    frame = random_image((42, 34))
+    kernel = by_points(_core._preprocess_nv12_by_points)
+    assert_crops_of(kernel, frame, reference.nv12_to_bgr(frame), affines, border=(9, 8, 7), swap_rb=True)
+
+
+def test_nv12_has_the_colours_that_opencv_gives_it() -> None:
+    frame = random_image((96, 80))
+    ours, theirs = reference.nv12_to_bgr(frame), cv2.cvtColor(frame, cv2.COLOR_YUV2BGR_NV12)
+    assert np.abs(ours - theirs).max() <= 1.5
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 
 #include "lfpose/dark.hpp"
@@ -41,10 +42,23 @@ struct BlockMemory {
     float* samples;  // (height, width), sane logits
     float* window;   // (span, span), for DARK
 
-    // How many of each a map needs.
-    static LFPOSE_HD LFPOSE_INLINE int sum_count(const BlockPlan& plan) { return 3 * plan.blur.span() + 9; }
-    static LFPOSE_HD LFPOSE_INLINE int window_count(const BlockPlan& plan) {
-        return plan.method == Method::dark ? plan.blur.span() * plan.blur.span() : 0;
+    // All three, one after the other.
+    static LFPOSE_HD LFPOSE_INLINE BlockMemory within(double* memory, const BlockPlan& plan, int height,
+                                                      int width) {
+        auto* samples = reinterpret_cast<float*>(memory + sum_count(plan));
+        return {memory, samples, samples + height * width};
+    }
+
+    static LFPOSE_HD LFPOSE_INLINE std::size_t bytes(const BlockPlan& plan, int height, int width) {
+        const int span = plan.method == Method::dark ? plan.blur.span() : 0;
+        return sizeof(double) * static_cast<std::size_t>(sum_count(plan)) +
+               sizeof(float) * (static_cast<std::size_t>(height) * static_cast<std::size_t>(width) +
+                                static_cast<std::size_t>(span) * static_cast<std::size_t>(span));
+    }
+
+  private:
+    static LFPOSE_HD LFPOSE_INLINE int sum_count(const BlockPlan& plan) {
+        return plan.method == Method::dark ? 3 * plan.blur.span() + 9 : 0;
     }
 };
 
@@ -94,10 +108,6 @@ class BlockDecoder {
     }
 
   private:
-    LFPOSE_HD LFPOSE_INLINE float sample(int y, int x) const {
-        return map_.data[clamp_index(y, map_.height) * map_.width + clamp_index(x, map_.width)];
-    }
-
     // Keeps the better of `best` and an upsampled position inside the map.
     LFPOSE_HD LFPOSE_INLINE void consider(int x, int y, Peak& best) const {
         if (x < 0 || y < 0 || x >= map_.width * plan_.factor || y >= map_.height * plan_.factor) return;

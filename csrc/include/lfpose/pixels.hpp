@@ -22,10 +22,12 @@ LFPOSE_INLINE Tap tap(std::uint32_t low, std::uint32_t high, int channel) {
             static_cast<float>(static_cast<std::int32_t>(word >> (8 * (right & 3)) & 255U))};
 }
 
-LFPOSE_INLINE void finish(float value, float scale, float bias, float& out) { out = value * scale + bias; }
+LFPOSE_HD LFPOSE_INLINE void finish(float value, float scale, float bias, float& out) {
+    out = value * scale + bias;
+}
 
 // Rounds half up.
-LFPOSE_INLINE void finish(float value, float, float, std::uint8_t& out) {
+LFPOSE_HD LFPOSE_INLINE void finish(float value, float, float, std::uint8_t& out) {
     const float rounded = value + 0.5F;
     const float clamped = rounded > 0.0F ? (rounded < 255.0F ? rounded : 255.0F) : 0.0F;
     out = static_cast<std::uint8_t>(static_cast<std::int32_t>(clamped));

@@ -30,7 +30,7 @@ struct PreprocessSpec {
     float bias[3];
     float border[3];  // grey levels outside the image, by image channel
 
-    int source_channel(int output) const { return swap_rb ? 2 - output : output; }
+    LFPOSE_HD int source_channel(int output) const { return swap_rb ? 2 - output : output; }
 };
 
 // Two horizontally adjacent pixels start within the first bytes of each of these words.
@@ -53,6 +53,16 @@ struct PreprocessScratch {
 template <typename Out>
 void preprocess(const ImageView& image, const double* affines, std::ptrdiff_t n, const PreprocessSpec& spec,
                 Out* out, int threads);
+
+// The same by the CUDA kernel's algorithm (crop_point.hpp), for its tests. One thread, whatever is asked for.
+template <typename Out>
+void preprocess_by_points(const ImageView& image, const double* affines, std::ptrdiff_t n,
+                          const PreprocessSpec& spec, Out* out, int threads);
+
+// The same of an NV12 image, whose rows of chroma follow those of luma: a grey image, half as high again.
+template <typename Out>
+void preprocess_nv12_by_points(const ImageView& image, const double* affines, std::ptrdiff_t n,
+                               const PreprocessSpec& spec, Out* out, int threads);
 
 // One crop of an affine without rotation, `out` (3, height, width).
 template <typename Out>

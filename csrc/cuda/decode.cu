@@ -1,0 +1,61 @@
+#include <cuda_fp16.h>
+
+#include "block.cuh"
+#include "lfpose/gpu_decode.hpp"
+
+namespace lfpose::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+
+// A map a block.
+template <typename Logit>
+__global__ void __launch_bounds__(kThreads)
+    decode_kernel(const __grid_constant__ DecodeArrays arrays, const __grid_constant__ BlockPlan plan) {
+    using ThreadBlock = Block<kThreads>;
+    __shared__ typename ThreadBlock::Exchange exchange;
+    extern __shared__ double shared[];
+
+    const BlockMemory memory = BlockMemory::within(shared, plan, arrays.height, arrays.width);
+    const std::int64_t index = blockIdx.x;
+    const MapReader<Logit> read(static_cast<const Logit*>(arrays.cams),
+                                static_cast<const Logit*>(arrays.flipped), arrays.flip_permutation,
+                                arrays.joints, arrays.height, arrays.width, index);
+    ThreadBlock block(exchange);
+    double x = 0.0, y = 0.0;
+    const Peak peak =
+        BlockDecoder<ThreadBlock>(block, plan, memory, arrays.height, arrays.width).decode(read, x, y);
+    if (threadIdx.x == 0) {
+        const float presence = static_cast<float>(static_cast<const Logit*>(arrays.presence)[index]);
+        write_joint(arrays.output, arrays.affines, arrays.joints, presence, index, peak, x, y);
+    }
+}
+
+template <typename Logit>
+cudaError_t launch(const DecodeArrays& arrays, const BlockPlan& plan, cudaStream_t stream) {
+    const std::size_t bytes = decode_shared_bytes(plan, arrays.height, arrays.width);
+    constexpr std::size_t kWithoutAsking = 40 << 10;  // beside what the kernel has by itself
+    if (bytes > kWithoutAsking) {
+        const cudaError_t error = cudaFuncSetAttribute(
+            decode_kernel<Logit>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+        if (error != cudaSuccess) return error;
+    }
+    const auto maps = static_cast<unsigned>(arrays.crops) * static_cast<unsigned>(arrays.joints);
+    if (maps == 0) return cudaSuccess;
+    decode_kernel<Logit><<<maps, kThreads, bytes, stream>>>(arrays, plan);
+    return cudaGetLastError();
+}
+
+}  // namespace
+
+std::size_t decode_shared_bytes(const BlockPlan& plan, int height, int width) {
+    return BlockMemory::bytes(plan, height, width);
+}
+
+cudaError_t decode(const DecodeArrays& arrays, const BlockPlan& plan, Precision precision,
+                   cudaStream_t stream) {
+    return precision == Precision::float16 ? launch<__half>(arrays, plan, stream)
+                                           : launch<float>(arrays, plan, stream);
+}
+
+}  // namespace lfpose::cuda

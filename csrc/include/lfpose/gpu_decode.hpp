@@ -1,0 +1,33 @@
+// Joints from CAMs on a GPU, in one launch. Specified by lfpose_edge/ops/reference.py.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+
+#include "lfpose/decode_block.hpp"
+
+namespace lfpose::cuda {
+
+enum class Precision { float32, float16 };
+
+// Pointers to device memory; of `cams`, `flipped` and `presence` in one precision.
+struct DecodeArrays {
+    int crops, joints, height, width;
+    const void* cams;             // (crops, joints, height, width) logits
+    const void* flipped;          // the same of the mirrored crops, or null
+    const int* flip_permutation;  // (joints), if flipped
+    const void* presence;         // (crops, joints) logits
+    const double* affines;        // (crops, 2, 3)
+    DecodeOutput output;
+};
+
+// Shared memory of a block, in bytes.
+std::size_t decode_shared_bytes(const BlockPlan& plan, int height, int width);
+
+// Asynchronous. `plan` points to blur weights in device memory. cudaErrorInvalidValue when a map and its
+// window are more than the shared memory of a block can hold.
+cudaError_t decode(const DecodeArrays& arrays, const BlockPlan& plan, Precision precision,
+                   cudaStream_t stream);
+
+}  // namespace lfpose::cuda
