@@ -34,7 +34,7 @@ ALLOWED = {
         "draw": "opencv results skeleton",
         "persons": "errors opencv skeleton",
         "metrics": "errors files geometry opencv persons skeleton",
-        "ops": "_core geometry",
+        "ops": "_core _cuda errors geometry",
         "backends": "bundle errors files machine",
         "detection": "errors geometry opencv ops zoo",
         "estimator": "backends bundle detection errors geometry ops results skeleton sources zoo",
@@ -46,6 +46,7 @@ ALLOWED = {
     }.items()
 }
 IN_FUNCTIONS = {"results": {"draw"}, "cli": {"export", "train"}, "export": {"train"}, "train": {"estimator"}}
+COMPILED = ("_core", "_cuda")
 RUNTIME = set(ALLOWED) - {"train", "export"}
 HEAVY = {"torch", "lightning", "onnx", "onnxscript", "onnxsim", "tensorrt", "pycuda", "pandas", "pycocotools"}
 
@@ -73,7 +74,11 @@ def _imports(path: Path) -> Iterator[tuple[str, bool, int]]:
                 if module == "lfpose_edge":  # from lfpose_edge import ops, __version__
                     for a in child.names:
                         inner = PACKAGE / a.name
-                        known = inner.is_dir() or inner.with_suffix(".py").is_file() or a.name == "_core"
+                        known = (
+                            inner.is_dir()
+                            or inner.with_suffix(".py").is_file()
+                            or a.name in ("_core", "_cuda")
+                        )
                         yield f"lfpose_edge.{a.name}" if known else "lfpose_edge", top, child.lineno
                 else:
                     yield module, top, child.lineno

@@ -1,6 +1,7 @@
 #include "arrays.hpp"
 #include "lfpose/decode.hpp"
 #include "lfpose/peak.hpp"
+#include "method.hpp"
 
 namespace lfpose::bind {
 namespace {
@@ -27,14 +28,6 @@ std::vector<int> require_permutation(const py::object& object, py::ssize_t joint
     }
     if (!good) throw py::value_error(message);
     return permutation;
-}
-
-Method require_method(const std::string& name) {
-    if (name == "none") return Method::none;
-    if (name == "quarter") return Method::quarter;
-    if (name == "dark") return Method::dark;
-    if (name == "softargmax") return Method::softargmax;
-    throw py::value_error("unknown decode method " + name);
 }
 
 // `mirror` is None, or the pair of the mirrored crops' maps and the permutation of the joints.

@@ -12,52 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_cases import AFFINES, IMAGE_SHAPES, random_image
 
 from lfpose_edge import _core, ops
 from lfpose_edge.geometry import crop_affines
 from lfpose_edge.ops import reference
 
 TOLERANCE = 2e-3  # grey levels
-
-AXIS_ALIGNED = [[[0.7, 0, 3.2], [0, 0.9, 2.1]]]
-AFFINES = {
-    "identity": [[[1, 0, 0], [0, 1, 0]]],
-    "shrinks": [[[2.3, 0, -1.7], [0, 1.9, 4.1]]],
-    "grows": [[[0.31, 0, 5.2], [0, 0.27, 6.9]]],
-    "mirrored": [[[-1.1, 0, 33.3], [0, 1.2, 0.4]]],
-    "upside down": [[[1.1, 0, 0.3], [0, -1.2, 30.4]]],
-    "turned": [[[0.8, 0.5, -2.0], [-0.5, 0.8, 11.0]]],
-    "quarter turn": [[[0, 1, 0], [-1, 0, 27]]],
-    "sheared": [[[1, 0.3, 0], [0, 1, 0]]],
-    "flat": [[[0, 0, 7.3], [0, 0, 8.4]]],
-    "left of the image": [[[1, 0, -1000], [0, 1, 0]]],
-    "below the image, turned": [[[0.8, 0.5, 0], [-0.5, 0.8, 5000]]],
-    "touches every edge": [[[4, 0, -15], [0, 4, -15]]],
-    "touches every edge, turned": [[[3, 2, -20], [-2, 3, 0]]],
-    "huge": [[[1e300, 0, -1e300], [0, 1e300, 1e308]]],
-    "overflows": [[[1e308, 1e308, -1e308], [1e308, -1e308, 1e308]]],
-    "tiny": [[[1e-300, 0, 8], [0, 1e-300, 9]]],
-    "several": [*AXIS_ALIGNED, [[0.8, 0.5, -2.0], [-0.5, 0.8, 11.0]], [[-1, 0, 30], [0, 1, 0]]],
-    "none": np.zeros((0, 2, 3)),
-}
-SHAPES = {
-    "grey": (27, 33),
-    "grey, one channel": (27, 33, 1),
-    "three channels": (27, 33, 3),
-    "four channels": (27, 33, 4),
-    "one pixel": (1, 1, 3),
-    "one grey pixel": (1, 1),
-    "two pixels": (1, 2, 4),
-    "one column": (40, 1, 3),
-    "one row": (1, 40, 3),
-    "two by two": (2, 2),
-    "very tall": (20000, 10, 3),
-    "very wide": (10, 20000, 1),
-}
-
-
-def random_image(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
 def by_points(kernel: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
@@ -111,7 +72,7 @@ def test_affines(affines: object, border: tuple[float, ...]) -> None:
     assert_same_crops(random_image((27, 33, 3)), affines, border=border)
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("shape", IMAGE_SHAPES.values(), ids=IMAGE_SHAPES)
 @pytest.mark.parametrize("affine", ["touches every edge", "touches every edge, turned", "grows"])
 def test_shapes(shape: tuple[int, ...], affine: str) -> None:
     assert_same_crops(random_image(shape), AFFINES[affine], border=(9, 8, 7), swap_rb=True)

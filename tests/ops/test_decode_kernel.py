@@ -10,72 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from kernel_cases import FACTORS, MAP_SHAPES, MAPS, METHODS, UNIT, bump
 
 from lfpose_edge import _core, ops
 from lfpose_edge.geometry import apply_affine
 from lfpose_edge.ops import reference
 
-METHODS = ["none", "quarter", "dark", "softargmax"]
-FACTORS = [1, 2, 3, 4, 8]
-UNIT = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 TOLERANCE_PX = 1e-4
-
-
-def bump(shape: tuple[int, ...], rng: np.random.Generator, noise: float = 0.2) -> np.ndarray:
-    h, w = shape[-2:]
-    y, x = np.mgrid[:h, :w]
-    cy, cx = (rng.uniform(-0.5, side, (*shape[:-2], 1, 1)) for side in (h, w))
-    return 10 * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 5) - 5 + rng.normal(0, noise, shape)
-
-
-def one_hot(shape: tuple[int, ...], rng: np.random.Generator, value: float = 3.0) -> np.ndarray:
-    cams = np.zeros((*shape[:2], shape[2] * shape[3]))
-    np.put_along_axis(cams, rng.integers(0, cams.shape[2], (*shape[:2], 1)), value, axis=2)
-    return cams.reshape(shape)
-
-
-def corner_peak(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    cams = rng.normal(size=shape)
-    cams[..., -1, -1] = 9
-    return cams
-
-
-def with_odd_values(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    return rng.choice([np.nan, np.inf, -np.inf, 3e38, -3e38, 0.0, -0.0, 1.0, 2.5], shape)
-
-
-def plateau(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    return np.minimum(2 * bump(shape, rng, noise=0.0), 3.0)
-
-
-MAPS: dict[str, Callable[[tuple[int, ...], np.random.Generator], np.ndarray]] = {
-    "bump": bump,
-    "smooth bump": lambda shape, rng: bump(shape, rng, noise=0.0),
-    "faint": lambda shape, rng: bump(shape, rng) - 24,  # probabilities about the floor of the logarithm
-    "random": lambda shape, rng: rng.normal(size=shape),
-    "few levels": lambda shape, rng: rng.integers(-2, 3, shape).astype(float),
-    "constant": lambda shape, rng: np.full(shape, 0.7),
-    "one hot": one_hot,
-    "corner peak": corner_peak,
-    "plateau": plateau,
-    "saturated": lambda shape, rng: np.where(rng.random(shape) < 0.2, 100.0, -100.0),
-    "checkerboard": lambda shape, rng: (
-        np.where(np.indices(shape[2:]).sum(0) % 2, 5.0, -5.0) + np.zeros(shape)
-    ),
-    "odd values": with_odd_values,
-    "all NaN": lambda shape, rng: np.full(shape, np.nan),
-    "all infinite": lambda shape, rng: np.full(shape, np.inf),
-    "all beneath the limit": lambda shape, rng: np.full(shape, -1e30),
-}
-SHAPES = {
-    "square": (2, 3, 12, 12),
-    "odd": (1, 2, 13, 7),
-    "one lane more": (1, 1, 9, 17),
-    "whole lanes": (1, 1, 16, 32),
-    "one pixel": (2, 2, 1, 1),
-    "one row": (1, 2, 1, 21),
-    "one column": (1, 2, 21, 1),
-}
 
 
 def decode_by_blocks(
@@ -108,7 +49,7 @@ def assert_same_joints(cams: np.ndarray, config: ops.DecodeConfig, **options: ob
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", MAPS)
 def test_maps(kind: str, method: ops.Method) -> None:
-    for case, shape in enumerate(SHAPES.values()):
+    for case, shape in enumerate(MAP_SHAPES.values()):
         cams = MAPS[kind](shape, np.random.default_rng(case))
         for factor in FACTORS:
             assert_same_joints(cams, ops.DecodeConfig(stride=factor, upsample=factor, method=method))

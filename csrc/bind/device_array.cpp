@@ -1,0 +1,247 @@
+#include "device_array.hpp"
+
+#include <cstring>
+#include <utility>
+
+#include "arrays.hpp"
+#include "dlpack.hpp"
+
+namespace lfpose::bind {
+namespace {
+
+using Shape = std::vector<py::ssize_t>;
+
+Shape packed_strides(const Shape& shape, py::ssize_t item) {
+    Shape strides(shape.size());
+    for (std::size_t axis = shape.size(); axis-- > 0; item *= shape[axis]) strides[axis] = item;
+    return strides;
+}
+
+std::string type_name(const py::object& object) {
+    return std::string(py::str(py::type::handle_of(object).attr("__name__")));
+}
+
+// Makes `stream` wait for what another, known by its handle, has been given so far.
+void wait_for(const cuda::Stream& stream, std::intptr_t other) {
+    const auto handle = reinterpret_cast<cudaStream_t>(other);
+    if (handle == stream.handle()) return;
+    const cuda::OnDevice current(stream.device());
+    const cuda::Event event(stream.device());
+    cuda::check(cudaEventRecord(event.handle(), handle), "record an event in another library's stream");
+    stream.wait(event);
+}
+
+int device_of(const void* pointer) {
+    cudaPointerAttributes attributes{};
+    cuda::check(cudaPointerGetAttributes(&attributes, pointer), "find out where an array lies");
+    if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged) {
+        throw py::type_error("the array's __cuda_array_interface__ points to memory that is not a GPU's");
+    }
+    return attributes.device;
+}
+
+void require_device(int device, const cuda::Stream& stream) {
+    if (device == stream.device()) return;
+    throw py::value_error("the array is on cuda:" + std::to_string(device) + ", the estimator on cuda:" +
+                          std::to_string(stream.device()) + ": move one of them");
+}
+
+char kind_of(const dlpack::DataType& type) {
+    constexpr char kKinds[] = {'i', 'u', 'f'};
+    if (type.code > 2 || type.lanes != 1 || type.bits % 8 != 0) {
+        throw py::type_error("the array's numbers are not integers or floats of whole bytes");
+    }
+    return kKinds[type.code];
+}
+
+}  // namespace
+
+DeviceArray::DeviceArray(void* data, Shape shape, Shape strides, py::dtype type,
+                         std::shared_ptr<cuda::Stream> stream, py::object owner)
+    : data_(data),
+      shape_(std::move(shape)),
+      strides_(std::move(strides)),
+      type_(std::move(type)),
+      stream_(std::move(stream)),
+      owner_(std::move(owner)) {}
+
+DeviceArray DeviceArray::empty(Shape shape, const py::dtype& type, std::shared_ptr<cuda::Stream> stream) {
+    auto bytes = static_cast<std::size_t>(type.itemsize());
+    for (const py::ssize_t side : shape) {
+        if (side < 0) throw py::value_error("a shape has no negative sides");
+        bytes *= static_cast<std::size_t>(side);
+    }
+    auto* buffer = new cuda::Buffer(cuda::Buffer::on_device(bytes, stream->device()));
+    py::capsule owner(buffer, [](void* memory) { delete static_cast<cuda::Buffer*>(memory); });
+    Shape strides = packed_strides(shape, type.itemsize());
+    return {buffer->data(), std::move(shape), std::move(strides), type, std::move(stream), std::move(owner)};
+}
+
+DeviceArray DeviceArray::lent_by(const py::object& object, std::shared_ptr<cuda::Stream> stream) {
+    if (py::hasattr(object, "__cuda_array_interface__")) {
+        const auto facts = object.attr("__cuda_array_interface__").cast<py::dict>();
+        auto shape = facts["shape"].cast<Shape>();
+        const auto type = py::dtype::from_args(facts["typestr"].cast<py::object>());
+        const py::object given = facts.attr("get")("strides");
+        Shape strides = given.is_none() ? packed_strides(shape, type.itemsize()) : given.cast<Shape>();
+        if (strides.size() != shape.size())
+            throw py::value_error("the array has not as many strides as axes");
+        auto* data = reinterpret_cast<void*>(facts["data"].cast<py::tuple>()[0].cast<std::uintptr_t>());
+        require_device(device_of(data), *stream);
+        const py::object theirs = facts.attr("get")("stream");
+        if (!theirs.is_none()) wait_for(*stream, theirs.cast<std::intptr_t>());
+        return {data, std::move(shape), std::move(strides), type, std::move(stream), object};
+    }
+    if (!py::hasattr(object, "__dlpack__") || !py::hasattr(object, "__dlpack_device__")) {
+        throw py::type_error(type_name(object) +
+                             " is no array of a GPU: it has neither __dlpack__ nor __cuda_array_interface__");
+    }
+    const auto [kind, device] = object.attr("__dlpack_device__")().cast<std::pair<int, int>>();
+    if (kind != dlpack::kCuda && kind != dlpack::kCudaManaged) {
+        throw py::type_error(type_name(object) +
+                             " is not in a CUDA device's memory (its DLPack device is of type " +
+                             std::to_string(kind) + ")");
+    }
+    require_device(device, *stream);
+    const auto handle = reinterpret_cast<std::intptr_t>(stream->handle());
+    const auto capsule = object.attr("__dlpack__")(py::arg("stream") = handle).cast<py::capsule>();
+    if (std::strcmp(capsule.name(), "dltensor") != 0) {
+        throw py::type_error(type_name(object) + ".__dlpack__ gave a " + capsule.name() + ", not a dltensor");
+    }
+    auto* managed = capsule.get_pointer<dlpack::ManagedTensor>();
+    PyCapsule_SetName(capsule.ptr(), "used_dltensor");
+    py::capsule owner(managed, [](void* memory) {
+        auto* tensor = static_cast<dlpack::ManagedTensor*>(memory);
+        if (tensor->deleter != nullptr) tensor->deleter(tensor);
+    });
+    const dlpack::Tensor& tensor = managed->tensor;
+    const int item = tensor.type.bits / 8;
+    const auto type = py::dtype(std::string(1, kind_of(tensor.type)) + std::to_string(item));
+    Shape shape(tensor.shape, tensor.shape + tensor.dimensions);
+    Shape strides = packed_strides(shape, item);
+    for (std::size_t axis = 0; tensor.strides != nullptr && axis < shape.size(); ++axis) {
+        strides[axis] = tensor.strides[axis] * item;
+    }
+    return {static_cast<std::byte*>(tensor.data) + tensor.byte_offset,
+            std::move(shape),
+            std::move(strides),
+            type,
+            std::move(stream),
+            std::move(owner)};
+}
+
+py::ssize_t DeviceArray::size() const {
+    py::ssize_t count = 1;
+    for (const py::ssize_t side : shape_) count *= side;
+    return count;
+}
+
+bool DeviceArray::is_packed(std::size_t first_axis) const {
+    py::ssize_t item = type_.itemsize();
+    for (std::size_t axis = shape_.size(); axis-- > first_axis; item *= shape_[axis]) {
+        if (shape_[axis] != 1 && strides_[axis] != item) return false;
+    }
+    return true;
+}
+
+std::string DeviceArray::describe() const {
+    return std::string(py::str(type_)) + " " + std::string(py::str(py::tuple(py::cast(shape_)))) +
+           " on cuda:" + std::to_string(device());
+}
+
+void DeviceArray::upload(const py::array& host) const {
+    if (!host.dtype().equal(type_)) {
+        throw py::type_error("cannot upload " + bind::describe(host) + " to " + describe());
+    }
+    require_shape(host, "host", shape_);
+    if ((host.flags() & py::array::c_style) == 0 || !is_packed()) {
+        throw py::value_error("only C-contiguous arrays are uploaded");
+    }
+    const py::gil_scoped_release release;
+    stream_->copy(data_, host.data(), static_cast<std::size_t>(host.nbytes()));
+    stream_->synchronize();
+}
+
+py::array DeviceArray::download() const {
+    if (!is_packed()) throw py::value_error("only C-contiguous arrays are downloaded");
+    py::array host(type_, shape_);
+    {
+        const py::gil_scoped_release release;
+        stream_->copy(host.mutable_data(), data_, static_cast<std::size_t>(host.nbytes()));
+        stream_->synchronize();
+    }
+    return host;
+}
+
+py::dict DeviceArray::cuda_array_interface() const {
+    py::dict facts;
+    facts["shape"] = py::tuple(py::cast(shape_));
+    facts["typestr"] = type_.attr("str");
+    facts["data"] = py::make_tuple(reinterpret_cast<std::uintptr_t>(data_), false);
+    facts["strides"] = is_packed() ? py::object(py::none()) : py::object(py::tuple(py::cast(strides_)));
+    facts["stream"] = reinterpret_cast<std::intptr_t>(stream_->handle());
+    facts["version"] = 3;
+    return facts;
+}
+
+py::capsule DeviceArray::to_dlpack(const py::object& self, const py::object& stream) {
+    struct Lent {
+        dlpack::ManagedTensor managed;
+        std::vector<std::int64_t> shape, strides;
+        py::object array;
+    };
+    const auto& array = self.cast<const DeviceArray&>();
+    const int item = static_cast<int>(array.type_.itemsize());
+    const char kind = array.type_.kind();
+    if (!stream.is_none()) {  // -1: the other side sees to it
+        const auto handle = stream.cast<std::intptr_t>();
+        if (handle != -1 && reinterpret_cast<cudaStream_t>(handle) != array.stream_->handle()) {
+            const cuda::OnDevice current(array.device());
+            const cuda::Event event(array.device());
+            event.record(*array.stream_);
+            cuda::check(cudaStreamWaitEvent(reinterpret_cast<cudaStream_t>(handle), event.handle(), 0),
+                        "let another library's stream wait");
+        }
+    } else {
+        array.stream_->synchronize();
+    }
+    auto* lent = new Lent{{}, {array.shape_.begin(), array.shape_.end()}, {}, self};
+    for (const py::ssize_t stride : array.strides_) lent->strides.push_back(stride / item);
+    lent->managed.tensor = {array.data_,
+                            {dlpack::kCuda, array.device()},
+                            static_cast<std::int32_t>(array.shape_.size()),
+                            {static_cast<std::uint8_t>(kind == 'i' ? 0 : (kind == 'u' ? 1 : 2)),
+                             static_cast<std::uint8_t>(8 * item), 1},
+                            lent->shape.data(),
+                            lent->strides.data(),
+                            0};
+    lent->managed.context = lent;
+    lent->managed.deleter = [](dlpack::ManagedTensor* managed) {
+        const py::gil_scoped_acquire acquire;
+        delete static_cast<Lent*>(managed->context);
+    };
+    return py::capsule(&lent->managed, "dltensor", [](PyObject* capsule) {
+        // Whoever took the tensor has renamed the capsule, and deletes the tensor.
+        if (PyCapsule_IsValid(capsule, "dltensor") == 0) return;
+        auto* managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"));
+        managed->deleter(managed);
+    });
+}
+
+void register_device_array(py::module_& module) {
+    py::class_<DeviceArray>(module, "DeviceArray", "An array in a GPU's memory.")
+        .def_static("empty", &DeviceArray::empty, py::arg("shape"), py::arg("dtype"), py::arg("stream"))
+        .def_static("lent_by", &DeviceArray::lent_by, py::arg("array"), py::arg("stream"))
+        .def_property_readonly("shape", [](const DeviceArray& a) { return py::tuple(py::cast(a.shape())); })
+        .def_property_readonly("dtype", &DeviceArray::type)
+        .def_property_readonly("device", &DeviceArray::device)
+        .def("upload", &DeviceArray::upload, py::arg("host"))
+        .def("numpy", &DeviceArray::download)
+        .def_property_readonly("__cuda_array_interface__", &DeviceArray::cuda_array_interface)
+        .def("__dlpack__", &DeviceArray::to_dlpack, py::arg("stream") = py::none())
+        .def("__dlpack_device__",
+             [](const DeviceArray& a) { return py::make_tuple(dlpack::kCuda, a.device()); })
+        .def("__repr__", [](const DeviceArray& a) { return "DeviceArray(" + a.describe() + ")"; });
+}
+
+}  // namespace lfpose::bind

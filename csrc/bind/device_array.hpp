@@ -1,0 +1,64 @@
+// An array in a GPU's memory, ours or lent by another library.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lfpose/gpu.hpp"
+
+namespace lfpose::bind {
+
+namespace py = pybind11;
+
+class DeviceArray {
+  public:
+    // Uninitialised memory on the stream's device; what is written to it is ready when that stream's work is.
+    static DeviceArray empty(std::vector<py::ssize_t> shape, const py::dtype& type,
+                             std::shared_ptr<cuda::Stream> stream);
+
+    // Without a copy, from an object with __dlpack__ or __cuda_array_interface__; `stream` waits for the work
+    // that the object still waits for.
+    static DeviceArray lent_by(const py::object& object, std::shared_ptr<cuda::Stream> stream);
+
+    void* data() const { return data_; }
+    const std::vector<py::ssize_t>& shape() const { return shape_; }
+    py::ssize_t size() const;
+    py::ssize_t stride_bytes(std::size_t axis) const { return strides_[axis]; }
+    py::dtype type() const { return type_; }
+    template <typename T>
+    bool holds() const {
+        return type_.equal(py::dtype::of<T>());
+    }
+    bool holds_half() const { return type_.kind() == 'f' && type_.itemsize() == 2; }
+    int device() const { return stream_->device(); }
+    // Whether the axes from this one on lie in C order without gaps.
+    bool is_packed(std::size_t first_axis = 0) const;
+    std::string describe() const;  // "float32 (2, 3) on cuda:0"
+
+    void upload(const py::array& host) const;  // returns when the array may be changed again
+    py::array download() const;                // waits for the stream
+
+    py::dict cuda_array_interface() const;
+    static py::capsule to_dlpack(const py::object& self, const py::object& stream);
+
+  private:
+    DeviceArray(void* data, std::vector<py::ssize_t> shape, std::vector<py::ssize_t> strides, py::dtype type,
+                std::shared_ptr<cuda::Stream> stream, py::object owner);
+
+    void* data_;
+    std::vector<py::ssize_t> shape_, strides_;  // strides in bytes
+    py::dtype type_;
+    std::shared_ptr<cuda::Stream> stream_;
+    py::object owner_;
+};
+
+void register_device_array(py::module_& module);
+void register_gpu(py::module_& module);
+void register_gpu_kernels(py::module_& module);
+
+}  // namespace lfpose::bind

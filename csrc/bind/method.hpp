@@ -1,0 +1,20 @@
+// The refinement of a decode, by its name in Python.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "lfpose/decode.hpp"
+
+namespace lfpose::bind {
+
+inline Method require_method(const std::string& name) {
+    if (name == "none") return Method::none;
+    if (name == "quarter") return Method::quarter;
+    if (name == "dark") return Method::dark;
+    if (name == "softargmax") return Method::softargmax;
+    throw pybind11::value_error("unknown decode method " + name);
+}
+
+}  // namespace lfpose::bind

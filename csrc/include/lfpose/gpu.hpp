@@ -1,0 +1,135 @@
+// Owners of what a GPU lends: streams, events, memory, graphs. All in the device's primary context, the one
+// that other libraries use too.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace lfpose::cuda {
+
+// What CUDA said, and what was asked of it.
+class Error : public std::runtime_error {
+  public:
+    Error(cudaError_t code, const char* what);
+
+    const cudaError_t code;
+};
+
+// Throws unless the call succeeded. `what` completes "cannot ...".
+inline void check(cudaError_t code, const char* what) {
+    if (code != cudaSuccess) throw Error(code, what);
+}
+
+int device_count();
+
+struct DeviceFacts {
+    std::string name;
+    int major, minor;  // compute capability
+    std::size_t memory;
+    int multiprocessors;
+    std::size_t shared_memory;  // that a block may ask for
+    int driver, runtime;        // versions, 1000 major + 10 minor
+};
+
+DeviceFacts device_facts(int device);
+
+// Makes a device current for as long as it lives.
+class OnDevice {
+  public:
+    explicit OnDevice(int device);
+    ~OnDevice();
+    OnDevice(const OnDevice&) = delete;
+    OnDevice& operator=(const OnDevice&) = delete;
+
+  private:
+    int before_ = 0;
+};
+
+// Memory of the device or, pinned, of the host; freed when this goes, or by close().
+class Buffer {
+  public:
+    static Buffer on_device(std::size_t bytes, int device);
+    static Buffer pinned(std::size_t bytes, int device);
+
+    std::byte* data() const { return data_.get(); }
+    std::size_t bytes() const { return bytes_; }
+    int device() const { return device_; }
+    bool is_pinned() const { return pinned_; }
+    void close() { data_.reset(); }
+
+  private:
+    Buffer(std::size_t bytes, int device, bool pinned);
+
+    struct Free {
+        int device;
+        bool pinned;
+        void operator()(std::byte* memory) const;
+    };
+
+    std::unique_ptr<std::byte, Free> data_;
+    std::size_t bytes_;
+    int device_;
+    bool pinned_;
+};
+
+class Event;
+
+// Work that is done in order, beside that of other streams.
+class Stream {
+  public:
+    explicit Stream(int device);
+    ~Stream();
+    Stream(const Stream&) = delete;
+    Stream& operator=(const Stream&) = delete;
+
+    cudaStream_t handle() const { return handle_; }
+    int device() const { return device_; }
+    void synchronize() const;
+    void wait(const Event& event) const;
+    void copy(void* to, const void* from, std::size_t bytes) const;
+    void begin_capture() const;
+
+  private:
+    cudaStream_t handle_ = nullptr;
+    int device_;
+};
+
+class Event {
+  public:
+    explicit Event(int device);
+    ~Event();
+    Event(const Event&) = delete;
+    Event& operator=(const Event&) = delete;
+
+    cudaEvent_t handle() const { return handle_; }
+    void record(const Stream& stream) const;
+    void synchronize() const;
+    float milliseconds_since(const Event& earlier) const;
+
+  private:
+    cudaEvent_t handle_ = nullptr;
+    int device_;
+};
+
+// Everything that a stream was given between begin_capture() and here, to be launched at once.
+class Graph {
+  public:
+    explicit Graph(const Stream& captured);
+    ~Graph();
+    Graph(const Graph&) = delete;
+    Graph& operator=(const Graph&) = delete;
+
+    void launch(const Stream& stream) const;
+
+  private:
+    cudaGraphExec_t handle_ = nullptr;
+    int device_;
+};
+
+}  // namespace lfpose::cuda

@@ -1,0 +1,152 @@
+"""The kernels on a CUDA device: the same two functions, of arrays that are in its memory and stay there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from lfpose_edge.errors import BackendUnavailable
+from lfpose_edge.ops.config import DecodeConfig
+
+if TYPE_CHECKING:
+    from lfpose_edge._cuda import DeviceArray, Stream
+
+
+def open_device(device: int = 0) -> Stream:
+    """A stream of a CUDA device.
+
+    Raises:
+        BackendUnavailable: this package was built without the kernels, or there is no such device, or no
+            driver that its CUDA runtime can use.
+    """
+    try:
+        from lfpose_edge import _cuda
+    except ImportError as error:
+        message = (
+            "this lfpose-edge was built without its CUDA kernels: install it again where nvcc of CUDA 11.8 "
+            "or later is on PATH (--config-settings=cmake.define.LFPOSE_CUDA=ON says what is missing)"
+        )
+        raise BackendUnavailable(message) from error
+    try:
+        count = _cuda.device_count()
+    except _cuda.CudaError as error:
+        message = f"no CUDA device can be used: {error}; install NVIDIA's driver, or a newer one"
+        raise BackendUnavailable(message) from error
+    if not 0 <= device < count:
+        message = f"there is no device cuda:{device}: this machine has {count} (lfpose doctor)"
+        raise BackendUnavailable(message)
+    return _cuda.Stream(device)
+
+
+def on_device(array: Any, stream: Stream) -> DeviceArray:
+    """An array on the stream's device: copied there if it is NumPy's, else as it lies in the GPU's memory.
+
+    Args:
+        array: NumPy's, or one with ``__dlpack__`` or ``__cuda_array_interface__``, as torch's and CuPy's.
+        stream: waits for what the array still waits for.
+
+    Raises:
+        TypeError: no such array, or in another memory.
+        ValueError: on another device.
+    """
+    from lfpose_edge._cuda import DeviceArray
+
+    if not isinstance(array, np.ndarray):
+        return DeviceArray.lent_by(array, stream)
+    copy = DeviceArray.empty(array.shape, array.dtype, stream)
+    copy.upload(np.ascontiguousarray(array))
+    return copy
+
+
+def preprocess(
+    image: DeviceArray,
+    affines: NDArray[np.float64],
+    size: tuple[int, int],
+    stream: Stream,
+    *,
+    swap_rb: bool = False,
+    mean: Sequence[float] = (0, 0, 0),
+    std: Sequence[float] = (1, 1, 1),
+    border: Sequence[float] = (0, 0, 0),
+    dtype: DTypeLike = np.float32,
+    step: float = 1.0,
+    layout: Literal["packed", "nv12"] = "packed",
+) -> DeviceArray:
+    """Cut crops out of an image, all in one launch; see :func:`lfpose_edge.ops.preprocess`.
+
+    Args:
+        image: uint8, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) whose rows are packed; or, with the layout
+            ``nv12``, (3 H / 2, W): H rows of luma, then H / 2 rows of U and V in turns, read as BGR.
+        affines: (N, 2, 3) float64 of the host, crop to image coordinates.
+        size: crop ``(height, width)``.
+        stream: does the work; what is returned is ready when it is.
+        swap_rb: reverse the order of the channels.
+        mean: grey levels subtracted, in the output's channel order.
+        std: grey levels divided by, in the output's channel order.
+        border: grey levels outside the image, in the image's channel order.
+        dtype: float32, float16, or int8 for a network with quantised input.
+        step: of the quantisation; what is normalised is divided by it.
+        layout: of the image.
+
+    Returns:
+        (N, 3, height, width) of ``dtype``.
+    """
+    from lfpose_edge._cuda import DeviceArray, plan_crops, preprocess_crops
+
+    out = DeviceArray.empty((len(affines), 3, *size), np.dtype(dtype), stream)
+    plans = on_device(plan_crops(affines, size), stream)
+    preprocess_crops(image, plans, out, swap_rb, mean, std, border, step, stream, layout)
+    return out
+
+
+def decode(
+    cams: DeviceArray,
+    presence: DeviceArray,
+    affines: NDArray[np.float64],
+    config: DecodeConfig,
+    stream: Stream,
+    *,
+    flipped: DeviceArray | None = None,
+    flip_permutation: Sequence[int] | NDArray[np.integer] | None = None,
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
+    """Turn CAMs into joints, all in one launch; see :func:`lfpose_edge.ops.decode`.
+
+    Args:
+        cams: (N, K, h, w) float32 or float16 logits.
+        presence: (N, K) logits of the same dtype.
+        affines: (N, 2, 3) float64 of the host.
+        config: stride, upsampling and refinement.
+        stream: does the work; what is returned is ready when it is.
+        flipped: (N, K, h, w), the CAMs of the mirrored crops.
+        flip_permutation: (K,) of the host; needed with ``flipped``.
+
+    Returns:
+        Keypoints (N, K, 2), scores (N, K) and presence (N, K), float32.
+
+    Raises:
+        CudaError: the map and its window are more than a block's shared memory can hold, or the device fails.
+    """
+    from lfpose_edge._cuda import Decoder, DeviceArray
+
+    n, k = cams.shape[:2]
+    keypoints, scores, probabilities = (
+        DeviceArray.empty(shape, np.dtype(np.float32), stream) for shape in ((n, k, 2), (n, k), (n, k))
+    )
+    order = None
+    if flip_permutation is not None:
+        order = on_device(np.asarray(flip_permutation, np.int32), stream)
+    Decoder(config.stride, config.upsample, config.method, config.blur_sigma, config.window, stream).decode(
+        cams,
+        presence,
+        on_device(affines, stream),
+        keypoints,
+        scores,
+        probabilities,
+        stream,
+        flipped=flipped,
+        flip_permutation=order,
+    )
+    return keypoints, scores, probabilities

@@ -1,0 +1,79 @@
+"""`_cuda` without a GPU: it loads and says what is missing, and its kernels compile without spilling."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lfpose_edge.errors import BackendUnavailable
+from lfpose_edge.ops import gpu
+
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
+
+
+@pytest.fixture
+def cuda():
+    return pytest.importorskip("lfpose_edge._cuda", reason="built without CUDA kernels: no nvcc was found")
+
+
+def test_without_a_device_there_is_one_clear_error(cuda) -> None:
+    try:
+        count = cuda.device_count()
+    except cuda.CudaError as error:
+        assert "cannot find a CUDA device" in str(error)
+        with pytest.raises(BackendUnavailable, match="no CUDA device can be used.*driver"):
+            gpu.open_device()
+    else:
+        with pytest.raises(BackendUnavailable, match=f"no device cuda:{count}"):
+            gpu.open_device(count)
+
+
+def test_a_build_without_kernels_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    import lfpose_edge
+
+    monkeypatch.setitem(sys.modules, "lfpose_edge._cuda", None)
+    monkeypatch.delattr(lfpose_edge, "_cuda", raising=False)
+    with pytest.raises(BackendUnavailable, match="built without its CUDA kernels.*nvcc"):
+        gpu.open_device()
+
+
+@pytest.mark.parametrize(
+    ("affines", "words"),
+    [
+        (np.zeros((1, 2, 2)), "affines must have shape"),
+        (np.full((1, 2, 3), np.nan), "affines must be finite"),
+    ],
+    ids=["shape", "NaN"],
+)
+def test_crops_are_planned_of_affines_alone(affines: np.ndarray, words: str, cuda) -> None:
+    with pytest.raises(ValueError, match=words):
+        cuda.plan_crops(affines, (8, 8))
+
+
+# Of a thread: registers, at most. More would keep warps off a multiprocessor.
+REGISTERS = {"decode": 64, "preprocess": 64}
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not here")
+@pytest.mark.parametrize("kernel", REGISTERS)
+def test_kernels_compile_without_a_warning_or_a_spill(kernel: str, tmp_path: Path) -> None:
+    """For the oldest and a new GPU; the build compiles all of them."""
+    for architecture in ("sm_75", "sm_90"):
+        options = f"-std=c++17 -O3 -arch={architecture} -Xptxas -v -Werror all-warnings -cubin".split()
+        files = ["-I", CSRC / "include", CSRC / f"cuda/{kernel}.cu", "-o", tmp_path / "kernel"]
+        done = subprocess.run(
+            ["nvcc", *options, *map(str, files)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        spills = [int(n) for n in re.findall(r"(\d+) bytes spill", done.stderr)]
+        stacks = [int(n) for n in re.findall(r"(\d+) bytes stack frame", done.stderr)]
+        registers = [int(n) for n in re.findall(r"Used (\d+) registers", done.stderr)]
+        assert len(stacks) == len(registers) >= 2
+        assert (sum(spills), sum(stacks)) == (0, 0), done.stderr
+        assert max(registers) <= REGISTERS[kernel], done.stderr
