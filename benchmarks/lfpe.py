@@ -54,12 +54,14 @@ class Row:
         answers: about each of the others; 0 for none, None to leave the others out.
         changes: of the recipe.
         against: rows that it is compared with.
+        mistakes: the part of the answers that are wrong.
     """
 
     locations: float
     answers: int | None
     changes: tuple[str, ...] = ()
     against: tuple[str, ...] = ("100",)
+    mistakes: float = 0.0
 
 
 def without(*parts: str) -> tuple[str, ...]:
@@ -80,6 +82,9 @@ ROWS = {
     "5+tags": Row(0.05, 140, TEACHER),
     "1+tags": Row(0.01, 140, TEACHER),
     **{f"0+{answers} answers": Row(0, answers, TEACHER) for answers in ANSWERS},
+    "0+140 answers, 5 % wrong": Row(0, 140, TEACHER, against=("0+140 answers",), mistakes=0.05),
+    "0+140 answers, no teacher": Row(0, 140, against=("0+140 answers",)),
+    "25+tags, answers alone": Row(0.25, 140, against=("25+tags",)),
     "25+tags, whole method": Row(0.25, 140, METHOD, against=("100", "25+tags")),
     "25+tags, no teacher": part(*without("loss.teacher")),
     "25+tags, no prototypes": part(*without("network.prototypes", "loss.contrast")),
@@ -98,7 +103,7 @@ ROWS = {
 def recipe_changes(row: Row, seed: int, size: int, epochs: int) -> list[str]:
     """What the row says in the words of a recipe; of as many steps as an epoch over everybody has."""
     located = "[{annotations: lspet/train.json, images: lspet/images}]"
-    tags = f"[{{sheet: {sheet(row.answers or 0)}, images: lspet/images}}]"
+    tags = f"[{{sheet: {sheet(row.answers or 0, row.mistakes)}, images: lspet/images}}]"
     rounds = epochs if row.answers is not None else round(epochs / row.locations)
     augment = "{rotation_deg: 15, scale: 0.15, cutout: 0}"
     return [
@@ -111,22 +116,23 @@ def recipe_changes(row: Row, seed: int, size: int, epochs: int) -> list[str]:
     ]
 
 
-def sheet(answers: int) -> str:
+def sheet(answers: int, mistakes: float = 0.0) -> str:
     """Path of the sheet with so many answers about a person, relative to the data root."""
-    return f"lspet/answers-{answers}.csv"
+    return f"lspet/answers-{answers}-{mistakes}-wrong.csv" if mistakes else f"lspet/answers-{answers}.csv"
 
 
-def make_sheets(root: Path) -> None:
-    """An unanswered sheet, and answered ones of every budget, where they are not there yet."""
+def make_sheet(row: Row, root: Path) -> None:
+    """Make the sheet of a row, unanswered or answered, where it is not there yet."""
+    if row.answers is None or (root / sheet(row.answers, row.mistakes)).is_file():
+        return
     truth = ("lspet/train.json", "lspet/images")
-    for answers, regions in {0: 1, **ANSWERS}.items():
-        out = sheet(answers)
-        if (root / out).is_file():
-            continue
-        questions = out if answers == 0 else f"lspet/questions-{answers}.csv"
-        run([LFPOSE, "tags", "make", *truth, "--regions", str(regions), "--out", questions], root)
-        if answers:
-            run([LFPOSE, "tags", "simulate", questions, *truth, "--out", out], root)
+    out = sheet(row.answers, row.mistakes)
+    questions = f"lspet/questions-{row.answers}.csv" if row.answers else out
+    regions = str(ANSWERS.get(row.answers, 1))
+    run([LFPOSE, "tags", "make", *truth, "--regions", regions, "--out", questions], root)
+    if row.answers:
+        wrong = ("--mistakes", str(row.mistakes))
+        run([LFPOSE, "tags", "simulate", questions, *truth, *wrong, "--out", out], root)
 
 
 def run(arguments: list[str], folder: Path | None = None) -> None:
@@ -224,14 +230,14 @@ def main() -> None:
         return
 
     root = data_root(None)
-    make_sheets(root)
     for seed in options.seeds:
         for name in options.rows:
             key = {"row": name, "seed": seed, "size": options.size, "epochs": options.epochs}
             if any(key.items() <= row.items() for row in recorded(options.json)):
                 continue
-            words = (*name.replace(",", "").split(), str(options.size), str(options.epochs), str(seed))
+            words = [*name.replace(",", "").split(), *map(str, (options.size, options.epochs, seed))]
             print(f"== {name}, seed {seed}", flush=True)
+            make_sheet(ROWS[name], root)
             key["commit"] = commit()
             row = {**key, **measure(ROWS[name], seed, options, options.runs / "-".join(words), root)}
             # Another process may have added rows meanwhile.

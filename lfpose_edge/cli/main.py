@@ -246,12 +246,16 @@ def simulate_tags(
     annotations: Annotated[Path, typer.Argument(help="COCO-keypoints JSON that has located the persons.")],
     images: Annotated[Path, typer.Argument(help="Folder of its images.")],
     out: Sheet,
+    mistakes: Annotated[
+        float, typer.Option(min=0, max=0.5, help="The part of the answers that are wrong, 0.05 for 5 %.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the mistakes.")] = 0,
     skeleton: SkeletonName = "lsp14",
 ) -> None:
     """Answer a question sheet from located joints: for research on what tags are worth."""
     from lfpose_edge.cli.tagging import run_simulate
 
-    run_simulate(sheet, annotations, images, out, skeleton)
+    run_simulate(sheet, annotations, images, out, mistakes, seed, skeleton)
 
 
 def main() -> None:

@@ -32,7 +32,9 @@ def run_make(annotations: Path, images: Path, out: Path, skeleton: str, regions:
     )
 
 
-def run_simulate(sheet: Path, annotations: Path, images: Path, out: Path, skeleton: str) -> None:
+def run_simulate(
+    sheet: Path, annotations: Path, images: Path, out: Path, mistakes: float, seed: int, skeleton: str
+) -> None:
     """Answer a sheet from located joints and show how often each joint is seen."""
     from lfpose_edge.train.data.tags import (
         located_rows,
@@ -45,7 +47,7 @@ def run_simulate(sheet: Path, annotations: Path, images: Path, out: Path, skelet
     require_writable(out)
     joints = _skeleton(skeleton)
     persons = read_coco_keypoints(annotations, images, joints)
-    tags = simulate_answers(read_tags(sheet, joints), persons)
+    tags = simulate_answers(read_tags(sheet, joints), persons, mistakes=mistakes, seed=seed)
     write_tags(out, tags)
     console = Console(stderr=True, highlight=False, markup=False)
     console.print(_rates(tags))

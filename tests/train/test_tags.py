@@ -92,6 +92,20 @@ def test_answers_are_yes_where_the_joint_is_inside() -> None:
             simulate_answers(tags, replace(persons, **changes))
 
 
+def test_mistakes_are_drawn_once() -> None:
+    persons = table()
+    persons.known[2, 1] = False
+    tags = make_questions(persons, Path("images"), 40)
+    right, wrong, again, other = (
+        simulate_answers(tags, persons, mistakes=part, seed=seed).answers
+        for part, seed in ((0.0, 0), (0.2, 0), (0.2, 0), (0.2, 1))
+    )
+    assert (wrong == again).all()
+    assert (wrong != other).any()
+    assert ((right == OPEN) == (wrong == OPEN)).all()
+    assert 0.14 < (right != wrong)[right != OPEN].mean() < 0.26
+
+
 def test_answers_leave_what_agrees_with_all_of_them() -> None:
     persons = table(2)
     tags = make_questions(persons, Path("images"), 3)
@@ -212,6 +226,10 @@ def test_the_commands_make_and_answer_a_sheet(command, tmp_path: Path) -> None:
     assert code == 0, err
     assert "84 answers about 2 persons" in err
     assert "They leave a joint" in err
+    out = ("--mistakes", "0.5", "--out", "b.csv")
+    code, _, err = command(main, "lfpose", "tags", "simulate", "q.csv", *place, *out)
+    assert (code, "84 answers about 2 persons" in err) == (0, True)
+    assert Path("a.csv").read_text() != Path("b.csv").read_text()
     code, _, err = command(main, "lfpose", "tags", "make", *place, "--out", "q.csv", "--skeleton", "lsp")
     assert (code, "did you mean 'lsp14'" in err) == (1, True)
 

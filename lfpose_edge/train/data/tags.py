@@ -141,11 +141,17 @@ def _tiles(box: NDArray[np.float64], count: int, rng: np.random.Generator) -> ND
     return np.concatenate([box[None], np.concatenate([first, first + side], axis=1)]).round(2)
 
 
-def simulate_answers(tags: Tags, persons: PersonTable) -> Tags:
-    """Answer every question from located joints, as an annotator who makes no mistake would; for research.
+def simulate_answers(tags: Tags, persons: PersonTable, *, mistakes: float = 0.0, seed: int = 0) -> Tags:
+    """Answer every question from located joints; for research.
 
     A joint can be seen in a region when it has a location there. What is not known stays open; so do all
     questions about persons who are not in the table.
+
+    Args:
+        tags: the questions.
+        persons: whose joints answer them.
+        mistakes: the part of the answers that are turned into their opposite, drawn once for the sheet.
+        seed: of the mistakes.
 
     Raises:
         SourceError: the joints are others, or a person of the sheet has another image or box in the table.
@@ -158,7 +164,8 @@ def simulate_answers(tags: Tags, persons: PersonTable) -> Tags:
     joints, labelled, known = persons.joints[rows], persons.labelled[rows], persons.known[rows] & found
     low, high = tags.regions[:, None, :2], tags.regions[:, None, 2:]
     inside = labelled & (joints >= low).all(axis=2) & (joints < high).all(axis=2)
-    return replace(tags, answers=np.where(known, inside, OPEN).astype(np.int8))
+    wrong = np.random.default_rng(seed).random(inside.shape) < mistakes
+    return replace(tags, answers=np.where(known, inside ^ wrong, OPEN).astype(np.int8))
 
 
 def located_rows(tags: Tags, persons: PersonTable) -> NDArray[np.intp]:
