@@ -19,22 +19,35 @@ from lfpose_edge.train.recipe import Recipe
 MAIN = "from lfpose_edge.cli.main import main; main()"
 
 
-def _train(recipe: Path, data: Path, out: Path, launcher: list[str]) -> dict[str, Any]:
+TWO = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_gloo_available(), reason="torch was built without gloo"
+)
+
+
+def _start(
+    recipe: Path, data: Path, out: Path, launcher: tuple[str, ...], before: str = ""
+) -> subprocess.Popen[str]:
+    """Start ``lfpose train``, by a script that does something before."""
     script = out.with_suffix(".py")
-    script.write_text(f"if __name__ == '__main__':\n    {MAIN}\n")
-    done = subprocess.run(
+    script.write_text(f"if __name__ == '__main__':\n    {before}{MAIN}\n")
+    return subprocess.Popen(
         [sys.executable, *launcher, str(script), "train", str(recipe), "--data", str(data)]
         + ["--out", str(out), "--device", "cpu", "--validate-every", "2"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
     )
-    assert done.returncode == 0, done.stderr
+
+
+def _train(recipe: Path, data: Path, out: Path, launcher: tuple[str, ...]) -> dict[str, Any]:
+    process = _start(recipe, data, out, launcher)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
     return torch.load(out / "last.pt", weights_only=True)
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
 def test_two_processes_train_as_one_does(
     make_recipe: Callable[..., Recipe], figures: Path, tmp_path: Path
 ) -> None:
@@ -42,9 +55,8 @@ def test_two_processes_train_as_one_does(
     optimizer = {"batch_size": 19, "warmup_steps": 1, "lr_head": 5e-3, "clip_norm": 100}
     recipe = make_recipe(optimizer=optimizer, network=NETWORK)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-    one = _train(tmp_path / "recipe.yaml", figures, tmp_path / "one", [])
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    two = _train(tmp_path / "recipe.yaml", figures, tmp_path / "two", launcher)
+    one = _train(tmp_path / "recipe.yaml", figures, tmp_path / "one", ())
+    two = _train(tmp_path / "recipe.yaml", figures, tmp_path / "two", TWO)
     assert two["step"] == one["step"] == 4
     for alone, together in zip(one["history"], two["history"], strict=True):
         assert together["loss"] == pytest.approx(alone["loss"], rel=0.02)
@@ -57,6 +69,34 @@ def test_two_processes_train_as_one_does(
     ]
     assert torch.nn.functional.cosine_similarity(*moves, dim=0) > 0.75
     assert moves[1].norm().item() == pytest.approx(moves[0].norm().item(), rel=0.1)
+
+
+def test_two_processes_stop_together_and_go_on(
+    make_recipe: Callable[..., Recipe], figures: Path, tmp_path: Path
+) -> None:
+    stages = [{"epochs": 4, "size": [64, 64]}]
+    recipe = make_recipe(optimizer={"batch_size": 8}, network=NETWORK, stages=stages)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    whole = _train(file, figures, tmp_path / "whole", TWO)
+
+    broken = tmp_path / "broken"
+    # Only one process is told to stop, at a step that it chooses; the other must not go on alone.
+    stop = (
+        "import os, signal; from lfpose_edge.train import loop; real = loop.update_average;"
+        "calls = [];"
+        "loop.update_average = lambda *a: (real(*a), calls.append(1), len(calls) == 5"
+        " and os.environ['RANK'] == '1' and signal.raise_signal(signal.SIGTERM)); "
+    )
+    process = _start(file, figures, broken, TWO, stop)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1, said  # not done
+    assert "run the same command to go on" in said
+    assert torch.load(broken / "last.pt", weights_only=True)["step"] == 5
+    state = _train(file, figures, broken, TWO)
+    assert state["step"] == whole["step"] == 12
+    for name, tensor in whole["network"].items():
+        torch.testing.assert_close(state["network"][name], tensor, rtol=0, atol=0)
 
 
 # The backbone is frozen, BatchNorm and all; that of the decoder sees half a batch in each process.
