@@ -9,7 +9,7 @@ from rich.progress import track
 
 
 def run_label(
-    annotations: Path, images: Path, teacher: str, out: Path, least_score: float, upright: bool
+    annotations: Path, images: Path, teacher: str, out: Path, least_score: float, upright: bool, grow: float
 ) -> None:
     """Label persons by a teacher and say how many joints it was sure of."""
     from lfpose_edge.train.data.pseudo_labels import label_persons, open_teacher
@@ -23,6 +23,7 @@ def run_label(
         teacher_name=Path(teacher).name,
         least_score=least_score,
         quarter_turns=(0,) if upright else (0, 1, 2, 3),
+        grow=grow,
         show=lambda persons: track(persons, "persons", console=console, disable=not console.is_terminal),
     )
     console.print(

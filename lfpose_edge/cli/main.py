@@ -210,11 +210,14 @@ def label(
     upright: Annotated[
         bool, typer.Option("--upright", help="Look at the picture as it is only, not turned by quarters too.")
     ] = False,
+    grow: Annotated[
+        float, typer.Option(min=0.5, max=3, help="Box that the teacher is shown, over the person's.")
+    ] = 1.0,
 ) -> None:
     """Label unlabelled persons by another model, to train on (unlabelled: unknown in the recipe)."""
     from lfpose_edge.cli.labelling import run_label
 
-    run_label(annotations, images, teacher, out, least_score, upright)
+    run_label(annotations, images, teacher, out, least_score, upright, grow)
 
 
 tags_app = typer.Typer(help="Questions about which joints can be seen, and answers.", no_args_is_help=True)

@@ -65,6 +65,25 @@ def test_persons_are_labelled_in_the_turn_that_the_teacher_is_surest_of(folder: 
     assert json.loads(out.read_text())["info"]["labelled_by"] == "spots"
 
 
+def test_a_teacher_may_be_shown_more_than_the_box(folder: Path) -> None:
+    class BoxTeacher:
+        """Says what it was shown."""
+
+        skeleton = TWO
+
+        def __call__(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
+            return np.column_stack([box.reshape(2, 2), [1, 1]])
+
+    out = folder / "out.json"
+    label_persons(
+        folder / "boxes.json", folder, out, BoxTeacher(), teacher_name="box", quarter_turns=[0], grow=1.2
+    )
+    table = read_coco_keypoints(out, folder, TWO, unlabelled="unknown")
+    np.testing.assert_allclose(table.joints[0], [[5 - 7, 5 - 6], [75 + 7, 65 + 6]])
+    np.testing.assert_allclose(table.boxes[0], [5, 5, 75, 65])  # the person's own is kept
+    assert json.loads(out.read_text())["info"]["grow"] == 1.2
+
+
 def test_unsure_joints_stay_unlabelled_and_unsure_persons_are_left_out(folder: Path) -> None:
     out = folder / "out.json"
     made = label_persons(

@@ -57,7 +57,6 @@ class MoveNetTeacher:
     """A single-pose MoveNet in TFLite form: uint8 RGB in, (1, 1, 17, 3) of y, x, score in [0, 1] out."""
 
     skeleton = COCO17
-    padding = 1.0  # the crop's size over the box's; the best of 1.0, 1.25, 1.5 on LSPET's validation images
 
     def __init__(self, file: Path) -> None:
         try:
@@ -84,7 +83,7 @@ class MoveNetTeacher:
 
     def __call__(self, image: Image, box: Box) -> Joints:
         """See :class:`Teacher`."""
-        affines = crop_affines(box, self._size, padding=self.padding)
+        affines = crop_affines(box, self._size, padding=1.0)
         crop = ops.preprocess(image, affines, self._size, swap_rb=True, dtype=np.uint8)
         self._interpreter.set_tensor(self._inlet, np.ascontiguousarray(crop.transpose(0, 2, 3, 1)))
         self._interpreter.invoke()
@@ -153,6 +152,7 @@ def label_persons(
     teacher_name: str,
     least_score: float = 0.3,
     quarter_turns: Iterable[int] = (0, 1, 2, 3),
+    grow: float = 1.0,
     show: Callable[[list[Any]], Iterable[Any]] = iter,
 ) -> Labelled:
     """Write a COCO-keypoints JSON of what a teacher sees in the boxes of another COCO JSON's persons.
@@ -168,6 +168,8 @@ def label_persons(
         teacher_name: for the record in the file.
         least_score: from which score on a joint is believed.
         quarter_turns: see :func:`look`.
+        grow: how much larger than the person's the box is that the teacher is shown. A MoveNet takes what it
+            is shown for the whole picture; on boxes around joints 1 is best, on looser ones more may be.
         show: wraps the loop over persons, to show progress.
 
     Raises:
@@ -190,7 +192,8 @@ def label_persons(
             message = f"cannot read {path}: not there, damaged, or not an image"
             raise SourceError(message)
         x, y, width, height = person["bbox"]
-        box = np.array([x, y, x + width, y + height], np.float64)
+        more = np.array([width, height]) * (grow - 1) / 2
+        box = np.array([x - more[0], y - more[1], x + width + more[0], y + height + more[1]], np.float64)
         joints = look(teacher, image, box, turns)  # type: ignore[arg-type]
         believed = joints[:, 2] >= least_score
         if believed.any():
@@ -208,7 +211,12 @@ def label_persons(
             f"{teacher_name} found no joint with a score of {least_score:g} in the boxes of {annotations}"
         )
         raise SourceError(message)
-    record = {"labelled_by": teacher_name, "least_score": least_score, "quarter_turns": list(turns)}
+    record = {
+        "labelled_by": teacher_name,
+        "least_score": least_score,
+        "quarter_turns": list(turns),
+        "grow": grow,
+    }
     category = {"id": 1, "name": "person", "keypoints": list(teacher.skeleton.keypoints)}
     result = {"info": record, "images": tree["images"], "annotations": labelled, "categories": [category]}
     write_text_whole(out, json.dumps(result) + "\n")
