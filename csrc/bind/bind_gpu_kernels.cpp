@@ -15,12 +15,12 @@ using Shape = std::vector<py::ssize_t>;
 
 // Throws unless the array is packed, of this shape, and of one of the types that `expected` names.
 void require_packed(const DeviceArray& array, const char* name, const Shape& shape, bool right_type,
-                    const char* expected, int device) {
-    if (right_type && array.shape() == shape && array.is_packed() && array.device() == device) return;
+                    const char* expected, const cuda::Stream& stream) {
+    if (right_type && array.shape() == shape && array.is_packed() && array.belongs_to(stream)) return;
     const std::string wanted = std::string(py::str(py::tuple(py::cast(shape))));
-    const std::string message = std::string(name) + " must be " + expected + " " + wanted +
-                                " on cuda:" + std::to_string(device) + ", C-contiguous, got " +
-                                array.describe();
+    std::string message =
+        std::string(name) + " must be " + expected + " " + wanted + ", C-contiguous, got " + array.describe();
+    if (!array.belongs_to(stream)) message += " of another stream: take it over by DeviceArray.lent_by";
     if (!right_type) throw py::type_error(message);
     throw py::value_error(message);
 }
@@ -41,7 +41,6 @@ class GpuDecoder {
                 const DeviceArray& keypoints, const DeviceArray& scores, const DeviceArray& probabilities,
                 const cuda::Stream& stream, const DeviceArray* flipped,
                 const DeviceArray* flip_permutation) const {
-        const int device = weights_.device();
         const bool half = cams.holds_half();
         const auto as_cams = [&](const DeviceArray& a) { return half ? a.holds_half() : a.holds<float>(); };
         if (cams.shape().size() != 4) {
@@ -49,18 +48,18 @@ class GpuDecoder {
         }
         const py::ssize_t n = cams.shape()[0], k = cams.shape()[1], h = cams.shape()[2], w = cams.shape()[3];
         constexpr const char* kLogits = "float32 or float16, as cams,";
-        require_packed(cams, "cams", cams.shape(), as_cams(cams), "float32 or float16", device);
-        require_packed(presence, "presence", {n, k}, as_cams(presence), kLogits, device);
-        require_packed(affines, "affines", {n, 2, 3}, affines.holds<double>(), "float64", device);
-        require_packed(keypoints, "keypoints", {n, k, 2}, keypoints.holds<float>(), "float32", device);
-        require_packed(scores, "scores", {n, k}, scores.holds<float>(), "float32", device);
+        require_packed(cams, "cams", cams.shape(), as_cams(cams), "float32 or float16", stream);
+        require_packed(presence, "presence", {n, k}, as_cams(presence), kLogits, stream);
+        require_packed(affines, "affines", {n, 2, 3}, affines.holds<double>(), "float64", stream);
+        require_packed(keypoints, "keypoints", {n, k, 2}, keypoints.holds<float>(), "float32", stream);
+        require_packed(scores, "scores", {n, k}, scores.holds<float>(), "float32", stream);
         require_packed(probabilities, "probabilities", {n, k}, probabilities.holds<float>(), "float32",
-                       device);
+                       stream);
         if (flipped != nullptr) {
-            require_packed(*flipped, "flipped", cams.shape(), as_cams(*flipped), kLogits, device);
+            require_packed(*flipped, "flipped", cams.shape(), as_cams(*flipped), kLogits, stream);
             if (flip_permutation == nullptr) throw py::value_error("flipped needs flip_permutation");
             require_packed(*flip_permutation, "flip_permutation", {k},
-                           flip_permutation->holds<std::int32_t>(), "int32", device);
+                           flip_permutation->holds<std::int32_t>(), "int32", stream);
         }
         if (h < 1 || w < 1)
             throw py::value_error("cams must be maps of at least 1 x 1, got " + cams.describe());
@@ -79,7 +78,7 @@ class GpuDecoder {
         const BlockPlan plan =
             block_plan(spec_, host_weights_, reinterpret_cast<const double*>(weights_.data()));
         const auto precision = half ? cuda::Precision::float16 : cuda::Precision::float32;
-        const cuda::OnDevice current(device);
+        const cuda::OnDevice current(weights_.device());
         const py::gil_scoped_release release;
         cuda::check(cuda::decode(arrays, plan, precision, stream.handle()), "decode");
     }
@@ -133,15 +132,20 @@ void preprocess_crops(const DeviceArray& image, const DeviceArray& plans, const 
         throw py::value_error("out must be (N, 3, h, w), got " + out.describe());
     }
     const py::ssize_t n = out.shape()[0];
+    constexpr py::ssize_t kMostCrops = 65535;  // the blocks of a launch along its third axis
+    if (out.shape()[2] < 1 || out.shape()[3] < 1 || n > kMostCrops) {
+        throw py::value_error("out must be of at least 1 x 1 pixels and at most 65535 crops, got " +
+                              out.describe());
+    }
     require_packed(plans, "plans", {n, static_cast<py::ssize_t>(sizeof(CropPlan))},
-                   plans.holds<std::uint8_t>(), "uint8, from plan_crops,", device);
+                   plans.holds<std::uint8_t>(), "uint8, from plan_crops,", stream);
     const cuda::Pixel pixel = pixel_of(out);
-    require_packed(out, "out", out.shape(), true, "an array", device);
+    require_packed(out, "out", out.shape(), true, "an array", stream);
     const std::size_t axes = image.shape().size();
     const py::ssize_t channels = axes == 3 ? image.shape()[2] : 1;
     const bool shaped = (axes == 2 || axes == 3) && (channels == 1 || channels == 3 || channels == 4) &&
                         image.shape()[0] > 0 && image.shape()[1] > 0;
-    if (!image.holds<std::uint8_t>() || !shaped || !image.is_packed(1) || image.device() != device) {
+    if (!image.holds<std::uint8_t>() || !shaped || !image.is_packed(1) || !image.belongs_to(stream)) {
         throw py::value_error("image must be uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) on cuda:" +
                               std::to_string(device) + " whose rows are packed, got " + image.describe());
     }
@@ -176,7 +180,7 @@ void register_gpu_kernels(py::module_& module) {
     py::class_<GpuDecoder>(module, "Decoder", "The decode of one set of constants.")
         .def(py::init<double, int, const std::string&, double, int, const std::shared_ptr<cuda::Stream>&>(),
              py::arg("stride"), py::arg("upsample"), py::arg("method"), py::arg("blur_sigma"),
-             py::arg("window"), py::arg("stream"))
+             py::arg("window"), py::arg("stream").none(false))
         .def("decode", &GpuDecoder::decode, py::arg("cams"), py::arg("presence"), py::arg("affines"),
              py::arg("keypoints"), py::arg("scores"), py::arg("probabilities"), py::arg("stream"),
              py::arg("flipped") = nullptr, py::arg("flip_permutation") = nullptr);

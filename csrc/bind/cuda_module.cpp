@@ -24,11 +24,9 @@ void register_gpu(py::module_& module) {
         py::arg("device") = 0);
 
     const auto release = py::call_guard<py::gil_scoped_release>();
-    py::class_<Event>(module, "Event", "A moment of a stream's work.")
-        .def(py::init<int>(), py::arg("device") = 0)
-        .def("record", &Event::record, py::arg("stream"))
-        .def("synchronize", &Event::synchronize, release)
-        .def("milliseconds_since", &Event::milliseconds_since, py::arg("earlier"));
+    py::class_<Graph> graph(module, "Graph", py::dynamic_attr(),
+                            "Work that a stream was given, to be launched at once.");
+    py::class_<Event> event(module, "Event", "A moment of a stream's work.");
     py::class_<Stream, std::shared_ptr<Stream>>(module, "Stream", "Work that is done in order.")
         .def(py::init<int>(), py::arg("device") = 0)
         .def_property_readonly("handle",
@@ -37,9 +35,19 @@ void register_gpu(py::module_& module) {
         .def("synchronize", &Stream::synchronize, release)
         .def("wait", &Stream::wait, py::arg("event"))
         .def("begin_capture", &Stream::begin_capture)
-        .def("end_capture", [](const Stream& s) { return std::make_unique<Graph>(s); });
-    py::class_<Graph>(module, "Graph", "Work that a stream was given, to be launched at once.")
-        .def("launch", &Graph::launch, py::arg("stream"));
+        .def(
+            "end_capture",
+            [](const Stream& s, const py::args& uses) {
+                py::object graph = py::cast(std::make_unique<Graph>(s));
+                graph.attr("_uses") = uses;
+                return graph;
+            },
+            "The work since begin_capture; what it uses is named, to live as long as the graph.");
+    event.def(py::init<int>(), py::arg("device") = 0)
+        .def("record", &Event::record, py::arg("stream"))
+        .def("synchronize", &Event::synchronize, release)
+        .def("milliseconds_since", &Event::milliseconds_since, py::arg("earlier"));
+    graph.def("launch", &Graph::launch, py::arg("stream"));
 }
 
 }  // namespace lfpose::bind

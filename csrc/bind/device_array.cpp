@@ -11,6 +11,8 @@ namespace {
 
 using Shape = std::vector<py::ssize_t>;
 
+constexpr std::size_t kMostBytes = std::size_t{1} << 48;
+
 Shape packed_strides(const Shape& shape, py::ssize_t item) {
     Shape strides(shape.size());
     for (std::size_t axis = shape.size(); axis-- > 0; item *= shape[axis]) strides[axis] = item;
@@ -69,6 +71,9 @@ DeviceArray DeviceArray::empty(Shape shape, const py::dtype& type, std::shared_p
     auto bytes = static_cast<std::size_t>(type.itemsize());
     for (const py::ssize_t side : shape) {
         if (side < 0) throw py::value_error("a shape has no negative sides");
+        if (side > 0 && bytes > kMostBytes / static_cast<std::size_t>(side)) {
+            throw py::value_error("an array of this shape is larger than any memory");
+        }
         bytes *= static_cast<std::size_t>(side);
     }
     auto* buffer = new cuda::Buffer(cuda::Buffer::on_device(bytes, stream->device()));
@@ -77,22 +82,30 @@ DeviceArray DeviceArray::empty(Shape shape, const py::dtype& type, std::shared_p
     return {buffer->data(), std::move(shape), std::move(strides), type, std::move(stream), std::move(owner)};
 }
 
-DeviceArray DeviceArray::lent_by(const py::object& object, std::shared_ptr<cuda::Stream> stream) {
-    if (py::hasattr(object, "__cuda_array_interface__")) {
-        const auto facts = object.attr("__cuda_array_interface__").cast<py::dict>();
-        auto shape = facts["shape"].cast<Shape>();
-        const auto type = py::dtype::from_args(facts["typestr"].cast<py::object>());
-        const py::object given = facts.attr("get")("strides");
-        Shape strides = given.is_none() ? packed_strides(shape, type.itemsize()) : given.cast<Shape>();
-        if (strides.size() != shape.size())
-            throw py::value_error("the array has not as many strides as axes");
-        auto* data = reinterpret_cast<void*>(facts["data"].cast<py::tuple>()[0].cast<std::uintptr_t>());
-        require_device(device_of(data), *stream);
-        const py::object theirs = facts.attr("get")("stream");
-        if (!theirs.is_none()) wait_for(*stream, theirs.cast<std::intptr_t>());
-        return {data, std::move(shape), std::move(strides), type, std::move(stream), object};
+// By __cuda_array_interface__. Before its version 3 it names no stream: what the default stream was given is
+// then waited for, which is where such libraries work unless told otherwise.
+DeviceArray DeviceArray::by_interface(const py::object& object, std::shared_ptr<cuda::Stream> stream) {
+    const auto facts = object.attr("__cuda_array_interface__").cast<py::dict>();
+    auto shape = facts["shape"].cast<Shape>();
+    const auto type = py::dtype::from_args(facts["typestr"].cast<py::object>());
+    const py::object given = facts.attr("get")("strides");
+    Shape strides = given.is_none() ? packed_strides(shape, type.itemsize()) : given.cast<Shape>();
+    if (strides.size() != shape.size()) throw py::value_error("the array has not as many strides as axes");
+    auto* data = reinterpret_cast<void*>(facts["data"].cast<py::tuple>()[0].cast<std::uintptr_t>());
+    if (data != nullptr) require_device(device_of(data), *stream);  // an empty array lies nowhere
+    const py::object theirs = facts.attr("get")("stream");
+    constexpr std::intptr_t kDefaultStream = 1;
+    if (!theirs.is_none()) {
+        wait_for(*stream, theirs.cast<std::intptr_t>());
+    } else if (facts["version"].cast<int>() < 3) {
+        wait_for(*stream, kDefaultStream);
     }
+    return {data, std::move(shape), std::move(strides), type, std::move(stream), object};
+}
+
+DeviceArray DeviceArray::lent_by(const py::object& object, std::shared_ptr<cuda::Stream> stream) {
     if (!py::hasattr(object, "__dlpack__") || !py::hasattr(object, "__dlpack_device__")) {
+        if (py::hasattr(object, "__cuda_array_interface__")) return by_interface(object, std::move(stream));
         throw py::type_error(type_name(object) +
                              " is no array of a GPU: it has neither __dlpack__ nor __cuda_array_interface__");
     }
@@ -137,6 +150,7 @@ py::ssize_t DeviceArray::size() const {
 }
 
 bool DeviceArray::is_packed(std::size_t first_axis) const {
+    if (size() == 0) return true;
     py::ssize_t item = type_.itemsize();
     for (std::size_t axis = shape_.size(); axis-- > first_axis; item *= shape_[axis]) {
         if (shape_[axis] != 1 && strides_[axis] != item) return false;
@@ -157,17 +171,21 @@ void DeviceArray::upload(const py::array& host) const {
     if ((host.flags() & py::array::c_style) == 0 || !is_packed()) {
         throw py::value_error("only C-contiguous arrays are uploaded");
     }
+    const void* from = host.data();
+    const auto bytes = static_cast<std::size_t>(host.nbytes());
     const py::gil_scoped_release release;
-    stream_->copy(data_, host.data(), static_cast<std::size_t>(host.nbytes()));
+    stream_->copy(data_, from, bytes);
     stream_->synchronize();
 }
 
 py::array DeviceArray::download() const {
     if (!is_packed()) throw py::value_error("only C-contiguous arrays are downloaded");
     py::array host(type_, shape_);
+    void* to = host.mutable_data();
+    const auto bytes = static_cast<std::size_t>(host.nbytes());
     {
         const py::gil_scoped_release release;
-        stream_->copy(host.mutable_data(), data_, static_cast<std::size_t>(host.nbytes()));
+        stream_->copy(to, data_, bytes);
         stream_->synchronize();
     }
     return host;
@@ -193,6 +211,9 @@ py::capsule DeviceArray::to_dlpack(const py::object& self, const py::object& str
     const auto& array = self.cast<const DeviceArray&>();
     const int item = static_cast<int>(array.type_.itemsize());
     const char kind = array.type_.kind();
+    if (item == 0 || (kind != 'i' && kind != 'u' && kind != 'f')) {
+        throw py::buffer_error("only integers and floats are lent, not " + array.describe());
+    }
     if (!stream.is_none()) {  // -1: the other side sees to it
         const auto handle = stream.cast<std::intptr_t>();
         if (handle != -1 && reinterpret_cast<cudaStream_t>(handle) != array.stream_->handle()) {
@@ -217,6 +238,7 @@ py::capsule DeviceArray::to_dlpack(const py::object& self, const py::object& str
                             0};
     lent->managed.context = lent;
     lent->managed.deleter = [](dlpack::ManagedTensor* managed) {
+        if (Py_IsInitialized() == 0) return;  // the process ends, and Python has gone before
         const py::gil_scoped_acquire acquire;
         delete static_cast<Lent*>(managed->context);
     };
@@ -230,8 +252,9 @@ py::capsule DeviceArray::to_dlpack(const py::object& self, const py::object& str
 
 void register_device_array(py::module_& module) {
     py::class_<DeviceArray>(module, "DeviceArray", "An array in a GPU's memory.")
-        .def_static("empty", &DeviceArray::empty, py::arg("shape"), py::arg("dtype"), py::arg("stream"))
-        .def_static("lent_by", &DeviceArray::lent_by, py::arg("array"), py::arg("stream"))
+        .def_static("empty", &DeviceArray::empty, py::arg("shape"), py::arg("dtype"),
+                    py::arg("stream").none(false))
+        .def_static("lent_by", &DeviceArray::lent_by, py::arg("array"), py::arg("stream").none(false))
         .def_property_readonly("shape", [](const DeviceArray& a) { return py::tuple(py::cast(a.shape())); })
         .def_property_readonly("dtype", &DeviceArray::type)
         .def_property_readonly("device", &DeviceArray::device)

@@ -3,6 +3,7 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <cstdint>
 #include <memory>
@@ -36,6 +37,8 @@ class DeviceArray {
     }
     bool holds_half() const { return type_.kind() == 'f' && type_.itemsize() == 2; }
     int device() const { return stream_->device(); }
+    // Whether its contents are ready when that stream's work is.
+    bool belongs_to(const cuda::Stream& stream) const { return stream_.get() == &stream; }
     // Whether the axes from this one on lie in C order without gaps.
     bool is_packed(std::size_t first_axis = 0) const;
     std::string describe() const;  // "float32 (2, 3) on cuda:0"
@@ -47,6 +50,8 @@ class DeviceArray {
     static py::capsule to_dlpack(const py::object& self, const py::object& stream);
 
   private:
+    static DeviceArray by_interface(const py::object& object, std::shared_ptr<cuda::Stream> stream);
+
     DeviceArray(void* data, std::vector<py::ssize_t> shape, std::vector<py::ssize_t> strides, py::dtype type,
                 std::shared_ptr<cuda::Stream> stream, py::object owner);
 

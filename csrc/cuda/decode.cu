@@ -6,11 +6,11 @@
 namespace lfpose::cuda {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 128, kBlocks = 8;  // of a block; of a multiprocessor, at least
 
 // A map a block.
 template <typename Logit>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     decode_kernel(const __grid_constant__ DecodeArrays arrays, const __grid_constant__ BlockPlan plan) {
     using ThreadBlock = Block<kThreads>;
     __shared__ typename ThreadBlock::Exchange exchange;
@@ -31,14 +31,30 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
+// Lets the kernel have all of the shared memory that a block may have, and says how much that is.
+template <typename Logit>
+cudaError_t allow_most_shared_memory(std::size_t& most) {
+    int device = 0, limit = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess) {
+        error = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    }
+    if (error != cudaSuccess) return error;
+    limit -= static_cast<int>(sizeof(typename Block<kThreads>::Exchange));
+    most = static_cast<std::size_t>(limit);
+    // Always the same number: other threads may be launching.
+    return cudaFuncSetAttribute(decode_kernel<Logit>, cudaFuncAttributeMaxDynamicSharedMemorySize, limit);
+}
+
 template <typename Logit>
 cudaError_t launch(const DecodeArrays& arrays, const BlockPlan& plan, cudaStream_t stream) {
-    const std::size_t bytes = decode_shared_bytes(plan, arrays.height, arrays.width);
+    const std::size_t bytes = BlockMemory::bytes(plan, arrays.height, arrays.width);
     constexpr std::size_t kWithoutAsking = 40 << 10;  // beside what the kernel has by itself
     if (bytes > kWithoutAsking) {
-        const cudaError_t error = cudaFuncSetAttribute(
-            decode_kernel<Logit>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+        std::size_t most = 0;
+        const cudaError_t error = allow_most_shared_memory<Logit>(most);
         if (error != cudaSuccess) return error;
+        if (bytes > most) return cudaErrorInvalidValue;
     }
     const auto maps = static_cast<unsigned>(arrays.crops) * static_cast<unsigned>(arrays.joints);
     if (maps == 0) return cudaSuccess;
@@ -47,10 +63,6 @@ cudaError_t launch(const DecodeArrays& arrays, const BlockPlan& plan, cudaStream
 }
 
 }  // namespace
-
-std::size_t decode_shared_bytes(const BlockPlan& plan, int height, int width) {
-    return BlockMemory::bytes(plan, height, width);
-}
 
 cudaError_t decode(const DecodeArrays& arrays, const BlockPlan& plan, Precision precision,
                    cudaStream_t stream) {

@@ -40,12 +40,15 @@ DeviceFacts device_facts(int device) {
     return facts;
 }
 
-OnDevice::OnDevice(int device) {
+OnDevice::OnDevice(int device) : device_(device) {
     check(cudaGetDevice(&before_), "find the current device");
-    check(cudaSetDevice(device), "take the device");
+    // Even to set the device that is current makes a context on it.
+    if (device != before_) check(cudaSetDevice(device), "take the device");
 }
 
-OnDevice::~OnDevice() { forget(cudaSetDevice(before_)); }
+OnDevice::~OnDevice() {
+    if (device_ != before_) forget(cudaSetDevice(before_));
+}
 
 Buffer::Buffer(std::size_t bytes, int device, bool pinned)
     : data_(nullptr, Free{device, pinned}), bytes_(bytes), device_(device), pinned_(pinned) {
@@ -86,8 +89,8 @@ void Stream::copy(void* to, const void* from, std::size_t bytes) const {
 }
 
 void Stream::begin_capture() const {
-    // Other threads may go on to allocate while this one captures.
-    check(cudaStreamBeginCapture(handle_, cudaStreamCaptureModeThreadLocal), "capture a graph");
+    // Python may free an array at any time, this thread's among them; that is no part of the graph.
+    check(cudaStreamBeginCapture(handle_, cudaStreamCaptureModeRelaxed), "capture a graph");
 }
 
 Event::Event(int device) : device_(device) {

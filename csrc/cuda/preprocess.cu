@@ -28,9 +28,9 @@ struct alignas(kPixels * sizeof(Out)) Quad {
 };
 
 template <typename Image, typename Out>
-__global__ void __launch_bounds__(kColumns* kRows)
+__global__ void __launch_bounds__(kColumns* kRows, 8)
     preprocess_kernel(const __grid_constant__ Image image, const CropPlan* __restrict__ plans,
-                      const __grid_constant__ PreprocessSpec spec, Out* __restrict__ out) {
+                      const __grid_constant__ PreprocessSpec spec, bool whole_quads, Out* __restrict__ out) {
     const int column = static_cast<int>(blockIdx.x * kColumns + threadIdx.x) * kPixels;
     const int row = static_cast<int>(blockIdx.y * kRows + threadIdx.y);
     if (column >= spec.width || row >= spec.height) return;
@@ -50,8 +50,7 @@ __global__ void __launch_bounds__(kColumns* kRows)
             finish(value, spec.scale[c], spec.bias[c], quads[c].pixel[i]);
         }
     }
-    // Rows of whole quads start where a quad may.
-    if (spec.width % kPixels == 0) {
+    if (whole_quads) {
 #pragma unroll
         for (int c = 0; c < 3; ++c) *reinterpret_cast<Quad<Out>*>(first + c * plane) = quads[c];
         return;
@@ -72,8 +71,11 @@ cudaError_t launch(const Image& image, const CropPlan* plans, int n, const Prepr
     if (n == 0) return cudaSuccess;
     const dim3 grid(parts(spec.width, kColumns * kPixels), parts(spec.height, kRows),
                     static_cast<unsigned>(n));
+    // Rows of whole quads start where a quad may, if the first does.
+    const bool whole_quads =
+        spec.width % kPixels == 0 && reinterpret_cast<std::uintptr_t>(out) % sizeof(Quad<Out>) == 0;
     preprocess_kernel<Image, Out>
-        <<<grid, dim3(kColumns, kRows), 0, stream>>>(image, plans, spec, static_cast<Out*>(out));
+        <<<grid, dim3(kColumns, kRows), 0, stream>>>(image, plans, spec, whole_quads, static_cast<Out*>(out));
     return cudaGetLastError();
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,8 +24,8 @@ def open_device(device: int = 0) -> Stream:
             driver that its CUDA runtime can use.
     """
     try:
-        from lfpose_edge import _cuda
-    except ImportError as error:
+        _cuda = import_module("lfpose_edge._cuda")
+    except ModuleNotFoundError as error:
         message = (
             "this lfpose-edge was built without its CUDA kernels: install it again where nvcc of CUDA 11.8 "
             "or later is on PATH (--config-settings=cmake.define.LFPOSE_CUDA=ON says what is missing)"
@@ -38,7 +39,8 @@ def open_device(device: int = 0) -> Stream:
     if not 0 <= device < count:
         message = f"there is no device cuda:{device}: this machine has {count} (lfpose doctor)"
         raise BackendUnavailable(message)
-    return _cuda.Stream(device)
+    stream: Stream = _cuda.Stream(device)
+    return stream
 
 
 def on_device(array: Any, stream: Stream) -> DeviceArray:
@@ -127,6 +129,7 @@ def decode(
         Keypoints (N, K, 2), scores (N, K) and presence (N, K), float32.
 
     Raises:
+        TypeError, ValueError: an array of another dtype, shape, device or stream; see ``ops.decode``.
         CudaError: the map and its window are more than a block's shared memory can hold, or the device fails.
     """
     from lfpose_edge._cuda import Decoder, DeviceArray
@@ -135,8 +138,14 @@ def decode(
     keypoints, scores, probabilities = (
         DeviceArray.empty(shape, np.dtype(np.float32), stream) for shape in ((n, k, 2), (n, k), (n, k))
     )
+    if not np.isfinite(affines).all():
+        message = "affines must be finite"
+        raise ValueError(message)
     order = None
     if flip_permutation is not None:
+        if sorted(flip_permutation) != list(range(k)):
+            message = f"flip_permutation must hold each of 0..{k - 1} once, got {flip_permutation!r}"
+            raise ValueError(message)
         order = on_device(np.asarray(flip_permutation, np.int32), stream)
     Decoder(config.stride, config.upsample, config.method, config.blur_sigma, config.window, stream).decode(
         cams,

@@ -118,7 +118,8 @@ def test_a_graph_does_what_its_stream_was_given(stream: Any) -> None:
     outputs = [DeviceArray.empty(shape, np.dtype(np.float32), stream) for shape in shapes]
     stream.begin_capture()
     decoder.decode(*inputs, *outputs, stream)
-    graph = stream.end_capture()
+    graph = stream.end_capture(decoder, *inputs, *outputs)
+    del decoder
     for seed in (1, 2):
         cams = bump((2, 3, 12, 12), np.random.default_rng(seed)).astype(np.float32)
         inputs[0].upload(cams)
@@ -127,22 +128,95 @@ def test_a_graph_does_what_its_stream_was_given(stream: Any) -> None:
         np.testing.assert_allclose(outputs[0].numpy(), expected[0], atol=1e-4)
 
 
-def test_an_array_is_lent_without_a_copy(stream: Any) -> None:
-    ours = gpu.on_device(np.arange(12, dtype=np.float32).reshape(3, 4), stream)
+class Lender:
+    """A library's array: DLPack, and, as torch's, an interface that names no stream and must not be asked."""
 
-    class Lender:
-        """A DLPack producer that has no other interface."""
+    def __init__(self, array: Any) -> None:
+        self.array, self.asked = array, None
 
-        def __dlpack__(self, stream: Any = None) -> Any:
-            return ours.__dlpack__(stream)
+    def __dlpack__(self, stream: Any = None) -> Any:
+        self.asked = stream
+        return self.array.__dlpack__(stream)
 
-        def __dlpack_device__(self) -> tuple[int, int]:
-            return ours.__dlpack_device__()
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
 
-    for lender in (ours, Lender()):
-        lent = gpu.on_device(lender, stream)
-        assert lent.__cuda_array_interface__["data"] == ours.__cuda_array_interface__["data"]
-        np.testing.assert_array_equal(lent.numpy(), ours.numpy())
+    @property
+    def __cuda_array_interface__(self) -> Any:
+        pytest.fail("DLPack orders the streams, this does not")
+
+
+class InterfaceLender:
+    """A library's array without DLPack."""
+
+    def __init__(self, array: Any) -> None:
+        self.__cuda_array_interface__ = array.__cuda_array_interface__
+        self.array = array
+
+
+@pytest.mark.parametrize("lender", [Lender, InterfaceLender])
+def test_an_array_is_lent_without_a_copy(lender: Any, stream: Any) -> None:
+    """To another stream, which waits for the work on the array."""
+    second = gpu.open_device()
+    image = gpu.on_device(random_image((500, 400, 3)), stream)
+    crops = np.array(AFFINES["several"], np.float64).repeat(40, axis=0)
+    work = gpu.preprocess(image, crops, (256, 256), stream)
+    lending = lender(work)
+    lent = gpu.on_device(lending, second)
+    found = lent.numpy()
+    if lender is Lender:
+        assert lending.asked == second.handle
+    assert lent.__cuda_array_interface__["data"] == work.__cuda_array_interface__["data"]
+    stream.synchronize()
+    np.testing.assert_array_equal(found, work.numpy())
+    with pytest.raises(ValueError, match="of another stream"):
+        gpu.decode(lent, lent, UNIT[None], ops.DecodeConfig(4), stream)
+
+
+def test_nobody_is_an_empty_result(stream: Any) -> None:
+    empty = gpu.on_device(np.zeros((0, 3, 8, 8), np.float32), stream)
+    presence = gpu.on_device(np.zeros((0, 3), np.float32), stream)
+    found = gpu.decode(
+        gpu.on_device(Lender(empty), stream), presence, UNIT[None][:0], ops.DecodeConfig(4), stream
+    )
+    assert [a.numpy().shape for a in found] == [(0, 3, 2), (0, 3), (0, 3)]
+
+
+def test_affines_map_to_the_image(stream: Any) -> None:
+    cams = bump((2, 3, 12, 12), np.random.default_rng(8)).astype(np.float32)
+    affines = np.array([[[1.5, 0.2, 30], [-0.2, 1.5, 70]], [[-0.5, 0, 9], [0, 0.5, -4]]])
+    presence = np.zeros((2, 3), np.float32)
+    expected = reference.decode(cams, presence, affines, ops.DecodeConfig(4))
+    arrays = (gpu.on_device(a, stream) for a in (cams, presence))
+    found = gpu.decode(*arrays, affines, ops.DecodeConfig(4), stream)
+    np.testing.assert_allclose(found[0].numpy(), expected[0], atol=2e-4)
+
+
+def test_an_output_may_lie_anywhere(stream: Any) -> None:
+    """Also where no four pixels at once can be written."""
+    from lfpose_edge._cuda import DeviceArray, plan_crops, preprocess_crops
+
+    memory = DeviceArray.empty((1 + 3 * 16 * 16,), np.dtype(np.float32), stream)
+    facts = dict(memory.__cuda_array_interface__)
+    facts |= {"data": (facts["data"][0] + 4, False), "shape": (1, 3, 16, 16)}
+    lender = type("Part", (), {"__cuda_array_interface__": facts, "memory": memory})()
+    out = DeviceArray.lent_by(lender, stream)
+    image, affines = random_image((27, 33, 3)), np.array(AFFINES["turned"], np.float64)
+    plans = gpu.on_device(plan_crops(affines, (16, 16)), stream)
+    three = (0, 0, 0), (1, 1, 1), (0, 0, 0)
+    preprocess_crops(gpu.on_device(image, stream), plans, out, False, *three, 1.0, stream)
+    expected = reference.preprocess(image, affines, (16, 16))
+    assert np.abs(out.numpy() - expected).max() <= 2e-3
+
+
+@pytest.mark.parametrize("order", [[0, 1, 10**8], [0, 1, -1], [0, 1, 1], [0, 1]], ids=str)
+def test_a_permutation_is_checked(order: list[int], stream: Any) -> None:
+    cams, presence = np.zeros((1, 3, 8, 8), np.float32), np.zeros((1, 3), np.float32)
+    arrays = [gpu.on_device(a, stream) for a in (cams, presence, cams)]
+    with pytest.raises(ValueError, match="each of 0..2 once"):
+        gpu.decode(
+            *arrays[:2], UNIT[None], ops.DecodeConfig(4), stream, flipped=arrays[2], flip_permutation=order
+        )
 
 
 def test_what_does_not_fit_is_an_error(stream: Any) -> None:

@@ -56,14 +56,19 @@ def test_crops_are_planned_of_affines_alone(affines: np.ndarray, words: str, cud
         cuda.plan_crops(affines, (8, 8))
 
 
-# Of a thread: registers, at most. More would keep warps off a multiprocessor.
-REGISTERS = {"decode": 64, "preprocess": 64}
+def test_signatures_speak_of_python_alone(cuda) -> None:
+    """A C++ name in one says that nothing converts what the function takes or gives."""
+    functions = [getattr(cuda, name) for name in dir(cuda)]
+    functions += [getattr(f, name) for f in functions if isinstance(f, type) for name in vars(f)]
+    signatures = [f.__doc__ for f in functions if getattr(f, "__doc__", None)]
+    assert len(signatures) > 30
+    assert [text for text in signatures if "::" in text] == []
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not here")
-@pytest.mark.parametrize("kernel", REGISTERS)
-def test_kernels_compile_without_a_warning_or_a_spill(kernel: str, tmp_path: Path) -> None:
-    """For the oldest and a new GPU; the build compiles all of them."""
+@pytest.mark.parametrize("kernel", ["decode", "preprocess"])
+def test_kernels_compile_without_a_warning_or_a_spill(kernel: str, cuda, tmp_path: Path) -> None:
+    """For the oldest and a new GPU, with the registers that eight blocks leave; the build is for all."""
     for architecture in ("sm_75", "sm_90"):
         options = f"-std=c++17 -O3 -arch={architecture} -Xptxas -v -Werror all-warnings -cubin".split()
         files = ["-I", CSRC / "include", CSRC / f"cuda/{kernel}.cu", "-o", tmp_path / "kernel"]
@@ -73,7 +78,5 @@ def test_kernels_compile_without_a_warning_or_a_spill(kernel: str, tmp_path: Pat
         assert done.returncode == 0, done.stderr
         spills = [int(n) for n in re.findall(r"(\d+) bytes spill", done.stderr)]
         stacks = [int(n) for n in re.findall(r"(\d+) bytes stack frame", done.stderr)]
-        registers = [int(n) for n in re.findall(r"Used (\d+) registers", done.stderr)]
-        assert len(stacks) == len(registers) >= 2
+        assert len(stacks) >= 2
         assert (sum(spills), sum(stacks)) == (0, 0), done.stderr
-        assert max(registers) <= REGISTERS[kernel], done.stderr

@@ -48,7 +48,7 @@ class OnDevice {
     OnDevice& operator=(const OnDevice&) = delete;
 
   private:
-    int before_ = 0;
+    int device_, before_ = 0;
 };
 
 // Memory of the device or, pinned, of the host; freed when this goes, or by close().

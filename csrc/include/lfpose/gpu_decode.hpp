@@ -3,8 +3,6 @@
 
 #include <cuda_runtime_api.h>
 
-#include <cstddef>
-
 #include "lfpose/decode_block.hpp"
 
 namespace lfpose::cuda {
@@ -21,9 +19,6 @@ struct DecodeArrays {
     const double* affines;        // (crops, 2, 3)
     DecodeOutput output;
 };
-
-// Shared memory of a block, in bytes.
-std::size_t decode_shared_bytes(const BlockPlan& plan, int height, int width);
 
 // Asynchronous. `plan` points to blur weights in device memory. cudaErrorInvalidValue when a map and its
 // window are more than the shared memory of a block can hold.
