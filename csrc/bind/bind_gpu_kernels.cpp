@@ -41,6 +41,10 @@ class GpuDecoder {
                 const DeviceArray& keypoints, const DeviceArray& scores, const DeviceArray& probabilities,
                 const cuda::Stream& stream, const DeviceArray* flipped,
                 const DeviceArray* flip_permutation) const {
+        if (stream.device() != weights_.device()) {
+            throw py::value_error("the decoder's tables are on cuda:" + std::to_string(weights_.device()) +
+                                  ", the stream is of cuda:" + std::to_string(stream.device()));
+        }
         const bool half = cams.holds_half();
         const auto as_cams = [&](const DeviceArray& a) { return half ? a.holds_half() : a.holds<float>(); };
         if (cams.shape().size() != 4) {
