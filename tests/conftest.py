@@ -11,13 +11,15 @@ from typing import NamedTuple
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+MARKS = {"shared_data": pytest.mark.shared, "stream": pytest.mark.gpu}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses the research data, so that ``-m "not shared"`` leaves it out."""
+    """Mark what needs the research data or a GPU: ``-m "not shared and not gpu"`` leaves it out."""
     for item in items:
-        if "shared_data" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.shared)
+        for fixture, mark in MARKS.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")

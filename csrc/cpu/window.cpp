@@ -100,11 +100,11 @@ LFPOSE_CLONES void sample_window(const MapView& map, const SampleGrid& grid, con
     // First all rows, then all rows again: a load that straddles a store just made would wait for it.
     ReadAhead ahead = read_ahead;
     for (int row = 0; row < rows; ++row) {
-        for (int i = 0; i < 2; ++i) ahead.step();
+        for (int line = 0; line < 2; ++line) ahead.step();
         clean_samples(map, y_axis.cell + row, x_axis.cell, cells + 1, samples + row * sample_stride);
     }
     for (int row = 0; row < rows; ++row) {
-        for (int i = 0; i < 2; ++i) ahead.step();
+        for (int line = 0; line < 2; ++line) ahead.step();
         interpolate_row(samples + row * sample_stride, cells, grid.per_cell, x_axis.weights,
                         along_x + row * stride);
     }
@@ -114,7 +114,7 @@ LFPOSE_CLONES void sample_window(const MapView& map, const SampleGrid& grid, con
     scratch.values = values;
     int row = 0, i = y_axis.lead;
     for (int y = 0; y < window.height; ++y) {
-        for (int i = 0; i < 3; ++i) ahead.step();
+        for (int line = 0; line < 3; ++line) ahead.step();
         const float* top = along_x + row * stride;
         blend_rows(top, top + stride, y_axis.weights[i], pitch, values + y * pitch);
         if (++i == grid.per_cell) {

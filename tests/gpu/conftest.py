@@ -10,13 +10,6 @@ from lfpose_edge.errors import BackendUnavailable
 from lfpose_edge.ops import gpu
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark this folder's tests, so that ``-m "not gpu"`` leaves them out."""
-    for item in items:
-        if "stream" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.gpu)
-
-
 @pytest.fixture(scope="session")
 def stream() -> Any:
     """A stream of the first device."""
