@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,10 +10,18 @@ from rich.progress import track
 
 
 def run_label(
-    annotations: Path, images: Path, teacher: str, out: Path, least_score: float, upright: bool, grow: float
+    annotations: Path,
+    images: Path,
+    teacher: str,
+    out: Path,
+    *,
+    least_score: float,
+    upright: bool,
+    grows: Sequence[float] | None,
+    mirrored: bool,
 ) -> None:
     """Label persons by a teacher and say how many joints it was sure of."""
-    from lfpose_edge.train.data.pseudo_labels import label_persons, open_teacher
+    from lfpose_edge.train.data.pseudo_labels import Views, label_persons, open_teacher
 
     console = Console(stderr=True, highlight=False, markup=False)
     made = label_persons(
@@ -22,8 +31,11 @@ def run_label(
         open_teacher(teacher),
         teacher_name=Path(teacher).name,
         least_score=least_score,
-        quarter_turns=(0,) if upright else (0, 1, 2, 3),
-        grow=grow,
+        views=Views(
+            quarter_turns=(0,) if upright else Views.quarter_turns,
+            grows=tuple(grows or Views.grows),
+            mirrored=mirrored,
+        ),
         show=lambda persons: track(persons, "persons", console=console, disable=not console.is_terminal),
     )
     console.print(

@@ -211,13 +211,29 @@ def label(
         bool, typer.Option("--upright", help="Look at the picture as it is only, not turned by quarters too.")
     ] = False,
     grow: Annotated[
-        float, typer.Option(min=0.5, max=3, help="Box that the teacher is shown, over the person's.")
-    ] = 1.0,
+        list[float] | None,
+        typer.Option(
+            min=0.5,
+            max=3,
+            help="Box that the teacher is shown, over the person's; each one given is a vote.",
+            show_default="0.9 1 1.15 1.3",
+        ),
+    ] = None,
+    mirror: Annotated[bool, typer.Option(help="Show it the mirrored picture too, for as many votes.")] = True,
 ) -> None:
     """Label unlabelled persons by another model, to train on (unlabelled: unknown in the recipe)."""
     from lfpose_edge.cli.labelling import run_label
 
-    run_label(annotations, images, teacher, out, least_score, upright, grow)
+    run_label(
+        annotations,
+        images,
+        teacher,
+        out,
+        least_score=least_score,
+        upright=upright,
+        grows=grow,
+        mirrored=mirror,
+    )
 
 
 tags_app = typer.Typer(help="Questions about which joints can be seen, and answers.", no_args_is_help=True)

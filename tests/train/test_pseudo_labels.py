@@ -13,9 +13,11 @@ from bundles import write_spot_bundle
 from lfpose_edge.errors import BackendUnavailable, BundleError, SourceError
 from lfpose_edge.persons import read_coco_keypoints
 from lfpose_edge.skeleton import Skeleton
-from lfpose_edge.train.data.pseudo_labels import label_persons, look, open_teacher
+from lfpose_edge.train.data.pseudo_labels import Views, label_persons, look, open_teacher
 
 TWO = Skeleton("two", ("red", "blue"), (), (0.1, 0.1))
+BOX = np.array([5.0, 5.0, 75.0, 65.0])
+ONE_LOOK = Views((0,), (1.0,), False)
 
 
 class SpotTeacher:
@@ -50,14 +52,20 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_an_answer_about_a_turned_picture_is_turned_back(folder: Path, turns: int) -> None:
     picture = cv2.imread(str(folder / "0.png"))
-    joints = look(SpotTeacher(), picture, np.array([5.0, 5.0, 75.0, 65.0]), [turns])
+    joints = look(SpotTeacher(), picture, BOX, Views((turns,), (1.0,), False))
     np.testing.assert_allclose(joints[:, :2], [[20.5, 10.5], [30.5, 50.5]], atol=1e-9)
 
 
 def test_persons_are_labelled_in_the_turn_that_the_teacher_is_surest_of(folder: Path) -> None:
     out = folder / "labels" / "out.json"
     made = label_persons(
-        folder / "boxes.json", folder, out, SpotTeacher(), teacher_name="spots", least_score=0.45
+        folder / "boxes.json",
+        folder,
+        out,
+        SpotTeacher(),
+        teacher_name="spots",
+        least_score=0.45,
+        views=Views(grows=(1.0,), mirrored=False),
     )
     assert (made.persons, made.joints, made.asked) == (2, 4, 2)
     table = read_coco_keypoints(out, folder, TWO, unlabelled="unknown")
@@ -75,13 +83,51 @@ def test_a_teacher_may_be_shown_more_than_the_box(folder: Path) -> None:
             return np.column_stack([box.reshape(2, 2), [1, 1]])
 
     out = folder / "out.json"
-    label_persons(
-        folder / "boxes.json", folder, out, BoxTeacher(), teacher_name="box", quarter_turns=[0], grow=1.2
-    )
+    views = Views((0,), (1.2,), False)
+    label_persons(folder / "boxes.json", folder, out, BoxTeacher(), teacher_name="box", views=views)
     table = read_coco_keypoints(out, folder, TWO, unlabelled="unknown")
     np.testing.assert_allclose(table.joints[0], [[5 - 7, 5 - 6], [75 + 7, 65 + 6]])
     np.testing.assert_allclose(table.boxes[0], [5, 5, 75, 65])  # the person's own is kept
-    assert json.loads(out.read_text())["info"]["grow"] == 1.2
+    assert json.loads(out.read_text())["info"]["grows"] == [1.2]
+
+
+class MoodyTeacher:
+    """Two mirror joints; the answers are a list, one for each look, in picture coordinates."""
+
+    skeleton = Skeleton("pair", ("left_hand", "right_hand"), (), (0.1, 0.1))
+
+    def __init__(self, *answers: list[list[float]]) -> None:
+        self._answers = list(answers)
+
+    def __call__(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
+        return np.array(self._answers.pop(0))
+
+
+def test_the_place_that_most_looks_agree_on_wins_over_the_one_that_one_is_sure_of() -> None:
+    picture = np.zeros((100, 100, 3), np.uint8)
+    teacher = MoodyTeacher(
+        [[10, 10, 0.4], [50, 50, 0.6]],
+        [[90, 90, 0.7], [50, 54, 0.2]],
+        [[13, 10, 0.4], [50, 50, 0.4]],
+    )
+    joints = look(teacher, picture, np.array([0.0, 0, 100, 100]), Views((0,), (0.9, 1.0, 1.1), False))
+    np.testing.assert_allclose(joints, [[11.5, 10, 0.8 / 3], [50, 50 + 0.8 / 1.2, 0.4]])
+
+
+def test_a_mirrored_look_says_the_other_side_in_the_other_half() -> None:
+    picture = np.zeros((100, 100, 3), np.uint8)
+    plain, mirrored = [[30, 20, 0.5], [70, 24, 0.5]], [[30, 24, 0.5], [70, 20, 0.5]]
+    joints = look(
+        MoodyTeacher(plain, mirrored), picture, np.array([10.0, 0, 80, 100]), Views((0,), (1.0,), True)
+    )
+    np.testing.assert_allclose(joints, plain)
+
+
+def test_joints_that_no_look_is_sure_of_have_a_place_and_no_score() -> None:
+    picture = np.zeros((100, 100, 3), np.uint8)
+    teacher = MoodyTeacher([[10, 10, 0], [50, 50, 0]])
+    joints = look(teacher, picture, np.array([0.0, 0, 100, 100]), Views((0,), (1.0,), False))
+    np.testing.assert_allclose(joints, [[10, 10, 0], [50, 50, 0]])
 
 
 def test_unsure_joints_stay_unlabelled_and_unsure_persons_are_left_out(folder: Path) -> None:
@@ -93,7 +139,7 @@ def test_unsure_joints_stay_unlabelled_and_unsure_persons_are_left_out(folder: P
         SpotTeacher(),
         teacher_name="spots",
         least_score=0.5,
-        quarter_turns=[0],
+        views=ONE_LOOK,
     )
     assert (made.persons, made.joints, made.asked) == (1, 1, 2)
     table = read_coco_keypoints(out, folder, TWO, unlabelled="unknown")

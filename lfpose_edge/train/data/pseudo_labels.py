@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,20 +97,74 @@ def open_teacher(name: str) -> Teacher:
     return MoveNetTeacher(Path(name)) if name.lower().endswith(".tflite") else BundleTeacher(name)
 
 
-def look(teacher: Teacher, image: Image, box: Box, quarter_turns: Iterable[int] = (0,)) -> Joints:
-    """Ask a teacher about a person, also with the picture turned, and take the answer it is surest of.
+@dataclass(frozen=True)
+class Views:
+    """What a teacher is shown of a person.
 
-    Teachers are raised on upright people; somebody upside down is upright after two quarter turns.
+    Attributes:
+        quarter_turns: by how many quarters the picture is turned counterclockwise. Of these the answer that
+            the teacher is surest of is taken: it was raised on upright people, and somebody upside down is
+            upright after two quarter turns.
+        grows: how much larger than the person's the box is. A MoveNet takes what it is shown for the whole
+            picture; on boxes around joints 1 is best, on looser ones more may be.
+        mirrored: the mirrored picture too.
+    """
+
+    quarter_turns: tuple[int, ...] = (0, 1, 2, 3)
+    grows: tuple[float, ...] = (0.9, 1.0, 1.15, 1.3)
+    mirrored: bool = True
+
+
+AGREE = 0.15  # of the box's longer side: views that see a joint no further apart mean the same place
+
+
+def look(teacher: Teacher, image: Image, box: Box, views: Views) -> Joints:
+    """Ask a teacher about a person in several views, and take what most of them agree on.
+
+    Every size, mirrored or not, has one vote on every joint, as strong as its score. The place with the most
+    votes within reach wins; the joint is in the mean of these, and its score is their sum over all the views'
+    number: a place that only one of many views sees is not believed, however sure that one is.
 
     Args:
         teacher: whom to ask.
         image: (H, W, 3) BGR.
         box: x1, y1, x2, y2.
-        quarter_turns: by how many quarters the picture is turned counterclockwise, one attempt each.
+        views: what to show.
 
     Returns:
-        (K, 3) x, y, score, of the attempt with the largest mean score.
+        (K, 3) x, y, score.
     """
+    center, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+    answers = []
+    for grow in views.grows:
+        shown = np.concatenate([center - half * grow, center + half * grow])
+        answers.append(_look_in_turns(teacher, image, shown, views.quarter_turns))
+        if views.mirrored:
+            width = image.shape[1]
+            other_way = np.array([width - shown[2], shown[1], width - shown[0], shown[3]])
+            mirrored = np.ascontiguousarray(image[:, ::-1])
+            joints = _look_in_turns(teacher, mirrored, other_way, views.quarter_turns)
+            joints[:, 0] = width - joints[:, 0]
+            answers.append(joints[teacher.skeleton.flip_permutation])
+    return _agreed(np.stack(answers), AGREE * float((box[2:] - box[:2]).max()))
+
+
+def _agreed(answers: Joints, reach: float) -> Joints:
+    """(V, K, 3) answers of V views to (K, 3)."""
+    places, scores = answers[..., :2], answers[..., 2]
+    apart = np.linalg.norm(places[:, None] - places[None], axis=3)  # (V, V, K)
+    near = (apart <= reach) * scores
+    votes: Joints = near.sum(axis=1)
+    joints = np.arange(answers.shape[1])
+    winner = votes.argmax(axis=0)
+    weights = near[winner, :, joints]  # (K, V)
+    total = weights.sum(axis=1)
+    mean = np.einsum("kv,vkc->kc", weights, places) / np.maximum(total, 1e-9)[:, None]
+    place = np.where(total[:, None] > 0, mean, places[winner, joints])
+    return np.concatenate([place, total[:, None] / len(answers)], axis=1)
+
+
+def _look_in_turns(teacher: Teacher, image: Image, box: Box, quarter_turns: Iterable[int]) -> Joints:
     answers = [_look_turned(teacher, image, box, turns) for turns in quarter_turns]
     return max(answers, key=lambda joints: float(joints[:, 2].mean()))
 
@@ -151,8 +205,7 @@ def label_persons(
     *,
     teacher_name: str,
     least_score: float = 0.3,
-    quarter_turns: Iterable[int] = (0, 1, 2, 3),
-    grow: float = 1.0,
+    views: Views = Views(),  # noqa: B008  (frozen)
     show: Callable[[list[Any]], Iterable[Any]] = iter,
 ) -> Labelled:
     """Write a COCO-keypoints JSON of what a teacher sees in the boxes of another COCO JSON's persons.
@@ -167,9 +220,7 @@ def label_persons(
         teacher: who labels.
         teacher_name: for the record in the file.
         least_score: from which score on a joint is believed.
-        quarter_turns: see :func:`look`.
-        grow: how much larger than the person's the box is that the teacher is shown. A MoveNet takes what it
-            is shown for the whole picture; on boxes around joints 1 is best, on looser ones more may be.
+        views: what the teacher is shown of each person.
         show: wraps the loop over persons, to show progress.
 
     Raises:
@@ -183,7 +234,6 @@ def label_persons(
     tree, persons = coco_persons(annotations)
     files = {image["id"]: images / image["file_name"] for image in tree["images"]}
 
-    turns = tuple(quarter_turns)
     labelled: list[dict[str, Any]] = []
     for number, person in enumerate(show(persons), 1):
         path = files[person["image_id"]]
@@ -192,9 +242,8 @@ def label_persons(
             message = f"cannot read {path}: not there, damaged, or not an image"
             raise SourceError(message)
         x, y, width, height = person["bbox"]
-        more = np.array([width, height]) * (grow - 1) / 2
-        box = np.array([x - more[0], y - more[1], x + width + more[0], y + height + more[1]], np.float64)
-        joints = look(teacher, image, box, turns)  # type: ignore[arg-type]
+        box = np.array([x, y, x + width, y + height], np.float64)
+        joints = look(teacher, image, box, views)  # type: ignore[arg-type]
         believed = joints[:, 2] >= least_score
         if believed.any():
             table = np.column_stack([joints[:, :2] - 0.5, 2 * believed]) * believed[:, None]
@@ -211,12 +260,7 @@ def label_persons(
             f"{teacher_name} found no joint with a score of {least_score:g} in the boxes of {annotations}"
         )
         raise SourceError(message)
-    record = {
-        "labelled_by": teacher_name,
-        "least_score": least_score,
-        "quarter_turns": list(turns),
-        "grow": grow,
-    }
+    record = {"labelled_by": teacher_name, "least_score": least_score, **asdict(views)}
     category = {"id": 1, "name": "person", "keypoints": list(teacher.skeleton.keypoints)}
     result = {"info": record, "images": tree["images"], "annotations": labelled, "categories": [category]}
     write_text_whole(out, json.dumps(result) + "\n")
