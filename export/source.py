@@ -106,7 +106,11 @@ def _from_checkpoint(path: Path) -> Source:
             "padding": recipe.data.padding,
         },
         "decode": {"cam_stride": network.cam_stride, **_DECODE},
-        "provenance": {"recipe": _without_folders(state["recipe"]), "steps": state["step"]},
+        "provenance": {
+            "recipe": _without_folders(state["recipe"]),
+            "steps": state["step"],
+            **({"started_from": state["origin"]} if state.get("origin") else {}),
+        },
     }
     return Source(to_onnx(network, recipe.input_size), facts, network)
 

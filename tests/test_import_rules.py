@@ -40,7 +40,7 @@ ALLOWED = {
         "estimator": "backends bundle detection errors geometry ops results skeleton sources zoo",
         "cli": "backends bundle errors estimator files machine "
         "metrics opencv package persons results skeleton sources zoo",
-        "train": "bundle errors files geometry metrics opencv ops persons skeleton",
+        "train": "bundle errors files geometry metrics opencv ops persons skeleton zoo",
         "export": "backends bundle cli detection errors estimator files "
         "geometry machine metrics opencv ops persons skeleton sources zoo",
     }.items()

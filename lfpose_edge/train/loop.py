@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from lfpose_edge.errors import BundleError, LFPoseError, RecipeError
+from lfpose_edge.errors import LFPoseError, RecipeError
 from lfpose_edge.files import write_json_whole
 from lfpose_edge.persons import PersonTable, joined, read_coco_keypoints
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
@@ -34,10 +35,12 @@ from lfpose_edge.train.objective import Objective
 from lfpose_edge.train.process import keep_freed_memory, quiet_worker, stop_request
 from lfpose_edge.train.progress import TrainingProgress
 from lfpose_edge.train.recipe import DataSet, Recipe, parse_recipe
+from lfpose_edge.train.start import Origin, start_from
 
 logger = logging.getLogger("lfpose_edge")
 
 CHECKPOINT_SECONDS = 300.0
+LOOKED_AT = 16  # batches that say what BatchNorm will see
 
 
 @dataclass
@@ -90,8 +93,10 @@ def train(
     train_set, split = _train_set(recipe, data_root)
     val_set = _persons(recipe.data.val, recipe, data_root)
     network = build_network(recipe.network, recipe.joints).to(memory_format=torch.channels_last)
-    if recipe.start_from is not None:
-        load_weights(network, recipe.start_from)
+    path = out / "last.pt"
+    origin: Origin | None = None
+    if recipe.start_from is not None and not path.is_file():
+        origin = start_from(network, recipe.start_from, recipe.joints, plain_crops(train_set, recipe))
     ema = copy.deepcopy(network).eval()
     options = recipe.optimizer
     groups = network.parameter_groups()
@@ -103,7 +108,6 @@ def train(
         weight_decay=options.weight_decay,
     )
 
-    path = out / "last.pt"
     step, history = 0, []
     if path.is_file():
         state = load_checkpoint(path)
@@ -112,7 +116,7 @@ def train(
             raise LFPoseError(message)
         network.load_state_dict(state["network"])
         ema.load_state_dict(state["ema"])
-        step, history = state["step"], state["history"]
+        step, history, origin = state["step"], state["history"], state.get("origin")
     if split and fabric.is_global_zero:
         write_json_whole(out / "split.json", {"seed": recipe.seed, "parts": split})
     model, optimizer = fabric.setup(network, optimizer)
@@ -142,6 +146,7 @@ def train(
                     "scaler": None if scaler is None else scaler.state_dict(),
                     "step": step,
                     "history": history,
+                    "origin": origin,
                 },
             )
 
@@ -228,15 +233,6 @@ def require_finite(what: str, value: torch.Tensor, step: int, path: Path) -> Non
         raise LFPoseError(message)
 
 
-def load_weights(network: CamNetwork, checkpoint: Path) -> None:
-    """Fill a network with a checkpoint's averaged weights; BundleError when they are another network's."""
-    try:
-        network.load_state_dict(load_checkpoint(checkpoint)["ema"])
-    except RuntimeError as error:
-        message = f"{checkpoint} does not hold the network that the recipe describes: {error}"
-        raise BundleError(message) from error
-
-
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, last_step: int, warmup: int) -> None:
     """A linear warm-up, then half a cosine down to zero."""
     ramp = min(1.0, (step + 1) / max(1, warmup))
@@ -253,6 +249,13 @@ def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: fl
     torch._foreach_lerp_([own[k] for k in floats], [new[k] for k in floats], 1 - decay)
     for k in own.keys() - set(floats):
         own[k].copy_(new[k])
+
+
+def plain_crops(persons: CropMixture, recipe: Recipe) -> Iterator[torch.Tensor]:
+    """Unchanged crops of the first persons of an epoch, in the size that the training starts with."""
+    crops = persons.with_view(size=recipe.stages[0].size)
+    for batch in crops.epoch_batches(32, (recipe.seed, 0))[:LOOKED_AT]:
+        yield collate(crops.__getitems__(batch)).crop
 
 
 def collate(samples: list[Any]) -> Any:

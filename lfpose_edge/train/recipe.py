@@ -227,7 +227,8 @@ class Recipe(_Section):
     data: Data
     network: Network = Network()
     start_from: Path | None = None
-    """A checkpoint of the same network, whose averaged weights this training starts from."""
+    """A checkpoint of the same network, whose averaged weights this training starts from; or a bundle of it:
+    its folder, or the name of a shipped one."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     augment: Augment = Augment()
     loss: Loss = Loss()

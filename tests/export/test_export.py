@@ -127,9 +127,11 @@ def test_every_network_exports(name: str, options: dict[str, Any], last_layers: 
 def test_a_recipe_with_absolute_paths_does_not_tell_them(checkpoint: Path, tmp_path: Path) -> None:
     state = torch.load(checkpoint, weights_only=True)
     state["recipe"]["start_from"] = str(tmp_path / "secret" / "last.pt")
+    state["origin"] = {"checkpoint": "last.pt"}
     save_checkpoint(tmp_path / "moved.pt", state)
     bundle = export_bundle(tmp_path / "moved.pt", tmp_path / "bundle")
     assert bundle.manifest.provenance["recipe"]["start_from"] == "last.pt"
+    assert bundle.manifest.provenance["started_from"] == {"checkpoint": "last.pt"}
     assert "secret" not in (bundle.path / "manifest.json").read_text()
 
 

@@ -1,0 +1,210 @@
+"""Where a training starts from: the weights of a checkpoint, or of a bundle.
+
+A bundle holds no BatchNorm: export folded each into the convolution before it. To train on, the two are taken
+apart again. Of the many ways to do so, the one is taken that a training would have led to: running statistics
+are those of the first crops, and filters have norm 1, about what trained and newly drawn ones have, so that a
+step of the optimiser turns them as far as it would have turned those. The network computes what it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lfpose_edge.bundle import Bundle
+from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.skeleton import Skeleton
+from lfpose_edge.train.checkpoint import load_checkpoint
+from lfpose_edge.train.networks import CamNetwork
+from lfpose_edge.zoo import bundle_path
+
+if TYPE_CHECKING:
+    import onnx
+
+Origin = dict[str, str]
+LEAST_NORM = 1e-6  # a filter below is dead, and stays so
+
+
+def start_from(network: CamNetwork, source: Path, joints: Skeleton, crops: Iterable[Tensor]) -> Origin:
+    """Fill a network that is about to be trained.
+
+    Args:
+        network: what to fill.
+        source: a checkpoint (``.pt``), whose averaged weights are taken; or a bundle's folder, or the name of
+            a shipped one.
+        joints: that the network finds.
+        crops: batches (B, 3, H, W) uint8 RGB as they will be trained on; looked at for a bundle only.
+
+    Returns:
+        What the source was, for the record.
+
+    Raises:
+        BundleError: it is missing, damaged, or holds another network or other joints.
+        BackendUnavailable: a bundle needs the onnx package.
+    """
+    if source.suffix == ".pt":
+        load_checkpoint_weights(network, source)
+        return {"checkpoint": source.name}
+    bundle = Bundle.open(bundle_path(str(source)))
+    _require_same_facts(network, bundle, joints)
+    load_bundle_weights(network, bundle)
+    unfold_batch_norms(network, crops)
+    manifest = bundle.manifest
+    weights = manifest.files[manifest.models["fp32"]].sha256
+    return {"bundle": manifest.name, "version": manifest.version, "sha256": weights}
+
+
+def load_checkpoint_weights(network: CamNetwork, checkpoint: Path) -> None:
+    """Fill a network with a checkpoint's averaged weights; BundleError when they are another network's."""
+    try:
+        network.load_state_dict(load_checkpoint(checkpoint)["ema"])
+    except RuntimeError as error:
+        message = f"{checkpoint} does not hold the network that the recipe describes: {error}"
+        raise BundleError(message) from error
+
+
+def load_bundle_weights(network: CamNetwork, bundle: Bundle) -> None:
+    """Fill a network with a bundle's float weights, every BatchNorm as an addition of the folded bias.
+
+    Raises:
+        BundleError: the bundle's network is another one, or has layers that an ONNX file does not keep by
+            name (context encoder, prototypes).
+        BackendUnavailable: onnx is not installed.
+    """
+    file = bundle.model_file("fp32")
+    layers = _named_layers(file)
+    norms = dict(_normalised(network))
+    state: dict[str, Tensor] = {}
+    for name, module in network.named_modules():
+        if not isinstance(module, (nn.Conv2d, nn.Linear)):
+            continue
+        weight, bias = layers.pop(name, (None, None))
+        if weight is not None and isinstance(module, nn.Linear) and weight.shape != module.weight.shape:
+            weight = weight.T
+        if weight is None or bias is None or weight.shape != module.weight.shape:
+            found = "has no such layer" if weight is None else f"holds {tuple(weight.shape)} there"
+            message = (
+                f"{file} is not the network that the recipe describes: layer {name} has weights "
+                f"{tuple(module.weight.shape)}, and the file {found}"
+            )
+            raise BundleError(message)
+        state[f"{name}.weight"] = torch.from_numpy(weight.copy())
+        own_bias = torch.from_numpy(bias.copy())
+        norm = norms.get(name)
+        if norm is None:
+            state[f"{name}.bias"] = own_bias
+            continue
+        size = len(own_bias)
+        state |= {
+            f"{norm}.weight": torch.ones(size),
+            f"{norm}.bias": own_bias,
+            f"{norm}.running_mean": torch.zeros(size),
+            f"{norm}.running_var": torch.full((size,), 1 - _module(network, norm).eps),
+        }
+    if network.lift:
+        state["cam_head.bias"] -= network.lift
+    counters = {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
+    missing = network.state_dict().keys() - state.keys() - counters.keys()
+    unused = [name for name in layers if not name.startswith("smoothing.")]
+    if missing or unused:
+        what = f"the file lacks {min(missing)}" if missing else f"the recipe lacks layer {min(unused)}"
+        message = (
+            f"a training of this network cannot start from {file}: {what}; start from the checkpoint that "
+            "the bundle was exported from, or give the recipe the network of the bundle"
+        )
+        raise BundleError(message)
+    network.load_state_dict({**counters, **state})
+
+
+@torch.no_grad()
+def unfold_batch_norms(network: CamNetwork, crops: Iterable[Tensor]) -> None:
+    """Give every BatchNorm the statistics of these crops, without changing what the network computes."""
+    pairs = [(_module(network, conv), _module(network, norm)) for conv, norm in _normalised(network)]
+    sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for _, norm in pairs}
+
+    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].double()
+        count = x.new_full((x.shape[1],), x.numel() / x.shape[1])
+        sums[norm] += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), count])
+
+    watches = [norm.register_forward_pre_hook(look) for _, norm in pairs]
+    was_training = network.training
+    network.eval()
+    for batch in crops:
+        network(network.normalize(batch))
+    network.train(was_training)
+    for watch in watches:
+        watch.remove()
+
+    for conv, norm in pairs:
+        total, squares, count = sums[norm]
+        mean = total / count
+        slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+        offset = norm.bias - slope * norm.running_mean
+        # slope * x + offset = weight * (x / scale - mean / scale) / sqrt(variance / scale^2 + eps) + bias
+        scale = conv.weight.flatten(1).norm(dim=1).clamp_min(LEAST_NORM).double()
+        new_variance = (squares / count - mean.square()).clamp_min(0) / scale.square()
+        conv.weight.div_(scale.view(-1, 1, 1, 1))
+        norm.running_mean.copy_(mean / scale)
+        norm.running_var.copy_(new_variance)
+        norm.weight.copy_(slope * scale * (new_variance + norm.eps).sqrt())
+        norm.bias.copy_(offset + slope * mean)
+
+
+def _require_same_facts(network: CamNetwork, bundle: Bundle, joints: Skeleton) -> None:
+    facts = bundle.manifest
+    backbone = network.backbone
+    for what, theirs, ours in (
+        ("finds the joints", list(bundle.skeleton.keypoints), list(joints.keypoints)),
+        ("takes colours as", facts.input.color, "rgb"),
+        ("subtracts", list(facts.input.mean), list(backbone.pixel_mean)),
+        ("divides by", list(facts.input.std), list(backbone.pixel_std)),
+    ):
+        if theirs != ours:
+            message = f"bundle {facts.name!r} {what} {theirs}, and the recipe's network {ours}"
+            raise BundleError(message)
+
+
+def _normalised(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of each convolution and of the BatchNorm that follows it among their parent's children."""
+    for parent, module in network.named_modules():
+        before = None
+        for child, part in module.named_children():
+            name = f"{parent}.{child}" if parent else child
+            if isinstance(part, nn.BatchNorm2d) and before is not None:
+                yield before, name
+            before = name if isinstance(part, nn.Conv2d) else None
+
+
+def _module(network: nn.Module, name: str) -> Any:
+    return network.get_submodule(name)
+
+
+def _named_layers(file: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]]:
+    """Weight and bias, float32, of every layer of an exported file, by the layer's name."""
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ImportError as error:
+        message = "a training that starts from a bundle reads its ONNX file: pip install onnx"
+        raise BackendUnavailable(message) from error
+    model: onnx.ModelProto = onnx.load(file)
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.input[0] in values:
+            values[node.output[0]] = values[node.input[0]]
+    layers = {}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            weight, bias = (*[values.get(name) for name in node.input[1:]], None)[:2]
+            if weight is not None:
+                layers[node.name] = (
+                    numpy_helper.to_array(weight).astype(np.float32),
+                    None if bias is None else numpy_helper.to_array(bias).astype(np.float32),
+                )
+    return layers

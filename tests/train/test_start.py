@@ -1,0 +1,217 @@
+"""A training that starts from a bundle starts from what the bundle computes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lfpose_edge.export import export_bundle
+
+from lfpose_edge.backends import Request, load_backend
+from lfpose_edge.bundle import Bundle
+from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.skeleton import LSP14, SKELETONS
+from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
+from lfpose_edge.train.loop import train
+from lfpose_edge.train.networks import CamNetwork, build_network
+from lfpose_edge.train.recipe import Recipe
+from lfpose_edge.train.start import start_from
+
+MakeRecipe = Callable[..., Recipe]
+BundleOf = Callable[[Recipe], Path]
+SMALL = [32, 24, 16, 16]
+NETWORKS: dict[str, dict[str, Any]] = {
+    "plain": {"backbone": "efficientnet_lite0", "widths": SMALL},
+    "refined and smoothed": {
+        "backbone": "efficientnet_lite0",
+        "widths": SMALL,
+        "refine": True,
+        "smooth_cells": 1.5,
+    },
+    "with frozen stages": {"backbone": "efficientnet_lite0", "widths": SMALL, "freeze_stages": 2},
+    "resnet": {"backbone": "resnet18", "widths": SMALL},
+}
+
+
+def _some_training_later(network: CamNetwork) -> None:
+    """Weights and statistics as far from their start as a training takes them."""
+    generator = torch.Generator().manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values, middle in ((module.running_mean, 0.0), (module.bias, 0.0), (module.running_var, 1.0)):
+                values.data.normal_(middle, 0.1, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+    network.presence_head.bias.data.normal_(generator=generator)
+
+
+@pytest.fixture(scope="module")
+def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe], Path]:
+    """The bundle of a recipe's network, exported once."""
+    made: dict[str, Path] = {}
+
+    def find(recipe: Recipe) -> Path:
+        key = recipe.network.model_dump_json()
+        if key not in made:
+            made[key] = _write_bundle(recipe, tmp_path_factory.mktemp("exported"))
+        return made[key]
+
+    return find
+
+
+def _write_bundle(recipe: Recipe, folder: Path) -> Path:
+    torch.manual_seed(0)
+    network = build_network(recipe.network, recipe.joints, pretrained=False)
+    _some_training_later(network)
+    state = {"recipe": recipe.model_dump(mode="json"), "ema": network.state_dict(), "step": 5}
+    save_checkpoint(folder / "first.pt", state)
+    return export_bundle(folder / "first.pt", folder / "bundle").path
+
+
+def _crops(count: int, seed: int) -> torch.Tensor:
+    """Noise that neighbours share, as pictures have it."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randint(0, 256, (count, 3, 8, 8), generator=generator).float()
+    return torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bilinear").to(torch.uint8)
+
+
+@pytest.mark.parametrize("network", [pytest.param(n, id=name) for name, n in NETWORKS.items()])
+def test_the_network_computes_what_the_bundle_computes(
+    network: dict[str, Any], make_recipe: MakeRecipe, bundle_of: BundleOf
+) -> None:
+    recipe = make_recipe(network={**network, "pretrained": False})
+    bundle = bundle_of(recipe)
+    ours = build_network(recipe.network, recipe.joints, pretrained=False)
+    looked_at = _crops(8, seed=3)
+    origin = start_from(ours, bundle, recipe.joints, [looked_at[:5], looked_at[5:]])
+    assert (origin["bundle"], origin["version"], len(origin["sha256"])) == ("figures", "1", 64)
+
+    ours.eval()
+    crops = ours.normalize(_crops(3, seed=4))
+    with torch.no_grad():
+        cams, presence, *_ = ours(crops)
+    theirs = load_backend(Bundle.open(bundle), "onnxruntime", Request()).infer(crops.contiguous().numpy())
+    np.testing.assert_allclose(cams.numpy(), theirs[0], atol=2e-3 * np.abs(theirs[0]).max())
+    np.testing.assert_allclose(presence.numpy(), theirs[1], atol=2e-3 * np.abs(theirs[1]).max())
+
+
+@pytest.mark.parametrize("network", [pytest.param(n, id=name) for name, n in NETWORKS.items()])
+def test_batch_norms_are_as_training_on_the_crops_leaves_them(
+    network: dict[str, Any], make_recipe: MakeRecipe, bundle_of: BundleOf
+) -> None:
+    recipe = make_recipe(network={**network, "pretrained": False})
+    ours = build_network(recipe.network, recipe.joints, pretrained=False)
+    crops = _crops(8, seed=3)
+    start_from(ours, bundle_of(recipe), recipe.joints, [crops])
+    norms = [m for m in ours.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for convolution in (m for m in ours.modules() if isinstance(m, torch.nn.Conv2d) and m.bias is None):
+        norm = convolution.weight.flatten(1).norm(dim=1)
+        torch.testing.assert_close(norm, torch.ones_like(norm), atol=1e-4, rtol=0)
+    before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        ours.train()(ours.normalize(crops))
+    for norm, (mean, variance) in zip(norms, before, strict=True):
+        torch.testing.assert_close(norm.running_mean, mean, atol=2e-3, rtol=1e-2)
+        torch.testing.assert_close(norm.running_var, variance, atol=2e-3, rtol=5e-2)
+
+
+def test_a_training_starts_from_a_bundle_and_goes_on_after_a_stop(
+    figures: Path,
+    make_recipe: MakeRecipe,
+    bundle_of: BundleOf,
+    tmp_path: Path,
+    stop_after: Callable[[int], None],
+) -> None:
+    plain = {**NETWORKS["plain"], "pretrained": False}
+    recipe = make_recipe(network=plain, start_from=str(bundle_of(make_recipe(network=plain))))
+
+    def run(out: str) -> dict[str, Any]:
+        train(recipe, data_root=figures, out=tmp_path / out, accelerator="cpu", validate_every=100)
+        return load_checkpoint(tmp_path / out / "last.pt")
+
+    whole = run("whole")
+    stop_after(4)
+    assert run("broken")["step"] == 4
+    resumed = run("broken")
+    assert whole["origin"] == resumed["origin"]
+    assert whole["origin"]["bundle"] == "figures"
+    different = [k for k, v in whole["ema"].items() if not torch.equal(v, resumed["ema"][k])]
+    assert different == []
+    # The bundle, not another random start: its first filters are still nearly there.
+    start = build_network(recipe.network, recipe.joints, pretrained=False)
+    crops = _crops(4, seed=3)
+    start_from(start, Path(str(recipe.start_from)), recipe.joints, [crops])
+    torch.testing.assert_close(
+        whole["network"]["backbone.stem.0.0.weight"], start.backbone.stem[0][0].weight, atol=0.02, rtol=0
+    )
+
+
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "another width": (
+        {"network": {"pretrained": False, "widths": [16, 24, 16, 16]}},
+        r"layer decoder\.top\.0\.0 has weights \(16, 320, 1, 1\), and the file holds \(32, 320, 1, 1\)",
+    ),
+    "another backbone": (
+        {"network": {"backbone": "resnet18", "pretrained": False, "widths": SMALL}},
+        "subtracts",
+    ),
+    "more layers": (
+        {"network": {"pretrained": False, "widths": SMALL, "refine": True}},
+        r"layer decoder\.refiner\..* and the file has no such layer",
+    ),
+    "fewer layers": (
+        {"network": {"pretrained": False, "widths": SMALL[:3]}},
+        r"layer cam_head has weights|the recipe lacks layer decoder",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), OTHERS.values(), ids=OTHERS)
+def test_another_network_is_refused(
+    changes: dict[str, Any], words: str, make_recipe: MakeRecipe, bundle_of: BundleOf
+) -> None:
+    bundle = bundle_of(make_recipe(network={**NETWORKS["plain"], "pretrained": False}))
+    network = build_network(make_recipe(**changes).network, LSP14, pretrained=False)
+    with pytest.raises(BundleError, match=words):
+        start_from(network, bundle, LSP14, [])
+
+
+def test_layers_that_an_onnx_file_does_not_name_are_refused(
+    make_recipe: MakeRecipe, bundle_of: BundleOf
+) -> None:
+    context = {"pretrained": False, "widths": [16, 16, 16], "context": {"width": 16, "layers": 1}}
+    recipe = make_recipe(network=context)
+    bundle = bundle_of(recipe)
+    with pytest.raises(BundleError, match=r"layer context\.|start from the checkpoint"):
+        start_from(build_network(recipe.network, LSP14, pretrained=False), bundle, LSP14, [])
+
+
+def test_other_joints_and_missing_bundles_are_named(
+    make_recipe: MakeRecipe, bundle_of: BundleOf, tmp_path: Path
+) -> None:
+    recipe = make_recipe(network={**NETWORKS["plain"], "pretrained": False})
+    bundle = bundle_of(recipe)
+    coco = SKELETONS["coco17"]
+    with pytest.raises(BundleError, match="finds the joints"):
+        start_from(build_network(recipe.network, coco, pretrained=False), bundle, coco, [])
+    network = build_network(recipe.network, LSP14, pretrained=False)
+    with pytest.raises(BundleError, match="lfpose-light"):
+        start_from(network, Path("lfpose-light"), LSP14, [])
+    with pytest.raises(BundleError, match="no checkpoint at"):
+        start_from(network, tmp_path / "nowhere.pt", LSP14, [])
+
+
+def test_a_bundle_needs_onnx(
+    make_recipe: MakeRecipe, bundle_of: BundleOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(network={**NETWORKS["plain"], "pretrained": False})
+    bundle = bundle_of(recipe)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(BackendUnavailable, match="pip install onnx"):
+        start_from(build_network(recipe.network, LSP14, pretrained=False), bundle, LSP14, [])
