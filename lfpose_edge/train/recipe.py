@@ -152,6 +152,8 @@ class Augment(_Section):
     """Largest change of brightness, contrast and of each channel's gain."""
     cutout: Fraction = 0.3
     """Chance that a rectangle of up to a third of the crop is filled with noise."""
+    intruder: Fraction = 0.0
+    """Chance that a part of another person's crop covers one side, as in a crowd."""
 
 
 class Stage(_Section):

@@ -9,7 +9,7 @@ import numpy as np
 
 from lfpose_edge.persons import joined, read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
-from lfpose_edge.train.data.augment import random_crop_affine, random_part, random_pixels
+from lfpose_edge.train.data.augment import intrude, random_crop_affine, random_part, random_pixels
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.recipe import Augment
 
@@ -90,6 +90,36 @@ def test_pixel_changes_keep_shape_and_type_and_leave_the_input_alone() -> None:
     assert out.dtype == np.uint8
     assert (crop == 128).all()
     assert len(np.unique(out)) > 10  # noise in the covered rectangle
+
+
+def test_an_intruder_covers_one_side_with_his_own_pixels() -> None:
+    crop, other = np.zeros((3, 40, 50), np.uint8), np.full((3, 40, 50), 200, np.uint8)
+    other[:, :, :8] = other[:, :, -8:] = 100  # his surroundings, which do not come along
+    sides = set()
+    for seed in range(40):
+        out = intrude(crop, other, np.random.default_rng(seed))
+        covered = (out[0] == 200).nonzero()
+        assert set(np.unique(out)) <= {0, 200}
+        columns = np.unique(covered[1])
+        sides.add(columns.min() == 0)
+        assert columns.min() == 0 or columns.max() == 49
+        assert 0.15 * 50 - 1 <= len(columns) <= 0.4 * 50
+        assert len(np.unique(covered[0])) >= 19
+    assert sides == {True, False}
+    assert not crop.any()
+
+
+def test_intruders_come_as_often_as_the_recipe_says(figures: Path) -> None:
+    def crops(intruder: float) -> PersonCrops:
+        still = Augment(rotation_deg=0, scale=0, shift=0, flip=0, color=0, cutout=0, intruder=intruder)
+        return PersonCrops(_figures(figures), CropView((64, 64), 1.25, still))
+
+    alone, crowded, some = crops(0), crops(1), crops(0.5)
+    changed = [not bool((a.crop == b.crop).all()) for a, b in zip(alone, crowded, strict=True)]
+    assert all(changed)
+    assert all(bool((a.joints == b.joints).all()) for a, b in zip(alone, crowded, strict=True))
+    number = sum(not bool((a.crop == b.crop).all()) for a, b in zip(alone, some, strict=True))
+    assert 5 <= number <= 19  # of 24
 
 
 def test_a_part_of_a_box_lies_inside_it() -> None:

@@ -44,6 +44,18 @@ def random_part(box: NDArray[np.float64], rng: np.random.Generator) -> NDArray[n
     return np.concatenate([corner, corner + part])
 
 
+def intrude(crop: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Cover a part of a (3, H, W) crop's left or right side by the middle of another person's crop."""
+    _, height, width = crop.shape
+    h, w = (int(s * rng.uniform(low, high)) for s, low, high in ((height, 0.5, 1), (width, 0.15, 0.4)))
+    y, from_y = (rng.integers(0, height - h + 1) for _ in range(2))
+    from_x = rng.integers(width // 5, max(width // 5 + 1, width - width // 5 - w + 1))
+    x = rng.choice([0, width - w])
+    out = crop.copy()
+    out[:, y : y + h, x : x + w] = other[:, from_y : from_y + h, from_x : from_x + w]
+    return out
+
+
 def random_pixels(crop: NDArray[np.uint8], augment: Augment, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Change brightness, contrast and channel gains of a (3, H, W) crop, and perhaps cover a rectangle."""
     gain, contrast = 1 + rng.uniform(-augment.color, augment.color, 2)

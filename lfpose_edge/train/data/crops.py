@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from lfpose_edge import ops
 from lfpose_edge.geometry import Affines, apply_affine, crop_affines, invert_affine
 from lfpose_edge.persons import PersonTable
-from lfpose_edge.train.data.augment import random_crop_affine, random_pixels
+from lfpose_edge.train.data.augment import intrude, random_crop_affine, random_pixels
 from lfpose_edge.train.recipe import Augment
 
 
@@ -78,10 +78,11 @@ class PersonCrops(Dataset[Sample]):
         labelled, known = self.persons.labelled[index], self.persons.known[index]
         rng = np.random.default_rng((*view.seed, index))
         affine, flip = view.affine(box, rng)
-        crop = ops.preprocess(
-            self.persons.image(index), affine[None], view.size, swap_rb=True, dtype=np.uint8
-        )[0]
+        crop = self._cut(index, affine)
         if view.augment is not None:
+            if view.augment.intruder and rng.random() < view.augment.intruder:
+                other = int(rng.integers(len(self.persons)))
+                crop = intrude(crop, self._cut(other, view.affine(self.persons.boxes[other], rng)[0]), rng)
             crop = random_pixels(crop, view.augment, rng)
 
         joints = apply_affine(invert_affine(affine), joints)
@@ -96,3 +97,8 @@ class PersonCrops(Dataset[Sample]):
             torch.from_numpy(labelled),
             torch.from_numpy(known),
         )
+
+    def _cut(self, index: int, affine: Affines) -> NDArray[np.uint8]:
+        image, size = self.persons.image(index), self.view.size
+        crop: NDArray[np.uint8] = ops.preprocess(image, affine[None], size, swap_rb=True, dtype=np.uint8)[0]
+        return crop
