@@ -59,7 +59,7 @@ def engine_session(tensorrt: TensorRt, plan: bytes, joints: int, cells: tuple[in
     """
     import torch
 
-    engine = Engine(tensorrt, plan)
+    engine = Engine(tensorrt, plan).new_context()
 
     def infer(crops: Floats) -> tuple[Floats, Floats]:
         tensors = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 import os
-import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -22,9 +22,10 @@ from lfpose_edge.bundle import Bundle
 from lfpose_edge.detection import Detector, resolve_detector
 from lfpose_edge.errors import BundleError
 from lfpose_edge.geometry import crop_affines
+from lfpose_edge.pipeline import Stages, cut, open_pipeline
 from lfpose_edge.results import ActivationMaps, PoseResult, StageTimings
 from lfpose_edge.skeleton import Skeleton
-from lfpose_edge.sources import Color, Image, frames, load_image
+from lfpose_edge.sources import Color, Image, frames, load_image, on_gpu
 from lfpose_edge.zoo import bundle_path
 
 Floats = NDArray[np.float32]
@@ -43,10 +44,10 @@ class PoseEstimator:
 
     Args:
         model: the name of a shipped model, or the folder of a bundle.
-        backend: ``auto`` (the best one installed; the log says which and why), ``onnxruntime`` or
-            ``openvino``.
-        device: ``auto`` or ``cpu``.
-        precision: ``auto`` (INT8 where the bundle has it and the CPU is quick at it), ``fp32``, ``bf16``,
+        backend: ``auto`` (the best one that runs here; the log says which and why), ``tensorrt``,
+            ``tensorrt_rtx``, ``openvino`` or ``onnxruntime``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto`` (INT8 where the bundle has it and the machine is quick at it), ``fp32``, ``bf16``,
             ``fp16`` or ``int8``; each engine has some of them.
         detector: what finds the people when no boxes are given. None takes the whole image as one
             person; a callable gets the image, (H, W, 3) in the order of ``color``, and returns boxes
@@ -56,8 +57,8 @@ class PoseEstimator:
         max_batch: most crops that go through the network at once.
         threads: CPU threads; None takes all cores.
         presence_threshold: joints with less presence count as absent; None takes the model's.
-        cache_dir: where compiled models and downloaded detectors are kept; None compiles anew each time
-            and keeps downloads in the user's cache folder.
+        cache_dir: where compiled models and downloaded detectors are kept. None keeps downloads, and
+            TensorRT's engines, which take minutes, in the user's cache folder; the rest is compiled anew.
 
     Raises:
         BundleError: there is no such model, it is damaged, contradicts itself, or lacks the precision.
@@ -93,7 +94,7 @@ class PoseEstimator:
         self._bundle = Bundle.open(bundle_path(model))
         manifest = self._bundle.manifest
         self._input, self._decode = manifest.input, manifest.decode
-        self._decode_config = ops.DecodeConfig(
+        config = ops.DecodeConfig(
             stride=self._decode.cam_stride,
             upsample=self._decode.upsample,
             method=self._decode.method,
@@ -102,22 +103,27 @@ class PoseEstimator:
         )
         self._color: Color = color
         self._swap = color != self._input.color
-        border = self._input.border[::-1] if self._swap else self._input.border
-        self._preprocess: dict[str, Any] = {
-            "swap_rb": self._swap,
-            "mean": self._input.mean,
-            "std": self._input.std,
-            "border": border,
-        }
-        self._max_batch = max_batch
-        self._threads = threads or os.cpu_count() or 1
+        height, width = self._input.size
+        self._stages = Stages(
+            self._input.size,
+            len(self._bundle.skeleton),
+            (round(height / self._decode.cam_stride), round(width / self._decode.cam_stride)),
+            self._swap,
+            self._input.mean,
+            self._input.std,
+            self._input.border[::-1] if self._swap else self._input.border,
+            config,
+            max_batch,
+            threads or os.cpu_count() or 1,
+        )
         self._presence_threshold = (
             self._decode.presence_threshold if presence_threshold is None else presence_threshold
         )
         self._detector = resolve_detector(detector, color=color, cache_dir=cache, threads=threads)
-        self._backend = load_backend(self._bundle, backend, Request(device, precision, threads, cache))
+        request = Request(device, precision, threads, cache, max_batch)
+        self._backend = load_backend(self._bundle, backend, request)
         self._check_network()
-        self._buffers = threading.local()
+        self._pipeline = open_pipeline(self._backend, self._stages)
         self._closed = False
 
     def __call__(self, image: object, boxes: ArrayLike | None = None) -> PoseResult:
@@ -126,7 +132,8 @@ class PoseEstimator:
         Args:
             image: uint8 array (H, W, 3) in the estimator's colour order, (H, W) or (H, W, 1) grey, or
                 (H, W, 4) with alpha, which is ignored; or a path, or the bytes of an encoded image. A file
-                is turned as its EXIF entry says.
+                is turned as its EXIF entry says. On a GPU an array in its memory (torch's, CuPy's, any with
+                DLPack) is read where it lies.
             boxes: (N, 4) or (4,) x1, y1, x2, y2 in pixels, one a person; they are clipped to the image.
                 None asks the detector, or takes the whole image as one person.
 
@@ -138,7 +145,7 @@ class PoseEstimator:
         started = perf_counter()
         array = load_image(image, self._color)
         read_ms = 0.0 if array is image else (perf_counter() - started) * 1e3
-        result = self._estimate(array, boxes)
+        result = self._begin(array, boxes)()
         return replace(result, timings=replace(result.timings, read_ms=read_ms))
 
     def predict(
@@ -166,15 +173,28 @@ class PoseEstimator:
                 :func:`lfpose_edge.frames` and call the estimator on each.
         """
         iterator = iter(frames(source, self._color))
-        while True:
-            started = perf_counter()
-            try:
-                frame = next(iterator)
-            except StopIteration:
-                return
-            read_ms = (perf_counter() - started) * 1e3
-            result = self._estimate(frame.image, None)
-            yield replace(result, timings=replace(result.timings, read_ms=read_ms))
+        on_their_way: deque[tuple[float, Callable[[], PoseResult]]] = deque()
+
+        def arrive() -> PoseResult:
+            read_ms, finish = on_their_way.popleft()
+            result = finish()
+            return replace(result, timings=replace(result.timings, read_ms=read_ms))
+
+        try:
+            while True:
+                started = perf_counter()
+                frame = next(iterator, None)
+                if frame is None:
+                    break
+                read_ms = (perf_counter() - started) * 1e3
+                on_their_way.append((read_ms, self._begin(frame.image, None)))
+                if len(on_their_way) > self._pipeline.ahead:
+                    yield arrive()
+            while on_their_way:
+                yield arrive()
+        finally:
+            while on_their_way:  # whoever stops early: the frames' memory goes back
+                arrive()
 
     def activation_maps(self, image: object, boxes: ArrayLike | None = None) -> ActivationMaps:
         """The maps that the poses of a call would be decoded from, to look at or to decode otherwise.
@@ -190,15 +210,12 @@ class PoseEstimator:
         height, width = array.shape[:2]
         chosen = clip_boxes([0, 0, width, height] if boxes is None else boxes, (height, width))
         affines = crop_affines(chosen, self._input.size, padding=self._input.padding)
-        joints = len(self._bundle.skeleton)
-        rows, columns = (round(side / self._decode.cam_stride) for side in self._input.size)
-        cams = np.empty((len(affines), joints, rows, columns), np.float32)
+        joints = self._stages.joints
+        cams = np.empty((len(affines), joints, *self._stages.cells), np.float32)
         presence = np.empty((len(affines), joints), np.float32)
-        for first in range(0, len(affines), self._max_batch):
-            part = slice(first, first + self._max_batch)
-            crops = ops.preprocess(
-                array, affines[part], self._input.size, **self._preprocess, threads=self._threads
-            )
+        for first in range(0, len(affines), self._stages.max_batch):
+            part = slice(first, first + self._stages.max_batch)
+            crops = cut(array, affines[part], self._stages)
             cams[part], presence[part] = self._backend.infer(crops)
         return ActivationMaps(cams, presence, affines, self._input.size)
 
@@ -213,8 +230,8 @@ class PoseEstimator:
             "input_size": list(self._input.size),
             "backend": self._backend.description,
             "decode": self._decode.method,
-            "threads": self._threads,
-            "max_batch": self._max_batch,
+            "threads": self._stages.threads,
+            "max_batch": self._stages.max_batch,
         }
 
     @property
@@ -226,8 +243,8 @@ class PoseEstimator:
         """Free the engine; calling the estimator afterwards is an error."""
         if not self._closed:
             self._closed = True
+            self._pipeline.close()
             self._backend.close()
-            self._buffers = threading.local()
 
     def __enter__(self) -> PoseEstimator:
         self._check_open()
@@ -247,8 +264,8 @@ class PoseEstimator:
     def _check_network(self) -> None:
         """Run the network once, on black: its maps must be what the manifest says. It is warm afterwards."""
         height, width = self._input.size
-        stride, joints = self._decode.cam_stride, len(self._bundle.skeleton)
-        expected = [(1, joints, round(height / stride), round(width / stride)), (1, joints)]
+        stride, joints = self._decode.cam_stride, self._stages.joints
+        expected = [(1, joints, *self._stages.cells), (1, joints)]
         try:
             found = [
                 output.shape for output in self._backend.infer(np.zeros((1, 3, height, width), np.float32))
@@ -265,8 +282,19 @@ class PoseEstimator:
             )
             raise BundleError(message)
 
-    def _estimate(self, image: Image, given: ArrayLike | None) -> PoseResult:
+    def _begin(self, image: Image, given: ArrayLike | None) -> Callable[[], PoseResult]:
+        """Start to work on an image; what is returned waits for the result, and is called once."""
         self._check_open()
+        if on_gpu(image) and not (
+            self._pipeline.takes_gpu_arrays and (given is not None or not self._detector)
+        ):
+            what = (
+                "a detector reads"
+                if self._pipeline.takes_gpu_arrays
+                else f"{self._backend.description} reads"
+            )
+            message = f"the image is in a GPU's memory, and {what} the host's: give boxes, or image.cpu()"
+            raise TypeError(message)
         height, width = image.shape[:2]
         t0 = perf_counter()
         if given is not None:
@@ -286,50 +314,30 @@ class PoseEstimator:
         }
         if len(boxes) == 0:
             timings = StageTimings(detect_ms=(t1 - t0) * 1e3)
-            return PoseResult.empty(skeleton, (height, width), timings=timings, **common)
+            empty = PoseResult.empty(skeleton, (height, width), timings=timings, **common)
+            return lambda: empty
 
         affines = crop_affines(boxes, self._input.size, padding=self._input.padding)
-        parts, spent = [], np.zeros(3)
-        for first in range(0, len(boxes), self._max_batch):
-            chunk = affines[first : first + self._max_batch]
-            a = perf_counter()
-            crops = ops.preprocess(
-                image,
-                chunk,
-                self._input.size,
-                **self._preprocess,
-                threads=self._threads,
-                out=self._buffer(len(chunk)),
-            )
-            b = perf_counter()
-            cams, presence = self._backend.infer(crops)
-            c = perf_counter()
-            parts.append(ops.decode(cams, presence, chunk, self._decode_config, threads=self._threads))
-            spent += (b - a, c - b, perf_counter() - c)
-        keypoints, scores, presences = (
-            parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
-        )
-        preprocess_ms, infer_ms, decode_ms = (spent * 1e3).tolist()
-        detect_ms = (t1 - t0) * 1e3 if given is None else 0.0
-        return PoseResult(
-            keypoints,
-            scores,
-            presences,
-            boxes,
-            box_scores,
-            skeleton,
-            (height, width),
-            timings=StageTimings(0.0, detect_ms, preprocess_ms, infer_ms, decode_ms),
-            **common,
-        )
+        wait = self._pipeline.submit(image, affines)
 
-    def _buffer(self, n: int) -> Floats:
-        """This thread's crop buffer, cut to n crops: allocated once, so that a long run does not grow."""
-        buffer: Floats | None = getattr(self._buffers, "crops", None)
-        if buffer is None or len(buffer) < n:
-            buffer = np.empty((n, 3, *self._input.size), np.float32)
-            self._buffers.crops = buffer
-        return buffer[:n]
+        def finish() -> PoseResult:
+            located = wait()
+            detect_ms = (t1 - t0) * 1e3 if given is None else 0.0
+            return PoseResult(
+                located.keypoints,
+                located.scores,
+                located.presence,
+                boxes,
+                box_scores,
+                skeleton,
+                (height, width),
+                timings=StageTimings(
+                    0.0, detect_ms, located.preprocess_ms, located.infer_ms, located.decode_ms
+                ),
+                **common,
+            )
+
+        return finish
 
 
 def clip_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> Floats:

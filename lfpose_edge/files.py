@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,29 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)  # there only when something failed
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, which stays; another process waits here until the block of the first ends."""
+    with path.open("a+b") as file:
+        _wait_for_lock(file.fileno())
+        yield  # closing the file, or the process's end however it comes, lets the next one in
+
+
+def _wait_for_lock(file: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        while True:
+            try:  # waits for ten seconds
+                return msvcrt.locking(file, msvcrt.LK_LOCK, 1)
+            except OSError as error:
+                if error.errno != errno.EDEADLOCK:
+                    raise
+    import fcntl
+
+    fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def require_writable(path: Path) -> None:

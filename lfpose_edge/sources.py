@@ -46,20 +46,29 @@ class Frame:
     fps: float | None = None
 
 
+def on_gpu(image: object) -> bool:
+    """Whether an array lies in a CUDA device's memory, by what its DLPack or CUDA interface says."""
+    ask = getattr(image, "__dlpack_device__", None)
+    if ask is None:
+        return hasattr(image, "__cuda_array_interface__")
+    return int(ask()[0]) in (2, 13)  # kDLCUDA, kDLCUDAManaged
+
+
 def load_image(source: object, color: Color = "bgr") -> Image:
     """An image as a uint8 array.
 
     Args:
-        source: an array, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8, returned as it is; a path, or
-            the bytes of an encoded image, decoded to (H, W, 3) and turned as its EXIF entry says.
+        source: an array, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8, returned as it is, also where it
+            lies in a GPU's memory (torch's, CuPy's, any with DLPack); a path, or the bytes of an encoded
+            image, decoded to (H, W, 3) and turned as its EXIF entry says.
         color: channel order of a decoded image.
 
     Raises:
         TypeError: the object, or the array's dtype, is none of these.
         SourceError: the file is missing, empty, truncated or not an image; an array has another shape.
     """
-    if isinstance(source, np.ndarray):
-        return _checked_array(source)
+    if isinstance(source, np.ndarray) or on_gpu(source):
+        return _checked_array(source)  # type: ignore[arg-type]
     if isinstance(source, str | os.PathLike):
         return _decode(_read_file(Path(source)), str(source), color)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -184,13 +193,14 @@ def _video(source: str | int, name: str, color: Color) -> Iterator[Frame]:
 
 
 def _checked_array(image: NDArray[Any]) -> Image:
-    if image.dtype != np.uint8:
+    kind = str(image.dtype).rpartition(".")[2]  # torch says torch.uint8
+    if kind != "uint8":
         message = f"an image array must be uint8 with values 0 to 255, got {image.dtype}"
-        if np.issubdtype(image.dtype, np.floating):
+        if "float" in kind:
             message += "; for values in [0, 1] pass (image * 255).round().astype(numpy.uint8)"
         raise TypeError(message)
-    good = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))
-    if not good or image.size == 0:
+    axes = len(image.shape)
+    if not (axes == 2 or (axes == 3 and image.shape[2] in (1, 3, 4))) or 0 in image.shape:
         message = (
             f"an image array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not empty, got shape {image.shape}"
         )

@@ -35,9 +35,10 @@ ALLOWED = {
         "persons": "errors opencv skeleton",
         "metrics": "errors files geometry opencv persons skeleton",
         "ops": "_core _cuda errors geometry",
-        "backends": "bundle errors files machine",
+        "backends": "_cuda bundle errors files machine ops zoo",
+        "pipeline": "_cuda backends errors ops sources",
         "detection": "errors geometry opencv ops zoo",
-        "estimator": "backends bundle detection errors geometry ops results skeleton sources zoo",
+        "estimator": "backends bundle detection errors geometry ops pipeline results skeleton sources zoo",
         "cli": "backends bundle errors estimator files machine "
         "metrics opencv package persons results skeleton sources zoo",
         "train": "bundle errors files geometry metrics opencv ops persons skeleton zoo",

@@ -23,6 +23,16 @@ void register_gpu(py::module_& module) {
         },
         py::arg("device") = 0);
 
+    module.def(
+        "set_device",
+        [](int device) {
+            int before = 0;
+            cuda::check(cudaGetDevice(&before), "find the current device");
+            cuda::check(cudaSetDevice(device), "take the device");
+            return before;
+        },
+        py::arg("device"), "Make a device this thread's current one; returns the one before.");
+
     const auto release = py::call_guard<py::gil_scoped_release>();
     py::class_<Graph> graph(module, "Graph", py::dynamic_attr(),
                             "Work that a stream was given, to be launched at once.");

@@ -19,6 +19,28 @@ Shape packed_strides(const Shape& shape, py::ssize_t item) {
     return strides;
 }
 
+std::size_t bytes_of(const Shape& shape, const py::dtype& type) {
+    auto bytes = static_cast<std::size_t>(type.itemsize());
+    for (const py::ssize_t side : shape) {
+        if (side < 0) throw py::value_error("a shape has no negative sides");
+        if (side > 0 && bytes > kMostBytes / static_cast<std::size_t>(side)) {
+            throw py::value_error("an array of this shape is larger than any memory");
+        }
+        bytes *= static_cast<std::size_t>(side);
+    }
+    return bytes;
+}
+
+py::capsule owner_of(cuda::Buffer* buffer) {
+    return {buffer, [](void* memory) { delete static_cast<cuda::Buffer*>(memory); }};
+}
+
+// An array of the host in pinned memory, uninitialised: what copies run from beside other work.
+py::array pinned_array(const Shape& shape, const py::dtype& type, int device) {
+    auto* buffer = new cuda::Buffer(cuda::Buffer::pinned(bytes_of(shape, type), device));
+    return {type, shape, buffer->data(), owner_of(buffer)};
+}
+
 std::string type_name(const py::object& object) {
     return std::string(py::str(py::type::handle_of(object).attr("__name__")));
 }
@@ -68,16 +90,8 @@ DeviceArray::DeviceArray(void* data, Shape shape, Shape strides, py::dtype type,
       owner_(std::move(owner)) {}
 
 DeviceArray DeviceArray::empty(Shape shape, const py::dtype& type, std::shared_ptr<cuda::Stream> stream) {
-    auto bytes = static_cast<std::size_t>(type.itemsize());
-    for (const py::ssize_t side : shape) {
-        if (side < 0) throw py::value_error("a shape has no negative sides");
-        if (side > 0 && bytes > kMostBytes / static_cast<std::size_t>(side)) {
-            throw py::value_error("an array of this shape is larger than any memory");
-        }
-        bytes *= static_cast<std::size_t>(side);
-    }
-    auto* buffer = new cuda::Buffer(cuda::Buffer::on_device(bytes, stream->device()));
-    py::capsule owner(buffer, [](void* memory) { delete static_cast<cuda::Buffer*>(memory); });
+    auto* buffer = new cuda::Buffer(cuda::Buffer::on_device(bytes_of(shape, type), stream->device()));
+    py::capsule owner = owner_of(buffer);
     Shape strides = packed_strides(shape, type.itemsize());
     return {buffer->data(), std::move(shape), std::move(strides), type, std::move(stream), std::move(owner)};
 }
@@ -163,19 +177,36 @@ std::string DeviceArray::describe() const {
            " on cuda:" + std::to_string(device());
 }
 
-void DeviceArray::upload(const py::array& host) const {
+void DeviceArray::require_copyable(const py::array& host) const {
     if (!host.dtype().equal(type_)) {
-        throw py::type_error("cannot upload " + bind::describe(host) + " to " + describe());
+        throw py::type_error("cannot copy between " + bind::describe(host) + " and " + describe());
     }
     require_shape(host, "host", shape_);
     if ((host.flags() & py::array::c_style) == 0 || !is_packed()) {
-        throw py::value_error("only C-contiguous arrays are uploaded");
+        throw py::value_error("only C-contiguous arrays are copied to and from a device");
     }
+}
+
+void DeviceArray::upload(const py::array& host) const {
+    copy_from(host, *stream_);
+    const py::gil_scoped_release release;
+    stream_->synchronize();
+}
+
+void DeviceArray::copy_from(const py::array& host, const cuda::Stream& stream) const {
+    require_copyable(host);
     const void* from = host.data();
     const auto bytes = static_cast<std::size_t>(host.nbytes());
     const py::gil_scoped_release release;
-    stream_->copy(data_, from, bytes);
-    stream_->synchronize();
+    stream.copy(data_, from, bytes);
+}
+
+void DeviceArray::copy_to(py::array& host, const cuda::Stream& stream) const {
+    require_copyable(host);
+    void* to = host.mutable_data();
+    const auto bytes = static_cast<std::size_t>(host.nbytes());
+    const py::gil_scoped_release release;
+    stream.copy(to, data_, bytes);
 }
 
 py::array DeviceArray::download() const {
@@ -251,6 +282,7 @@ py::capsule DeviceArray::to_dlpack(const py::object& self, const py::object& str
 }
 
 void register_device_array(py::module_& module) {
+    module.def("pinned_array", &pinned_array, py::arg("shape"), py::arg("dtype"), py::arg("device") = 0);
     py::class_<DeviceArray>(module, "DeviceArray", "An array in a GPU's memory.")
         .def_static("empty", &DeviceArray::empty, py::arg("shape"), py::arg("dtype"),
                     py::arg("stream").none(false))
@@ -260,6 +292,8 @@ void register_device_array(py::module_& module) {
         .def_property_readonly("device", &DeviceArray::device)
         .def("upload", &DeviceArray::upload, py::arg("host"))
         .def("numpy", &DeviceArray::download)
+        .def("copy_from", &DeviceArray::copy_from, py::arg("host"), py::arg("stream"))
+        .def("copy_to", &DeviceArray::copy_to, py::arg("host"), py::arg("stream"))
         .def_property_readonly("__cuda_array_interface__", &DeviceArray::cuda_array_interface)
         .def("__dlpack__", &DeviceArray::to_dlpack, py::arg("stream") = py::none())
         .def("__dlpack_device__",

@@ -46,11 +46,19 @@ class DeviceArray {
     void upload(const py::array& host) const;  // returns when the array may be changed again
     py::array download() const;                // waits for the stream
 
+    // Queued on a stream, whichever this array belongs to, and not waited for; the host's array must stay, and
+    // stay as it is, until the stream is done. Beside other work they run from pinned memory only.
+    void copy_from(const py::array& host, const cuda::Stream& stream) const;
+    void copy_to(py::array& host, const cuda::Stream& stream) const;
+
     py::dict cuda_array_interface() const;
     static py::capsule to_dlpack(const py::object& self, const py::object& stream);
 
   private:
     static DeviceArray by_interface(const py::object& object, std::shared_ptr<cuda::Stream> stream);
+
+    // Throws unless the array can be copied to or from: of this type and shape, both packed.
+    void require_copyable(const py::array& host) const;
 
     DeviceArray(void* data, std::vector<py::ssize_t> shape, std::vector<py::ssize_t> strides, py::dtype type,
                 std::shared_ptr<cuda::Stream> stream, py::object owner);

@@ -16,7 +16,7 @@ __all__ = ["Backend", "Request", "available", "load_backend"]
 logger = logging.getLogger("lfpose_edge")
 
 # Best first. A module is imported only when its engine is considered.
-_KINDS = ("openvino", "onnxruntime")
+_KINDS = ("tensorrt", "tensorrt_rtx", "openvino", "onnxruntime")
 _X86 = ("x86_64", "AMD64")
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge.bundle import Bundle
+
+if TYPE_CHECKING:
+    from lfpose_edge._cuda import DeviceArray, Stream
 
 Floats = NDArray[np.float32]
 
@@ -21,13 +24,16 @@ class Request:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``fp32``, ``bf16``, ``fp16`` or ``int8``.
         threads: CPU threads of the engine; None lets it take all cores.
-        cache_dir: where it may keep what it compiles; None keeps nothing.
+        cache_dir: where it may keep what it compiles; None is the engine's usual way: TensorRT, which takes
+            minutes, keeps engines in the user's cache folder, others keep nothing.
+        max_batch: most crops at once.
     """
 
     device: str = "auto"
     precision: str = "auto"
     threads: int | None = None
     cache_dir: str | None = None
+    max_batch: int = 16
 
 
 class Backend(Protocol):
@@ -53,6 +59,31 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free the engine; ``infer`` may not be called afterwards."""
+        ...
+
+
+class Context(Protocol):
+    """A network that is ready to run on a GPU, one call at a time."""
+
+    def enqueue(self, crops: DeviceArray, cams: DeviceArray, presence: DeviceArray, stream: Stream) -> None:
+        """Queue the network: crops (N, 3, H, W), cams (N, K, h, w), presence (N, K), float32, in order."""
+        ...
+
+
+@runtime_checkable
+class DeviceBackend(Backend, Protocol):
+    """An engine on a GPU, which takes and gives arrays in its memory too.
+
+    Attributes:
+        device: the GPU's number.
+        captures: whether its calls can be part of a CUDA graph, each context's of its own.
+    """
+
+    device: int
+    captures: bool
+
+    def new_context(self) -> Context:
+        """A context of its own memory; the engine is shared."""
         ...
 
 

@@ -60,6 +60,7 @@ class TensorRt:
         version: such as (10, 3).
         is_rtx: whether it is TensorRT for RTX.
         types_are_the_files: whether an engine computes in the types of its ONNX file, and in no others.
+        shares_profiles: whether several contexts of an engine may run crops of a free number.
     """
 
     def __init__(self, module: Any) -> None:
@@ -67,6 +68,7 @@ class TensorRt:
         self.version = tuple(int(part) for part in module.__version__.split(".")[:2])
         self.is_rtx = module.__name__ == "tensorrt_rtx"
         self.types_are_the_files = self.is_rtx or self.version >= (11, 0)
+        self.shares_profiles = self.is_rtx or self.version >= (10, 0)
 
     @classmethod
     def load(cls, flavour: Flavour) -> TensorRt:
@@ -115,7 +117,7 @@ class TensorRt:
             config.progress_monitor = _make_monitor(trt, steps)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            message = f"{self.name} cannot build the engine: {'; '.join(log.errors) or 'it gives no reason'}"
+            message = f"{self.name} cannot build the engine: {_reasons(log)}"
             raise BundleError(message)
         if cache is not None and options.timing_cache is not None:
             write_bytes_whole(options.timing_cache, bytes(cache.serialize()))
@@ -165,7 +167,7 @@ class TensorRt:
 
 
 class Engine:
-    """An engine that was read into the GPU that is here, with one execution context.
+    """An engine that was read into the GPU that is here.
 
     Args:
         tensorrt: of the version that built it.
@@ -173,7 +175,6 @@ class Engine:
 
     Raises:
         EngineMismatch: TensorRT cannot read it; it was built for another GPU or version, or is damaged.
-        BackendUnavailable: the GPU has no memory left for it.
     """
 
     def __init__(self, tensorrt: TensorRt, plan: bytes) -> None:
@@ -181,15 +182,30 @@ class Engine:
         log.errors.clear()
         self._runtime = tensorrt.trt.Runtime(log)  # outlives the engine
         self._engine = self._runtime.deserialize_cuda_engine(plan)
-        reasons = "; ".join(log.errors) or "it gives no reason"
         if self._engine is None:
-            message = f"{tensorrt.name} cannot read the engine: {reasons}"
+            message = f"{tensorrt.name} cannot read the engine: {_reasons(log)}"
             raise EngineMismatch(message)
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            message = f"{tensorrt.name} cannot make an execution context: {reasons}"
-            raise BackendUnavailable(message)
         self._name, self._log = tensorrt.name, log
+
+    def new_context(self) -> EngineContext:
+        """What runs the engine, one call at a time; each has scratch memory of its own.
+
+        Raises:
+            BackendUnavailable: the GPU has no memory left for it.
+        """
+        context = self._engine.create_execution_context()
+        if context is None:
+            message = f"{self._name} cannot make an execution context: {_reasons(self._log)}"
+            raise BackendUnavailable(message)
+        return EngineContext(self, context)
+
+
+class EngineContext:
+    """Runs an engine; made by :meth:`Engine.new_context`."""
+
+    def __init__(self, engine: Engine, context: Any) -> None:
+        self._engine, self._context = engine, context  # the engine must outlive the context
+        self._name, self._log = engine._name, engine._log
 
     def enqueue(self, crops: tuple[int, ...], addresses: dict[str, int], stream: int) -> None:
         """Queue the network on a stream.
@@ -206,8 +222,12 @@ class Engine:
         for name, address in addresses.items():
             good = self._context.set_tensor_address(name, address) and good
         if not (good and self._context.execute_async_v3(stream)):
-            message = f"{self._name} does not run crops of shape {crops}: {'; '.join(self._log.errors)}"
+            message = f"{self._name} does not run crops of shape {crops}: {_reasons(self._log)}"
             raise BundleError(message)
+
+
+def _reasons(log: Any) -> str:
+    return "; ".join(log.errors) or "it gives no reason"
 
 
 def unavailable(flavour: Flavour) -> str | None:

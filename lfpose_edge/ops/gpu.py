@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,6 +42,18 @@ def open_device(device: int = 0) -> Stream:
         raise BackendUnavailable(message)
     stream: Stream = _cuda.Stream(device)
     return stream
+
+
+@contextmanager
+def current_device(device: int) -> Iterator[None]:
+    """Make a device this thread's current one, for libraries that work on that."""
+    from lfpose_edge._cuda import set_device
+
+    before = set_device(device)
+    try:
+        yield
+    finally:
+        set_device(before)
 
 
 def on_device(array: Any, stream: Stream) -> DeviceArray:

@@ -106,7 +106,9 @@ def main() -> None:
         assert plan == b"plan", plan
         used[name] = sorted(set(USED))
     USED.clear()
-    Engine(TensorRt(doubles()), b"plan").enqueue((2, 3, 192, 192), {"crops": 1, "cams": 2, "presence": 3}, 0)
+    Engine(TensorRt(doubles()), b"plan").new_context().enqueue(
+        (2, 3, 192, 192), {"crops": 1, "cams": 2, "presence": 3}, 0
+    )
     used["run"] = sorted(set(USED))
     assert (folder / "timing.cache").read_bytes() == b"timings"
     result = {"version": real.__version__, "used": used, "refusal": refusal()}

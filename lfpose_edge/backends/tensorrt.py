@@ -1,0 +1,119 @@
+"""TensorRT on an NVIDIA GPU. Engines come from the bundle, from the cache, or are built here, once."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+
+from lfpose_edge.backends.base import Backend, Floats, Request
+from lfpose_edge.backends.engine_cache import Gpu, find_or_build
+from lfpose_edge.backends.tensorrt_api import Engine, EngineContext, Flavour, TensorRt
+from lfpose_edge.backends.tensorrt_api import unavailable as library_unavailable
+from lfpose_edge.bundle import Bundle
+from lfpose_edge.errors import BackendUnavailable
+from lfpose_edge.ops import gpu
+from lfpose_edge.zoo import default_cache_dir
+
+if TYPE_CHECKING:
+    from lfpose_edge._cuda import DeviceArray, Stream
+
+logger = logging.getLogger("lfpose_edge")
+
+_DEVICE = re.compile(r"^(?:auto|cuda|cuda:(\d+))$")
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+def unavailable(flavour: Flavour = "tensorrt") -> str | None:
+    """Why TensorRT cannot be used here, or None."""
+    try:
+        gpu.open_device()
+    except BackendUnavailable as error:
+        return str(error)
+    return library_unavailable(flavour)
+
+
+def load(bundle: Bundle, request: Request, flavour: Flavour = "tensorrt") -> Backend:
+    """Load a bundle's engine; left to choose, INT8 where the bundle has it, else half precision."""
+    given = _DEVICE.match(request.device)
+    if given is None:
+        message = f"backend {flavour!r} runs on device 'cuda' or 'cuda:0', not {request.device!r}"
+        raise BackendUnavailable(message)
+    tensorrt = TensorRt.load(flavour)
+    precision = request.precision
+    if precision == "auto":
+        precision = (
+            "int8"
+            if "int8-trt" in bundle.manifest.models
+            else "fp32"
+            if tensorrt.types_are_the_files
+            else "fp16"
+        )
+    if precision not in ("fp32", "fp16", "int8"):
+        message = f"backend {flavour!r} runs precision fp32, fp16 or int8, not {precision!r}"
+        raise BackendUnavailable(message)
+    return TensorRtBackend(tensorrt, bundle, cast(Precision, precision), int(given[1] or 0), request)
+
+
+class TensorRtBackend:
+    """A bundle's engine on a GPU; see :class:`lfpose_edge.backends.base.DeviceBackend`."""
+
+    def __init__(
+        self, tensorrt: TensorRt, bundle: Bundle, precision: Precision, device: int, request: Request
+    ) -> None:
+        self._stream = gpu.open_device(device)
+        found = Gpu.of(device)
+        cache = Path(request.cache_dir) if request.cache_dir else default_cache_dir()
+        with gpu.current_device(device):
+            plan = find_or_build(bundle, tensorrt, precision, found, request.max_batch, cache / "engines")
+            self._engine: Engine | None = Engine(tensorrt, plan)
+        self.device, self.captures = device, tensorrt.shares_profiles
+        manifest = bundle.manifest
+        rows, columns = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
+        joints = len(bundle.skeleton)
+        self._maps, self._most = (joints, rows, columns), request.max_batch
+        self._own = self.new_context()
+        self._lock = threading.Lock()
+        self.description = f"{tensorrt.name} cuda:{device} {precision} ({found.name})"
+
+    def new_context(self) -> _Context:
+        """See :class:`lfpose_edge.backends.base.DeviceBackend`."""
+        if self._engine is None:
+            message = "this backend is closed"
+            raise RuntimeError(message)
+        with gpu.current_device(self.device):
+            return _Context(self._engine.new_context(), self.device)
+
+    def infer(self, crops: Floats) -> tuple[Floats, Floats]:
+        """See :class:`lfpose_edge.backends.base.Backend`: the crops go up, and the maps come down."""
+        from lfpose_edge._cuda import DeviceArray
+
+        shapes = ((len(crops), *self._maps), (len(crops), self._maps[0]))
+        kind = np.dtype(np.float32)
+        with self._lock:
+            cams, presence = (DeviceArray.empty(shape, kind, self._stream) for shape in shapes)
+            self._own.enqueue(gpu.on_device(crops, self._stream), cams, presence, self._stream)
+            return cams.numpy(), presence.numpy()
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._engine = None
+        del self._own
+
+
+class _Context:
+    """See :class:`lfpose_edge.backends.base.Context`."""
+
+    def __init__(self, context: EngineContext, device: int) -> None:
+        self._context, self._device = context, device
+
+    def enqueue(self, crops: DeviceArray, cams: DeviceArray, presence: DeviceArray, stream: Stream) -> None:
+        """See :class:`lfpose_edge.backends.base.Context`."""
+        arrays = {"crops": crops, "cams": cams, "presence": presence}
+        addresses = {name: a.__cuda_array_interface__["data"][0] for name, a in arrays.items()}
+        with gpu.current_device(self._device):
+            self._context.enqueue(crops.shape, addresses, stream.handle)

@@ -1,0 +1,284 @@
+"""The pipeline on a GPU: the frame goes up once, K x 4 floats a person come down.
+
+Cut, network and decode are queued on one stream; after a warm-up they are one CUDA graph for every number of
+crops. The next frame goes up on a stream of its own meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge.backends.base import DeviceBackend
+from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.ops import gpu
+from lfpose_edge.pipeline.base import Affines, Located, Stages
+from lfpose_edge.sources import on_gpu
+
+if TYPE_CHECKING:
+    from lfpose_edge._cuda import DeviceArray, Graph, Stream
+
+logger = logging.getLogger("lfpose_edge")
+
+SLOTS = 2  # frames on their way
+_FLOAT, _DOUBLE, _BYTE = (np.dtype(kind) for kind in (np.float32, np.float64, np.uint8))
+
+
+@contextmanager
+def _gpu_errors() -> Iterator[None]:
+    """What CUDA refuses, as an error of ours."""
+    from lfpose_edge._cuda import CudaError
+
+    try:
+        yield
+    except CudaError as error:
+        message = f"the GPU fails: {error}"
+        raise BackendUnavailable(message) from error
+
+
+class DevicePipeline:
+    """See :class:`lfpose_edge.pipeline.base.Pipeline`.
+
+    An image may be a GPU array of any library, which is then read where it lies.
+
+    Raises:
+        BackendUnavailable: the GPU has no memory left, or fails.
+    """
+
+    ahead = SLOTS - 1
+    takes_gpu_arrays = True
+
+    def __init__(self, backend: DeviceBackend, stages: Stages) -> None:
+        from lfpose_edge._cuda import Decoder
+
+        self._backend, self._stages = backend, stages
+        self._graphs = backend.captures
+        self._lock = threading.Lock()
+        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        decode = stages.decode
+        with _gpu_errors():
+            self._compute, self._uploads = (gpu.open_device(backend.device) for _ in range(2))
+            self._decoder = Decoder(
+                decode.stride,
+                decode.upsample,
+                decode.method,
+                decode.blur_sigma,
+                decode.window,
+                self._compute,
+            )
+            for _ in range(SLOTS):
+                self._free.put(_Slot(self._compute))
+
+    def submit(self, image: Any, affines: Affines) -> Callable[[], Located]:
+        """See :class:`lfpose_edge.pipeline.base.Pipeline`."""
+        started = perf_counter()
+        slot = self._free.get()
+        most = self._stages.max_batch
+        parts: list[tuple[NDArray[np.float32], ...]] = []
+        try:
+            with self._lock, _gpu_errors():
+                frame = self._put(image, slot)
+                for first in range(0, len(affines), most):
+                    if first:
+                        parts.append(slot.read())  # its memory is needed for the next ones
+                    self._launch(slot, frame, affines[first : first + most])
+        except BaseException:
+            self._free.put(slot)
+            raise
+        handed_over = perf_counter()
+
+        def wait() -> Located:
+            try:
+                with _gpu_errors():
+                    parts.append(slot.read())
+            finally:
+                self._free.put(slot)
+            keypoints, scores, presence = (np.concatenate(part) for part in zip(*parts, strict=True))
+            spent = (handed_over - started, perf_counter() - handed_over)
+            return Located(keypoints, scores, presence, 1e3 * spent[0], 1e3 * spent[1], 0.0)
+
+        return wait
+
+    def close(self) -> None:
+        """See :class:`lfpose_edge.pipeline.base.Pipeline`."""
+        with self._lock:
+            self._compute.synchronize()
+            while not self._free.empty():
+                self._free.get()
+
+    def _put(self, image: Any, slot: _Slot) -> DeviceArray:
+        """The frame in the GPU's memory: as it lies there, or on its way up."""
+        if on_gpu(image):
+            slot.lent = gpu.on_device(image, self._compute)
+            return slot.lent
+        frame, pinned = slot.frame_of(image.shape)
+        np.copyto(pinned, image)
+        frame.copy_from(pinned, self._uploads)
+        return frame
+
+    def _launch(self, slot: _Slot, frame: DeviceArray, affines: Affines) -> None:
+        batch = slot.batch_for(len(affines), self._new_batch)
+        batch.give(affines, self._uploads)
+        slot.uploaded.record(self._uploads)
+        self._compute.wait(slot.uploaded)
+        if not (self._graphs and frame is slot.frame):  # a lent array lies elsewhere every time
+            self._work(batch, frame)
+        elif batch.graph_of is frame and batch.graph is not None:
+            batch.graph.launch(self._compute)
+        elif batch.graph_of is frame:
+            self._capture(batch, frame)
+        else:  # the engine makes itself ready
+            batch.graph, batch.graph_of = None, frame
+            self._work(batch, frame)
+        batch.take(self._compute)
+        slot.finish(batch, self._compute)
+
+    def _work(self, batch: _Batch, frame: DeviceArray) -> None:
+        """Queue the three stages."""
+        from lfpose_edge._cuda import preprocess_crops
+
+        stages, compute = self._stages, self._compute
+        preprocess_crops(
+            frame,
+            batch.plans,
+            batch.crops,
+            stages.swap_rb,
+            stages.mean,
+            stages.std,
+            stages.border,
+            1.0,
+            compute,
+        )
+        batch.context.enqueue(batch.crops, batch.cams, batch.presence, compute)
+        self._decoder.decode(batch.cams, batch.presence, batch.affines, *batch.joints, compute)
+
+    def _capture(self, batch: _Batch, frame: DeviceArray) -> None:
+        from lfpose_edge._cuda import CudaError
+
+        compute = self._compute
+        try:
+            compute.begin_capture()
+            try:
+                self._work(batch, frame)
+            finally:
+                graph = compute.end_capture(batch.crops, batch.cams, batch.presence, *batch.joints, frame)
+            graph.launch(compute)
+        except (CudaError, BundleError) as error:
+            self._graphs = False
+            logger.warning("no CUDA graph, stages are launched one by one: %s", error)
+            self._work(batch, frame)
+        else:
+            batch.graph = graph
+
+    def _new_batch(self, crops: int) -> _Batch:
+        bucket = min(self._stages.max_batch, 1 << (crops - 1).bit_length())
+        return _Batch(bucket, self._stages, self._backend, self._compute)
+
+
+class _Slot:
+    """The memory of one frame on its way.
+
+    Attributes:
+        frame: of the last size that came from the host.
+        lent: the last frame that was in the GPU's memory already; it must live until it was read.
+        uploaded: when what the frame needs is there.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        from lfpose_edge._cuda import Event
+
+        self._stream = stream
+        self.uploaded, self._done = Event(stream.device), Event(stream.device)
+        self.frame: DeviceArray | None = None
+        self.lent: DeviceArray | None = None
+        self._pinned: NDArray[np.uint8] | None = None
+        self._batches: dict[int, _Batch] = {}
+        self._running: _Batch | None = None
+
+    def frame_of(self, shape: tuple[int, ...]) -> tuple[DeviceArray, NDArray[np.uint8]]:
+        """Memory of the device and of the host for a frame; of the last frame's size the same again."""
+        from lfpose_edge._cuda import DeviceArray, pinned_array
+
+        if self.frame is None or self._pinned is None or self.frame.shape != shape:
+            self.frame = DeviceArray.empty(shape, _BYTE, self._stream)
+            self._pinned = pinned_array(shape, _BYTE, self._stream.device)
+        return self.frame, self._pinned
+
+    def batch_for(self, crops: int, make: Callable[[int], _Batch]) -> _Batch:
+        """The smallest batch that there is memory for and that holds so many crops, but not twice as many."""
+        fitting = [size for size in self._batches if crops <= size < 2 * crops]
+        if fitting:
+            return self._batches[min(fitting)]
+        batch = make(crops)
+        return self._batches.setdefault(batch.size, batch)
+
+    def finish(self, batch: _Batch, stream: Stream) -> None:
+        """Note what is running, and when it will be done."""
+        self._running = batch
+        self._done.record(stream)
+
+    def read(self) -> tuple[NDArray[np.float32], ...]:
+        """Wait for what is running; its joints."""
+        assert self._running is not None
+        self._done.synchronize()
+        self.lent = None
+        return self._running.read()
+
+
+class _Batch:
+    """The memory of a number of crops; fewer are filled up with the last one.
+
+    Attributes:
+        size: how many crops it holds.
+        graph: the stages as one launch, once they were captured, for the frame ``graph_of``.
+    """
+
+    def __init__(self, size: int, stages: Stages, backend: DeviceBackend, stream: Stream) -> None:
+        from lfpose_edge._cuda import DeviceArray, pinned_array, plan_crops
+
+        def pair(shape: tuple[int, ...], kind: np.dtype[Any]) -> tuple[DeviceArray, NDArray[Any]]:
+            return DeviceArray.empty(shape, kind, stream), pinned_array(shape, kind, stream.device)
+
+        joints = (size, stages.joints)
+        self.size, self._crop_size = size, stages.size
+        plan_bytes = plan_crops(np.eye(2, 3)[None], stages.size).shape[1]
+        self.plans, self._plans = pair((size, plan_bytes), _BYTE)
+        self.affines, self._affines = pair((size, 2, 3), _DOUBLE)
+        self.crops = DeviceArray.empty((size, 3, *stages.size), _FLOAT, stream)
+        self.cams = DeviceArray.empty((*joints, *stages.cells), _FLOAT, stream)
+        self.presence = DeviceArray.empty(joints, _FLOAT, stream)
+        keypoints, scores, presence = (pair(shape, _FLOAT) for shape in ((*joints, 2), joints, joints))
+        self.joints = (keypoints[0], scores[0], presence[0])
+        self._joints = (keypoints[1], scores[1], presence[1])
+        self.context = backend.new_context()
+        self.graph: Graph | None = None
+        self.graph_of: DeviceArray | None = None
+        self._count = 0
+
+    def give(self, affines: Affines, stream: Stream) -> None:
+        """Send the crops' affines up."""
+        from lfpose_edge._cuda import plan_crops
+
+        self._count = len(affines)
+        self._affines[: self._count] = affines
+        self._affines[self._count :] = affines[-1]
+        self._plans[:] = plan_crops(self._affines, self._crop_size)
+        self.affines.copy_from(self._affines, stream)
+        self.plans.copy_from(self._plans, stream)
+
+    def take(self, stream: Stream) -> None:
+        """Send the joints down."""
+        for device, host in zip(self.joints, self._joints, strict=True):
+            device.copy_to(host, stream)
+
+    def read(self) -> tuple[NDArray[np.float32], ...]:
+        """The joints that came down."""
+        return tuple(host[: self._count].copy() for host in self._joints)

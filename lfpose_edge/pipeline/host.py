@@ -1,0 +1,54 @@
+"""The pipeline on the CPU: C++ kernels around an engine that takes arrays."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from lfpose_edge import ops
+from lfpose_edge.backends import Backend
+from lfpose_edge.pipeline.base import Affines, Floats, Located, Stages, cut
+
+
+class HostPipeline:
+    """See :class:`lfpose_edge.pipeline.base.Pipeline`. The work is done when it is submitted."""
+
+    ahead = 0
+    takes_gpu_arrays = False
+
+    def __init__(self, backend: Backend, stages: Stages) -> None:
+        self._backend, self._stages = backend, stages
+        self._buffers = threading.local()
+
+    def submit(self, image: Any, affines: Affines) -> Callable[[], Located]:
+        """See :class:`lfpose_edge.pipeline.base.Pipeline`."""
+        stages = self._stages
+        parts, spent = [], np.zeros(3)
+        for first in range(0, len(affines), stages.max_batch):
+            chunk = affines[first : first + stages.max_batch]
+            a = perf_counter()
+            crops = cut(image, chunk, stages, self._buffer(len(chunk)))
+            b = perf_counter()
+            cams, presence = self._backend.infer(crops)
+            c = perf_counter()
+            parts.append(ops.decode(cams, presence, chunk, stages.decode, threads=stages.threads))
+            spent += (b - a, c - b, perf_counter() - c)
+        joints = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        located = Located(*joints, *(spent * 1e3).tolist())
+        return lambda: located
+
+    def close(self) -> None:
+        """See :class:`lfpose_edge.pipeline.base.Pipeline`."""
+        self._buffers = threading.local()
+
+    def _buffer(self, n: int) -> Floats:
+        """This thread's crop buffer, cut to n crops: allocated once, so that a long run does not grow."""
+        buffer: Floats | None = getattr(self._buffers, "crops", None)
+        if buffer is None or len(buffer) < n:
+            buffer = np.empty((n, 3, *self._stages.size), np.float32)
+            self._buffers.crops = buffer
+        return buffer[:n]

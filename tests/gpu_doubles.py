@@ -1,0 +1,308 @@
+"""A GPU made of NumPy: ``_cuda`` and TensorRT, as far as the runtime uses them, on arrays of the host.
+
+Streams are lazy: what they are given is done, in order, when somebody waits for it; so work that nothing
+waits for, or memory that is used again too early, shows. The kernels are the reference.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from lfpose_edge.ops import DecodeConfig, reference
+
+STREAMS: dict[int, Stream] = {}
+ONE_AT_A_TIME = threading.RLock()  # a thread that waits does the work, in order, also that of others
+MEMORY: dict[int, Any] = {}  # what keeps addresses alive, and counts allocations
+
+
+class CudaError(RuntimeError):
+    """As ``_cuda``'s."""
+
+
+class Stream:
+    """Work that waits until it is waited for."""
+
+    def __init__(self, device: int = 0) -> None:
+        self.device, self.handle = device, 1000 + len(STREAMS)
+        self.work: list[Callable[[], None]] = []
+        self.captured: list[Callable[[], None]] | None = None
+        self.refuses_capture = False
+        STREAMS[self.handle] = self
+
+    def give(self, work: Callable[[], None]) -> None:
+        (self.work if self.captured is None else self.captured).append(work)
+
+    def synchronize(self) -> None:
+        if self.captured is not None:
+            message = "cannot finish the work on the device: operation not permitted when stream is capturing"
+            raise CudaError(message)
+        with ONE_AT_A_TIME:
+            while self.work:
+                self.work.pop(0)()
+
+    def wait(self, event: Event) -> None:
+        self.give(event.arrive())
+
+    def begin_capture(self) -> None:
+        if self.refuses_capture:
+            message = "cannot capture a graph: not supported"
+            raise CudaError(message)
+        self.captured = []
+
+    def end_capture(self, *uses: object) -> Graph:
+        work, self.captured = self.captured, None
+        if work is None:
+            message = "cannot capture a graph: no capture"
+            raise CudaError(message)
+        return Graph(work, uses)
+
+
+class Event:
+    """A moment of a stream's work."""
+
+    def __init__(self, device: int = 0) -> None:
+        self._stream, self._length = None, 0
+        self._done: Callable[[], None] = lambda: None
+
+    def record(self, stream: Stream) -> None:
+        mark = SimpleNamespace(passed=False)
+        stream.give(lambda: setattr(mark, "passed", True))
+
+        def done() -> None:
+            with ONE_AT_A_TIME:
+                while not mark.passed:
+                    stream.work.pop(0)()
+
+        self._done = done
+
+    def arrive(self) -> Callable[[], None]:
+        """What waits for the moment that was recorded last, even when another is recorded meanwhile."""
+        return self._done
+
+    def synchronize(self) -> None:
+        self._done()
+
+
+class Graph:
+    """Captured work."""
+
+    launched = 0
+
+    def __init__(self, work: list[Callable[[], None]], uses: tuple[object, ...]) -> None:
+        self._work, self._uses = work, uses
+
+    def launch(self, stream: Stream) -> None:
+        Graph.launched += 1
+        for work in self._work:
+            stream.give(work)
+
+
+class DeviceArray:
+    """Memory that only streams touch."""
+
+    def __init__(self, memory: np.ndarray, stream: Stream) -> None:
+        self.memory, self.stream = memory, stream
+        self.shape, self.dtype, self.device = memory.shape, memory.dtype, stream.device
+        MEMORY[memory.ctypes.data] = memory
+
+    @staticmethod
+    def empty(shape: tuple[int, ...], dtype: np.dtype, stream: Stream) -> DeviceArray:
+        if math.prod(shape) > 1 << 28:
+            message = "cannot allocate device memory: out of memory (cudaErrorMemoryAllocation)"
+            raise CudaError(message)
+        return DeviceArray(np.full(shape, 77, dtype), stream)
+
+    @staticmethod
+    def lent_by(array: Any, stream: Stream) -> DeviceArray:
+        return DeviceArray(array.memory, stream)
+
+    def upload(self, host: np.ndarray) -> None:
+        self.copy_from(host, self.stream)
+        self.stream.synchronize()
+
+    def copy_from(self, host: np.ndarray, stream: Stream) -> None:
+        assert (host.shape, host.dtype) == (self.shape, self.dtype)
+        stream.give(lambda: np.copyto(self.memory, host))
+
+    def copy_to(self, host: np.ndarray, stream: Stream) -> None:
+        assert (host.shape, host.dtype) == (self.shape, self.dtype)
+        stream.give(lambda: np.copyto(host, self.memory))
+
+    def numpy(self) -> np.ndarray:
+        self.stream.synchronize()
+        return self.memory.copy()
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"data": (self.memory.ctypes.data, False)}
+
+
+class TorchLike:
+    """A tensor of another library, in the GPU's memory."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.memory, self.shape, self.dtype = array, array.shape, f"torch.{array.dtype}"
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+
+class Decoder:
+    """The reference's decode."""
+
+    def __init__(
+        self, stride: float, upsample: int, method: Any, sigma: float, window: int, stream: Stream
+    ) -> None:
+        self._config = DecodeConfig(stride, upsample, method, sigma, window)
+
+    def decode(self, cams: Any, presence: Any, affines: Any, *rest: Any) -> None:
+        *joints, stream = rest
+
+        def work() -> None:
+            found = reference.decode(cams.memory, presence.memory, affines.memory, self._config)
+            for array, values in zip(joints, found, strict=True):
+                np.copyto(array.memory, values)
+
+        stream.give(work)
+
+
+def plan_crops(affines: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    assert np.isfinite(affines).all()
+    return np.ascontiguousarray(affines, np.float64).reshape(len(affines), 6).view(np.uint8)
+
+
+def preprocess_crops(
+    image: Any,
+    plans: Any,
+    out: Any,
+    swap_rb: bool,
+    mean: Any,
+    std: Any,
+    border: Any,
+    step: float,
+    stream: Stream,
+) -> None:
+    assert image.stream is stream, "an array of another stream"
+
+    def work() -> None:
+        affines = plans.memory.view(np.float64).reshape(-1, 2, 3)
+        size = out.shape[2:]
+        options = {"swap_rb": swap_rb, "mean": mean, "std": std, "border": border}
+        np.copyto(out.memory, reference.preprocess(image.memory, affines, size, **options))
+
+    stream.give(work)
+
+
+def cuda_module(name: str = "Tester 4000") -> ModuleType:
+    """The double of ``lfpose_edge._cuda``."""
+    module = ModuleType("lfpose_edge._cuda")
+    kernels = (CudaError, DeviceArray, Stream, Event, Graph, Decoder, plan_crops, preprocess_crops)
+    module.__dict__.update({thing.__name__: thing for thing in kernels})
+    module.__dict__.update(
+        device_count=lambda: 1,
+        set_device=lambda device: 0,
+        device_facts=lambda device: {"name": name, "compute_capability": (8, 6)},
+        pinned_array=lambda shape, dtype, device=0: np.full(shape, 55, dtype),
+    )
+    return module
+
+
+class FakeTensorRt(ModuleType):
+    """TensorRT: an "engine" is the ONNX file, which ONNX Runtime runs on the addresses that it is given.
+
+    Attributes:
+        builds: how many engines were built.
+    """
+
+    def __init__(self, version: str = "10.3.0") -> None:
+        super().__init__("tensorrt")
+        self.__version__ = version
+        self.builds = 0
+        self.contexts = 0
+        anything = SimpleNamespace(__getattr__=lambda name: 0)
+        self.NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0, STRONGLY_TYPED=1)
+        self.MemoryPoolType = SimpleNamespace(WORKSPACE=0)
+        self.BuilderFlag = SimpleNamespace(FP16=0, INT8=1)
+        self.Builder, self.OnnxParser, self.Runtime = self._builder, self._parser, self._runtime
+        self.anything = anything
+
+    class ILogger:
+        """As TensorRT's."""
+
+        Severity = SimpleNamespace(ERROR=0, INTERNAL_ERROR=1, WARNING=2)
+
+    def _builder(self, log: Any) -> Any:
+        timing = SimpleNamespace(serialize=lambda: b"timings")
+        config = SimpleNamespace(
+            set_memory_pool_limit=lambda *_: None,
+            add_optimization_profile=lambda *_: None,
+            set_flag=lambda *_: None,
+            create_timing_cache=lambda _: timing,
+            set_timing_cache=lambda *_: None,
+        )
+
+        def build(network: Any, _: Any) -> bytes:
+            self.builds += 1
+            return b"plan:" + network.model
+
+        crops = SimpleNamespace(name="crops", shape=(-1, 3, 64, 48))
+        return SimpleNamespace(
+            create_network=lambda _: SimpleNamespace(num_inputs=1, get_input=lambda _: crops, model=b""),
+            create_builder_config=lambda: config,
+            create_optimization_profile=lambda: SimpleNamespace(set_shape=lambda *_: None),
+            build_serialized_network=build,
+        )
+
+    def _parser(self, network: Any, log: Any) -> Any:
+        def parse(model: bytes) -> bool:
+            network.model = model
+            return True
+
+        return SimpleNamespace(parse=parse)
+
+    def _runtime(self, log: Any) -> Any:
+        def read(plan: bytes) -> Any:
+            if not plan.startswith(b"plan:"):
+                log.errors.append("magic tag does not match")
+                return None
+            return SimpleNamespace(create_execution_context=lambda: self._context(plan[5:]))
+
+        return SimpleNamespace(deserialize_cuda_engine=read)
+
+    def _context(self, model: bytes) -> Any:
+        import onnxruntime
+
+        self.contexts += 1
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        state: dict[str, Any] = {}
+
+        def execute(handle: int) -> bool:
+            shape, addresses = state["shape"], dict(state["addresses"])
+
+            def work() -> None:
+                found = session.run(("cams", "presence"), {"crops": _floats_at(addresses["crops"], shape)})
+                for name, values in zip(("cams", "presence"), found, strict=True):
+                    np.copyto(_floats_at(addresses[name], values.shape), values)
+
+            STREAMS[handle].give(work)
+            return True
+
+        addresses = state.setdefault("addresses", {})
+        return SimpleNamespace(
+            set_input_shape=lambda _, shape: state.update(shape=shape) is None,
+            set_tensor_address=lambda name, address: addresses.update({name: address}) is None,
+            execute_async_v3=execute,
+        )
+
+
+def _floats_at(address: int, shape: tuple[int, ...]) -> np.ndarray:
+    count = math.prod(shape)
+    memory = (ctypes.c_float * count).from_address(address)
+    return np.frombuffer(memory, np.float32, count).reshape(shape)

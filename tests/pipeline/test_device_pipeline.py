@@ -1,0 +1,281 @@
+"""The way of a frame over a GPU, on doubles: the CPU's joints, graphs, engines that are kept, errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gpu_doubles
+import numpy as np
+import pytest
+from bundles import write_spot_bundle
+from gpu_doubles import FakeTensorRt, Graph, TorchLike
+
+import lfpose_edge
+from lfpose_edge import PoseEstimator
+from lfpose_edge.backends.engine_files import check_engine
+from lfpose_edge.errors import BackendUnavailable, EngineMismatch
+
+Make = Callable[..., PoseEstimator]
+BOXES = [[10, 20, 90, 120], [60, 40, 150, 160], [100, 10, 200, 200]]
+
+
+@pytest.fixture
+def tensorrt(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
+    """A machine with a GPU and TensorRT."""
+    module, cuda = FakeTensorRt(), gpu_doubles.cuda_module()
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setitem(sys.modules, "lfpose_edge._cuda", cuda)
+    monkeypatch.setattr(lfpose_edge, "_cuda", cuda, raising=False)
+    monkeypatch.setattr(Graph, "launched", 0)
+    return module
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_spot_bundle(tmp_path / "spot")
+
+
+@pytest.fixture
+def on_gpu(tensorrt: FakeTensorRt, bundle: Path, tmp_path: Path) -> Make:
+    def make(**options: Any) -> PoseEstimator:
+        return PoseEstimator(
+            bundle, **{"backend": "tensorrt", "precision": "fp32", "cache_dir": tmp_path / "cache", **options}
+        )
+
+    return make
+
+
+@pytest.fixture
+def on_cpu(bundle: Path) -> PoseEstimator:
+    return PoseEstimator(bundle, backend="onnxruntime")
+
+
+def _picture(seed: int, size: tuple[int, ...] = (210, 220, 3)) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (-(-size[0] // 20), -(-size[1] // 20), *size[2:]))
+    return coarse.astype(np.uint8).repeat(20, axis=0).repeat(20, axis=1)[: size[0], : size[1]].copy()
+
+
+def _assert_same(found: Any, expected: Any) -> None:
+    np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=2e-3)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    np.testing.assert_allclose(found.presence, expected.presence, atol=1e-4)
+
+
+def test_joints_are_where_the_cpu_finds_them(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pose = on_gpu()
+    for count in (1, 2, 3, 3, 1, 3):  # again with fewer: what was there before must not show
+        for seed in range(3):
+            picture = _picture(seed)
+            _assert_same(pose(picture, BOXES[:count]), on_cpu(picture, BOXES[:count]))
+    assert pose(picture, BOXES).backend == "tensorrt 10.3.0 cuda:0 fp32 (Tester 4000)"
+
+
+@pytest.mark.parametrize("size", [(100, 80), (100, 80, 1), (64, 90, 3), (33, 47, 4)], ids=str)
+def test_every_kind_of_image(size: tuple[int, ...], on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    box = [[5, 5, 30, 30]]
+    _assert_same(on_gpu()(_picture(1, size), box), on_cpu(_picture(1, size), box))
+
+
+def test_more_people_than_a_batch_holds(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    boxes = [[x, 10, x + 40, 90] for x in range(0, 110, 10)]
+    _assert_same(on_gpu(max_batch=4)(_picture(3), boxes), on_cpu(_picture(3), boxes))
+
+
+def test_the_third_frame_is_a_graph(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pose = on_gpu()
+    launched = []
+    for seed in range(8):  # two frames' memory: two warm-ups, two captures
+        _assert_same(pose(_picture(seed), BOXES), on_cpu(_picture(seed), BOXES))
+        launched.append(Graph.launched)
+    assert launched == [0, 0, 1, 2, 3, 4, 5, 6]
+    _assert_same(pose(_picture(9, (300, 200, 3)), BOXES), on_cpu(_picture(9, (300, 200, 3)), BOXES))
+    assert Graph.launched == 6  # a frame of another size warms up again
+
+
+def test_without_graphs_the_stages_go_one_by_one(
+    on_gpu: Make, on_cpu: PoseEstimator, caplog: pytest.LogCaptureFixture
+) -> None:
+    pose = on_gpu()
+    for stream in gpu_doubles.STREAMS.values():
+        stream.refuses_capture = True
+    with caplog.at_level(logging.WARNING):
+        for seed in range(6):
+            _assert_same(pose(_picture(seed), BOXES), on_cpu(_picture(seed), BOXES))
+    assert Graph.launched == 0
+    assert [r.message for r in caplog.records][1:] == [
+        "no CUDA graph, stages are launched one by one: cannot capture a graph: not supported"
+    ]
+
+
+def test_below_10_there_are_no_graphs(tensorrt: FakeTensorRt, on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    """Contexts share no profile there."""
+    tensorrt.__version__ = "8.6.1"
+    pose = on_gpu()
+    for seed in range(6):
+        _assert_same(pose(_picture(seed), BOXES), on_cpu(_picture(seed), BOXES))
+    assert Graph.launched == 0
+
+
+def test_a_stream_keeps_the_order_and_a_frame_ahead(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pictures = [_picture(seed) for seed in range(7)]
+    read = []
+
+    def source() -> Any:
+        for number, picture in enumerate(pictures):
+            read.append(number)
+            yield picture
+
+    pose, seen = on_gpu(), []
+    for number, result in enumerate(pose.stream(source())):
+        _assert_same(result, on_cpu(pictures[number]))
+        seen.append(len(read))
+    assert seen == [2, 3, 4, 5, 6, 7, 7]
+
+
+def test_a_stream_that_is_left_gives_its_memory_back(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pose = on_gpu()
+    for _ in range(3):
+        stream = pose.stream([_picture(seed) for seed in range(5)])
+        next(stream)
+        stream.close()
+    _assert_same(pose(_picture(1), BOXES), on_cpu(_picture(1), BOXES))
+
+
+def test_several_threads_share_an_estimator(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pose = on_gpu()
+    expected = [on_cpu(_picture(seed), BOXES) for seed in range(4)]
+    wrong: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            for _ in range(5):
+                _assert_same(pose(_picture(seed), BOXES), expected[seed])
+        except BaseException as error:  # noqa: B036  (shown by the main thread)
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []
+
+
+def test_a_tensor_on_the_gpu_is_read_where_it_lies(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    picture = _picture(5)
+    pose = on_gpu()
+    for _ in range(3):
+        _assert_same(pose(TorchLike(picture), BOXES), on_cpu(picture, BOXES))
+    _assert_same(pose(TorchLike(picture)), on_cpu(picture))
+    with pytest.raises(TypeError, match=r"in a GPU's memory, and onnxruntime .* reads the host's"):
+        on_cpu(TorchLike(picture), BOXES)
+    with pytest.raises(TypeError, match="a detector reads the host's: give boxes"):
+        on_gpu(detector=lambda image: np.array(BOXES))(TorchLike(picture))
+    with pytest.raises(TypeError, match="uint8"):
+        pose(TorchLike(picture.astype(np.float32)), BOXES)
+
+
+def test_an_engine_is_built_once(
+    tensorrt: FakeTensorRt, on_gpu: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        on_gpu().close()
+        on_gpu().close()
+    assert tensorrt.builds == 1
+    assert [r.message.split(":")[0] for r in caplog.records] == [
+        "building the fp32 engine of spot for Tester 4000 with tensorrt 10.3.0"
+    ]
+    (engine,) = (tmp_path / "cache" / "engines").glob("*.engine")
+    facts, _ = check_engine(engine)
+    assert (facts["gpu"], facts["batches"]) == ("Tester 4000", [1, 4, 16])
+
+
+@pytest.mark.parametrize("change", ["version", "batch", "damage", "no sidecar"])
+def test_an_engine_that_does_not_fit_is_built_anew(
+    change: str, tensorrt: FakeTensorRt, on_gpu: Make, tmp_path: Path
+) -> None:
+    on_gpu().close()
+    options: dict[str, Any] = {}
+    (engine,) = (tmp_path / "cache" / "engines").glob("*.engine")
+    if change == "version":
+        tensorrt.__version__ = "10.4.0"
+    elif change == "batch":
+        options = {"max_batch": 8}
+    elif change == "damage":
+        engine.write_bytes(b"plan:nothing")
+    else:
+        engine.with_suffix(".json").unlink()
+    on_gpu(**options).close()
+    assert tensorrt.builds == 2
+
+
+def test_an_engine_of_the_bundle_is_taken_first(
+    tensorrt: FakeTensorRt, on_gpu: Make, bundle: Path, tmp_path: Path
+) -> None:
+    on_gpu().close()
+    (tmp_path / "cache" / "engines").rename(bundle / "engines")
+    on_gpu().close()
+    assert tensorrt.builds == 1
+
+
+def test_processes_that_start_at_once_build_one_engine(tensorrt: FakeTensorRt, on_gpu: Make) -> None:
+    threads = [threading.Thread(target=lambda: on_gpu().close()) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert tensorrt.builds == 1
+
+
+def test_what_the_engine_refuses_is_named(
+    tensorrt: FakeTensorRt, on_gpu: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BackendUnavailable, match="runs on device 'cuda'"):
+        on_gpu(device="cpu")
+    with pytest.raises(BackendUnavailable, match="no device cuda:3"):
+        on_gpu(device="cuda:3")
+    with pytest.raises(BackendUnavailable, match="fp32, fp16 or int8, not 'bf16'"):
+        on_gpu(precision="bf16")
+    pose = on_gpu()
+    with pytest.raises(BackendUnavailable, match="the GPU fails: cannot allocate .*: out of memory"):
+        pose(np.zeros((20000, 20000, 3), np.uint8), BOXES)
+    pose(_picture(0), BOXES)  # and it goes on
+    pose(_picture(0), BOXES)
+
+    def refusing(log: Any) -> Any:
+        log.errors.append("wrong GPU")
+        return SimpleNamespace(deserialize_cuda_engine=lambda plan: None)
+
+    monkeypatch.setattr(tensorrt, "Runtime", refusing)
+    with pytest.raises(EngineMismatch, match="cannot read the engine: wrong GPU"):
+        on_gpu()
+
+
+def test_from_11_on_half_precision_is_the_files(tensorrt: FakeTensorRt, on_gpu: Make) -> None:
+    tensorrt.__version__ = "11.4.0"
+    assert "fp32" in on_gpu(precision="auto").describe()["backend"]
+    with pytest.raises(BackendUnavailable, match="lfpose-export MODEL --out BUNDLE --engine"):
+        on_gpu(precision="fp16")
+
+
+def test_auto_takes_the_gpu(tensorrt: FakeTensorRt, on_gpu: Make) -> None:
+    assert on_gpu(backend="auto").describe()["backend"].startswith("tensorrt 10.3.0 cuda:0")
+    assert on_gpu(backend="auto", device="cpu").describe()["backend"].split()[0] in (
+        "openvino",
+        "onnxruntime",
+    )
+
+
+def test_closing_frees_and_ends(on_gpu: Make) -> None:
+    pose = on_gpu()
+    pose(_picture(0), BOXES)
+    pose.close()
+    pose.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        pose(_picture(0), BOXES)
