@@ -78,7 +78,7 @@ class TensorRtBackend:
         self._maps, self._most = (joints, rows, columns), request.max_batch
         self._own = self.new_context()
         self._lock = threading.Lock()
-        self.description = f"{tensorrt.name} cuda:{device} {precision} ({found.name})"
+        self.description = f"{tensorrt.name} cuda:{device} ({found.name}) {precision}"
 
     def new_context(self) -> _Context:
         """See :class:`lfpose_edge.backends.base.DeviceBackend`."""

@@ -33,7 +33,8 @@ SETTLING = (
     0.2  # of a turn, not timed: it takes some frames until a model's weights are the ones in the caches
 )
 PERCENTILES = (50, 95, 99)
-_PRECISIONS = ("fp32", "bf16", "int8")
+_PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+_ON_GPU = ("tensorrt", "tensorrt_rtx")  # threads of the CPU make no difference to them
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def measure(
     with ExitStack() as stack:
         cases = [
             Case(estimator, estimator.describe()["backend"], threads, n)
-            for threads in thread_counts
-            for estimator in _estimators(model, threads, max(counts), stack)
+            for number, threads in enumerate(thread_counts)
+            for estimator in _estimators(model, threads, max(counts), stack, with_gpu=number == 0)
             for n in counts
         ]
         ring = frame_ring()
@@ -148,9 +149,11 @@ def person_boxes(n: int) -> NDArray[np.float32]:
     return np.stack([x, y, x + wide, y + tall], axis=1).astype(np.float32)
 
 
-def _estimators(model: str, threads: int, max_batch: int, stack: ExitStack) -> Iterator[PoseEstimator]:
+def _estimators(
+    model: str, threads: int, max_batch: int, stack: ExitStack, *, with_gpu: bool
+) -> Iterator[PoseEstimator]:
     for backend, reason in available().items():
-        if reason is not None:
+        if reason is not None or (backend in _ON_GPU and not with_gpu):
             continue
         for precision in _PRECISIONS:
             try:

@@ -73,7 +73,7 @@ def test_joints_are_where_the_cpu_finds_them(on_gpu: Make, on_cpu: PoseEstimator
         for seed in range(3):
             picture = _picture(seed)
             _assert_same(pose(picture, BOXES[:count]), on_cpu(picture, BOXES[:count]))
-    assert pose(picture, BOXES).backend == "tensorrt 10.3.0 cuda:0 fp32 (Tester 4000)"
+    assert pose(picture, BOXES).backend == "tensorrt 10.3.0 cuda:0 (Tester 4000) fp32"
 
 
 @pytest.mark.parametrize("size", [(100, 80), (100, 80, 1), (64, 90, 3), (33, 47, 4)], ids=str)

@@ -1,0 +1,71 @@
+"""What the GPU's kernels are timed against does the same work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kernel_cases import bump, random_image
+
+from lfpose_edge import ops
+from lfpose_edge.errors import BackendUnavailable
+from lfpose_edge.geometry import crop_affines
+from lfpose_edge.ops import gpu
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def _unfused():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import unfused
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return unfused
+
+
+def test_the_crops_are_the_same() -> None:
+    image = random_image((120, 150, 3))
+    affines = crop_affines(np.array([[20.0, 10, 90, 100], [-10, 30, 60, 140]]), (48, 40), rotation_deg=20)
+    mean, std = (10, 20, 30), (1, 2, 3)
+    found = _unfused().crop(torch.from_numpy(image), torch.from_numpy(affines).float(), (48, 40), mean, std)
+    expected = ops.preprocess(image, affines, (48, 40), swap_rb=True, mean=mean, std=std)
+    assert np.abs(found.numpy() - expected).max() < 0.05
+
+
+def test_the_joints_are_the_same() -> None:
+    """But for the blur's last weights, and within a cell of the border, where torch's does not refine."""
+    cams = bump((8, 5, 24, 20), np.random.default_rng(0)).astype(np.float32)
+    presence = np.zeros((8, 5), np.float32)
+    row, column = np.divmod(cams.reshape(8, 5, -1).argmax(axis=2), 20)
+    inside = (np.minimum(row, 23 - row) >= 2) & (np.minimum(column, 19 - column) >= 2)
+    assert inside.sum() >= 10
+    affines = np.tile(np.array([[1.5, 0.2, 30], [-0.2, 1.5, 70]]), (8, 1, 1))
+    found = _unfused().decode(
+        torch.from_numpy(cams), torch.from_numpy(presence), torch.from_numpy(affines).float(), 4
+    )
+    expected = ops.decode(cams, presence, affines, ops.DecodeConfig(4))
+    away = np.linalg.norm(found[0].numpy() - expected[0], axis=2)
+    assert away[inside].max() < 0.1
+    np.testing.assert_allclose(found[1].numpy(), expected[1], atol=1e-5)
+
+
+def test_without_a_gpu_the_benchmark_says_so(tmp_path: Path) -> None:
+    try:
+        gpu.open_device()
+    except BackendUnavailable:
+        pass
+    else:
+        pytest.skip("there is a GPU: run the benchmark itself")
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "gpu_kernels.py"), "--json", str(tmp_path / "out.json")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert not (tmp_path / "out.json").exists()
