@@ -225,13 +225,10 @@ class FakeTensorRt(ModuleType):
         super().__init__("tensorrt")
         self.__version__ = version
         self.builds = 0
-        self.contexts = 0
-        anything = SimpleNamespace(__getattr__=lambda name: 0)
         self.NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0, STRONGLY_TYPED=1)
         self.MemoryPoolType = SimpleNamespace(WORKSPACE=0)
         self.BuilderFlag = SimpleNamespace(FP16=0, INT8=1)
         self.Builder, self.OnnxParser, self.Runtime = self._builder, self._parser, self._runtime
-        self.anything = anything
 
     class ILogger:
         """As TensorRT's."""
@@ -272,14 +269,22 @@ class FakeTensorRt(ModuleType):
             if not plan.startswith(b"plan:"):
                 log.errors.append("magic tag does not match")
                 return None
-            return SimpleNamespace(create_execution_context=lambda: self._context(plan[5:]))
+            made: list[Any] = []
+
+            def new() -> Any:
+                if made and int(self.__version__.split(".")[0]) < 10:
+                    log.errors.append("Profile 0 has been chosen by another IExecutionContext")
+                    return None
+                made.append(self._context(plan[5:]))
+                return made[-1]
+
+            return SimpleNamespace(create_execution_context=new)
 
         return SimpleNamespace(deserialize_cuda_engine=read)
 
     def _context(self, model: bytes) -> Any:
         import onnxruntime
 
-        self.contexts += 1
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         state: dict[str, Any] = {}
 

@@ -1,8 +1,9 @@
-"""ONNX Runtime on the CPU: the backend that every installation has."""
+"""ONNX Runtime: on the CPU the backend that every installation has; on a GPU where it was built for one."""
 
 from __future__ import annotations
 
 import platform
+import re
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +16,8 @@ from lfpose_edge.machine import cpu_flags
 _VNNI = {"avx512_vnni", "avx_vnni"}
 
 _PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "int8": "int8-cpu"}
+_DEVICE = re.compile(r"^cuda(?::(\d+))?$")
+_ON_GPU = "CUDAExecutionProvider"
 
 
 def unavailable() -> str | None:
@@ -29,11 +32,21 @@ def _slow_int8() -> bool:
 
 
 def load(bundle: Bundle, request: Request) -> Backend:
-    """Load a bundle's fp32 or INT8 model; left to choose, INT8 only where it is the faster one."""
-    if request.device not in ("auto", "cpu"):
-        message = f"backend 'onnxruntime' runs on device 'cpu', not {request.device!r}"
+    """Load a bundle's fp32 or INT8 model; left to choose, INT8 only where it is the faster one.
+
+    It takes a GPU only when told to, by device ``cuda`` or ``cuda:N``, and then in fp32: the crops go up and
+    the maps come down, so it is what TensorRT's absence leaves, not its equal.
+    """
+    on_gpu = _DEVICE.match(request.device)
+    if on_gpu is None and request.device not in ("auto", "cpu"):
+        message = f"backend 'onnxruntime' runs on device 'cpu', 'cuda' or 'cuda:0', not {request.device!r}"
         raise BackendUnavailable(message)
     precision = request.precision
+    if on_gpu is not None:
+        if precision not in ("auto", "fp32"):
+            message = f"backend 'onnxruntime' runs precision fp32 on a GPU, not {precision!r}"
+            raise BackendUnavailable(message)
+        return OnnxRuntimeBackend(bundle, "fp32", request.threads, device=int(on_gpu[1] or 0))
     if precision == "auto":
         precision = "int8" if "int8-cpu" in bundle.manifest.models and not _slow_int8() else "fp32"
     if precision not in _PRECISIONS:
@@ -58,20 +71,43 @@ def session_options(threads: int | None = None) -> Any:
 
 
 class OnnxRuntimeBackend:
-    """A bundle's model in an ONNX Runtime session."""
+    """A bundle's model in an ONNX Runtime session.
 
-    def __init__(self, bundle: Bundle, precision: str, threads: int | None) -> None:
+    Args:
+        bundle: the model.
+        precision: ``fp32`` or ``int8``.
+        threads: of the CPU; None takes all cores.
+        device: a GPU's number; None is the CPU.
+    """
+
+    def __init__(
+        self, bundle: Bundle, precision: str, threads: int | None, device: int | None = None
+    ) -> None:
         import onnxruntime
 
+        name = f"onnxruntime {onnxruntime.__version__}"
         options = session_options(threads)
         path = bundle.model_file(_PRECISIONS[precision])
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device is not None:
+            if _ON_GPU not in onnxruntime.get_available_providers():
+                message = (
+                    f"{name} was built without CUDA: pip uninstall onnxruntime && pip install onnxruntime-gpu"
+                )
+                raise BackendUnavailable(message)
+            providers = [(_ON_GPU, {"device_id": device})]
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's errors share no public base class
-            message = f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}"
+            message = f"{name} cannot load {path}: {error}"
             raise BundleError(message) from error
+        # Where its CUDA libraries do not load, it goes on without them, on the CPU.
+        if device is not None and session.get_providers()[0] != _ON_GPU:
+            what = "its CUDA or cuDNN libraries, or the driver, do not load"
+            message = f"{name} cannot use cuda:{device}: {what}"
+            raise BackendUnavailable(message)
         self._session: Any = session
-        self.description = f"onnxruntime {onnxruntime.__version__} cpu {precision}"
+        self.description = f"{name} {'cpu' if device is None else f'cuda:{device}'} {precision}"
 
     def infer(self, crops: Floats) -> tuple[Floats, Floats]:
         """See :class:`lfpose_edge.backends.base.Backend`."""

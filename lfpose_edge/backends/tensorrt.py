@@ -72,6 +72,7 @@ class TensorRtBackend:
             plan = find_or_build(bundle, tensorrt, precision, found, request.max_batch, cache / "engines")
             self._engine: Engine | None = Engine(tensorrt, plan)
         self.device, self.captures = device, tensorrt.shares_profiles
+        self._shared: _Context | None = None
         manifest = bundle.manifest
         rows, columns = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
         joints = len(bundle.skeleton)
@@ -85,8 +86,13 @@ class TensorRtBackend:
         if self._engine is None:
             message = "this backend is closed"
             raise RuntimeError(message)
+        if self._shared is not None:
+            return self._shared
         with gpu.current_device(self.device):
-            return _Context(self._engine.new_context(), self.device)
+            context = _Context(self._engine.new_context(), self.device)
+        if not self.captures:  # a second one could not run crops of a free number
+            self._shared = context
+        return context
 
     def infer(self, crops: Floats) -> tuple[Floats, Floats]:
         """See :class:`lfpose_edge.backends.base.Backend`: the crops go up, and the maps come down."""
@@ -101,19 +107,24 @@ class TensorRtBackend:
 
     def close(self) -> None:
         """Free the engine."""
-        self._engine = None
+        self._engine = self._shared = None
         del self._own
 
 
 class _Context:
-    """See :class:`lfpose_edge.backends.base.Context`."""
+    """See :class:`lfpose_edge.backends.base.Context`. A shared one waits for the stream it ran on last."""
 
     def __init__(self, context: EngineContext, device: int) -> None:
         self._context, self._device = context, device
+        self._stream: Stream | None = None
+        self._lock = threading.Lock()
 
     def enqueue(self, crops: DeviceArray, cams: DeviceArray, presence: DeviceArray, stream: Stream) -> None:
         """See :class:`lfpose_edge.backends.base.Context`."""
         arrays = {"crops": crops, "cams": cams, "presence": presence}
         addresses = {name: a.__cuda_array_interface__["data"][0] for name, a in arrays.items()}
-        with gpu.current_device(self._device):
+        with self._lock, gpu.current_device(self._device):
+            if self._stream is not None and self._stream is not stream:
+                self._stream.synchronize()  # its work uses this context's memory
+            self._stream = stream
             self._context.enqueue(crops.shape, addresses, stream.handle)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
+from typing import Any, ClassVar
 
-from lfpose_edge.backends import Request, onnxruntime
+import onnxruntime as engine
+import pytest
+from bundles import write_spot_bundle
+
+from lfpose_edge.backends import Request, load_backend, onnxruntime
 from lfpose_edge.bundle import Bundle
+from lfpose_edge.errors import BackendUnavailable
 from lfpose_edge.zoo import bundle_path
 
 PRECISE = "session.x64quantprecision"
@@ -45,3 +51,52 @@ def test_left_to_choose_it_takes_int8_where_that_is_fast(
     backend = onnxruntime.load(Bundle.open(bundle_path("lfpose-lite")), Request(precision="auto"))
     assert backend.description.endswith(f" cpu {precision}")
     backend.close()
+
+
+class _Session:
+    """Notes how it was asked for; ``used`` is what it says it runs on."""
+
+    asked: Any = None
+    used: ClassVar[list[str]] = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def __init__(self, path: str, options: Any, providers: Any) -> None:
+        _Session.asked = providers
+
+    def get_providers(self) -> list[str]:
+        return self.used
+
+
+@pytest.fixture
+def with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ONNX Runtime that was built for CUDA."""
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(engine, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(engine, "InferenceSession", _Session)
+
+
+@pytest.mark.parametrize(("device", "number"), [("cuda", 0), ("cuda:1", 1)])
+def test_a_gpu_is_taken_when_it_is_asked_for(
+    device: str, number: int, with_cuda: None, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(write_spot_bundle(tmp_path / "spot"))
+    backend = load_backend(bundle, "onnxruntime", Request(device=device))
+    assert _Session.asked == [("CUDAExecutionProvider", {"device_id": number})]
+    assert backend.description.endswith(f"cuda:{number} fp32")
+    load_backend(bundle, "onnxruntime", Request())
+    assert _Session.asked == ["CPUExecutionProvider"]
+
+
+def test_a_gpu_that_cannot_be_had_is_no_silent_cpu(
+    with_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.open(write_spot_bundle(tmp_path / "spot"))
+    with pytest.raises(BackendUnavailable, match="fp32 on a GPU, not 'int8'"):
+        load_backend(bundle, "onnxruntime", Request(device="cuda", precision="int8"))
+    with pytest.raises(BackendUnavailable, match="'cuda:0', not 'tpu'"):
+        load_backend(bundle, "onnxruntime", Request(device="tpu"))
+    monkeypatch.setattr(_Session, "used", ["CPUExecutionProvider"])
+    with pytest.raises(BackendUnavailable, match="cannot use cuda:0: its CUDA or cuDNN libraries"):
+        load_backend(bundle, "onnxruntime", Request(device="cuda"))
+    monkeypatch.setattr(engine, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(BackendUnavailable, match="pip install onnxruntime-gpu"):
+        load_backend(bundle, "onnxruntime", Request(device="cuda"))
