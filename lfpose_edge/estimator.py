@@ -20,7 +20,7 @@ from lfpose_edge import ops
 from lfpose_edge.backends import Request, load_backend
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.detection import Detector, resolve_detector
-from lfpose_edge.errors import BundleError
+from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.geometry import crop_affines
 from lfpose_edge.pipeline import Stages, cut, open_pipeline
 from lfpose_edge.results import ActivationMaps, PoseResult, StageTimings
@@ -123,7 +123,11 @@ class PoseEstimator:
         request = Request(device, precision, threads, cache, max_batch)
         self._backend = load_backend(self._bundle, backend, request)
         self._check_network()
-        self._pipeline = open_pipeline(self._backend, self._stages)
+        try:
+            self._pipeline = open_pipeline(self._backend, self._stages)
+        except BaseException:
+            self._backend.close()
+            raise
         self._closed = False
 
     def __call__(self, image: object, boxes: ArrayLike | None = None) -> PoseResult:
@@ -243,8 +247,10 @@ class PoseEstimator:
         """Free the engine; calling the estimator afterwards is an error."""
         if not self._closed:
             self._closed = True
-            self._pipeline.close()
-            self._backend.close()
+            try:
+                self._pipeline.close()
+            finally:
+                self._backend.close()
 
     def __enter__(self) -> PoseEstimator:
         self._check_open()
@@ -270,6 +276,9 @@ class PoseEstimator:
             found = [
                 output.shape for output in self._backend.infer(np.zeros((1, 3, height, width), np.float32))
             ]
+        except BackendUnavailable:  # a GPU's memory is no fault of the bundle
+            self._backend.close()
+            raise
         except Exception as error:  # the engines' errors share no base class
             self._backend.close()
             message = f"{self._bundle.path}: the network does not run on {height}x{width} crops: {error}"

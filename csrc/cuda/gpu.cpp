@@ -89,6 +89,7 @@ void Stream::copy(void* to, const void* from, std::size_t bytes) const {
 }
 
 void Stream::begin_capture() const {
+    const OnDevice current(device_);
     // Python may free an array at any time, this thread's among them; that is no part of the graph.
     check(cudaStreamBeginCapture(handle_, cudaStreamCaptureModeRelaxed), "capture a graph");
 }
@@ -125,6 +126,7 @@ Graph::Graph(const Stream& captured) : device_(captured.device()) {
 Graph::~Graph() { forget(cudaGraphExecDestroy(handle_)); }
 
 void Graph::launch(const Stream& stream) const {
+    const OnDevice current(device_);
     check(cudaGraphLaunch(handle_, stream.handle()), "launch a graph");
 }
 

@@ -9,14 +9,15 @@ from typing import cast
 
 from lfpose_edge.backends.base import Backend, BackendKind, Request
 from lfpose_edge.bundle import Bundle
-from lfpose_edge.errors import BackendUnavailable, did_you_mean
+from lfpose_edge.errors import BackendUnavailable, LFPoseError, did_you_mean
 
-__all__ = ["Backend", "Request", "available", "load_backend"]
+__all__ = ["ON_GPU", "Backend", "Request", "available", "load_backend"]
 
 logger = logging.getLogger("lfpose_edge")
 
 # Best first. A module is imported only when its engine is considered.
 _KINDS = ("tensorrt", "tensorrt_rtx", "openvino", "onnxruntime")
+ON_GPU = ("tensorrt", "tensorrt_rtx")
 _X86 = ("x86_64", "AMD64")
 
 
@@ -49,12 +50,18 @@ def load_backend(bundle: Bundle, name: str, request: Request) -> Backend:
 
     passed_over: list[tuple[str, str]] = []
     for candidate in _KINDS:
+        if candidate in ON_GPU and request.device == "cpu":
+            continue
         reason = _kind(candidate).unavailable() or _worse_here(candidate)
         if reason is None:
             try:
                 backend = _kind(candidate).load(bundle, request)
-            except BackendUnavailable as error:
+            except (LFPoseError, OSError) as error:
+                if candidate not in ON_GPU and not isinstance(error, BackendUnavailable):
+                    raise
                 reason = str(error)
+                if candidate in ON_GPU and request.device == "auto":
+                    logger.warning("%s is here, and does not work: %s", candidate, reason)
             else:
                 why = "; ".join(f"not {other}: {text}" for other, text in passed_over)
                 logger.info("backend auto: %s%s", backend.description, f" ({why})" if why else "")

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lfpose_edge.backends.engine_files import Fingerprint, engine_path, read_engine, write_engine
-from lfpose_edge.backends.tensorrt_api import BuildOptions, Steps, TensorRt
+from lfpose_edge.backends.engine_files import (
+    Fingerprint,
+    check_engine,
+    engine_path,
+    fingerprint_of,
+    read_engine,
+    write_engine,
+)
+from lfpose_edge.backends.tensorrt_api import BuildOptions, Engine, Steps, TensorRt
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BackendUnavailable, EngineMismatch
 from lfpose_edge.files import locked
@@ -23,11 +32,11 @@ class Gpu:
 
     Attributes:
         name: by its driver.
-        capability: such as ``SM86``.
+        capability: such as (8, 6).
     """
 
     name: str
-    capability: str
+    capability: tuple[int, int]
 
     @classmethod
     def of(cls, device: int) -> Gpu:
@@ -35,8 +44,12 @@ class Gpu:
         from lfpose_edge._cuda import device_facts
 
         facts = device_facts(device)
-        major, minor = facts["compute_capability"]
-        return cls(facts["name"], f"SM{major}{minor}")
+        return cls(facts["name"], facts["compute_capability"])
+
+    @property
+    def architecture(self) -> str:
+        """Such as ``SM86``."""
+        return "SM{}{}".format(*self.capability)
 
 
 def batches_up_to(most: int) -> tuple[int, int, int]:
@@ -44,24 +57,24 @@ def batches_up_to(most: int) -> tuple[int, int, int]:
     return 1, min(4, most), most
 
 
-def find_or_build(
+def open_engine(
     bundle: Bundle,
     tensorrt: TensorRt,
     precision: Literal["fp32", "fp16", "int8"],
     gpu: Gpu,
     max_batch: int,
     cache: Path,
-) -> bytes:
-    """A serialised engine for exactly this model, GPU, library, precision and batch.
+) -> Engine:
+    """An engine for exactly this model, GPU, library and precision.
 
-    Several processes may ask at once: one builds, the others wait and read. A damaged engine in the cache is
-    built anew.
+    Those that came with the bundle are tried first, then the cache; one that is damaged, or that TensorRT
+    does not read, is passed over. Several processes may ask at once: one builds, the others wait and read.
 
     Args:
         bundle: the model; engines that were built ahead of time are in its ``engines`` folder.
-        tensorrt: which builds, and will run.
+        tensorrt: which builds, and runs.
         precision: of the engine.
-        gpu: the one that is here.
+        gpu: the one that is here; it is the thread's current one.
         max_batch: most crops at once.
         cache: folder where engines are kept.
 
@@ -71,21 +84,19 @@ def find_or_build(
         OSError: the cache cannot be written.
     """
     file = bundle.model_file("int8-trt" if precision == "int8" else "fp32")
-    model = file.read_bytes()
     wanted = Fingerprint(
-        model_sha256=hashlib.sha256(model).hexdigest(),
+        model_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         library=tensorrt.trt.__name__,
         version=tensorrt.trt.__version__,
         gpu=gpu.name,
         precision=precision,
         batches=batches_up_to(max_batch),
     )
-    ahead = replace(wanted, gpu=gpu.capability)
-    shipped = bundle.path / "engines"
-    for folder, fingerprint in ((shipped, wanted), (shipped, ahead), (cache, wanted)):
-        plan = _read(folder, fingerprint)
-        if plan is not None:
-            return plan
+    for plan in _plans(bundle.path / "engines", cache, wanted, gpu):
+        try:
+            return Engine(tensorrt, plan)
+        except EngineMismatch as error:
+            logger.warning("%s; it is passed over", error)
     if precision == "fp16" and tensorrt.types_are_the_files:
         message = (
             f"{tensorrt.name} computes in the types of the file, and {file.name} is of float32: build the "
@@ -93,49 +104,77 @@ def find_or_build(
             "'int8' or 'fp32'"
         )
         raise BackendUnavailable(message)
-    _say_what_differs(shipped, wanted)
+    return _build(file, bundle.manifest.input.size, tensorrt, wanted, gpu, cache)
+
+
+def _plans(shipped: Path, cache: Path, wanted: Fingerprint, gpu: Gpu) -> Iterator[bytes]:
+    """Engines that say they fit: the bundle's, with whatever options they were built, then the cache's."""
+    for path in sorted(shipped.glob("*.engine")):
+        try:
+            facts, plan = check_engine(path)
+            found = fingerprint_of(facts, path)
+        except EngineMismatch as error:
+            logger.warning("%s", error)
+            continue
+        gpu_name = found.gpu if found.gpu in (gpu.name, gpu.architecture) else gpu.name
+        alike = replace(wanted, gpu=gpu_name, options=found.options, batches=found.batches)
+        if found == alike and found.batches[0] == 1 and found.batches[2] >= wanted.batches[2]:
+            yield plan
+        else:
+            logger.info("%s does not fit: %s", path.name, "; ".join(wanted.differences(found)))
+    if engine_path(cache, wanted).is_file():
+        try:
+            yield read_engine(engine_path(cache, wanted), wanted)
+        except EngineMismatch as error:
+            logger.warning("%s", error)
+
+
+def _build(
+    file: Path, size: tuple[int, int], tensorrt: TensorRt, wanted: Fingerprint, gpu: Gpu, cache: Path
+) -> Engine:
+    path = engine_path(cache, wanted)
+    before = path.stat().st_mtime_ns if path.is_file() else None
     cache.mkdir(parents=True, exist_ok=True)
-    with locked(engine_path(cache, wanted).with_suffix(".lock")):
-        plan = _read(cache, wanted)
-        if plan is not None:
-            return plan
+    with locked(path.with_suffix(".lock")):
+        if path.is_file() and path.stat().st_mtime_ns != before:  # another process was first
+            return Engine(tensorrt, read_engine(path, wanted))
         logger.warning(
             "building the %s engine of %s for %s with %s: this takes a minute or more, and it is kept in %s",
-            precision,
-            bundle.manifest.name,
+            wanted.precision,
+            file,
             gpu.name,
             tensorrt.name,
             cache,
         )
         options = BuildOptions(
-            fp16=precision != "fp32",
-            int8=precision == "int8",
+            fp16=wanted.precision != "fp32",
+            int8=wanted.precision == "int8",
             batches=wanted.batches,
-            timing_cache=cache / f"{wanted.library}-{wanted.version}.timing",
+            size=size,
+            timing_cache=cache / f"{wanted.library}-{wanted.version}-{gpu.architecture}.timing",
         )
+        model = file.read_bytes() if wanted.precision == "int8" else with_folded_weights(file)
         plan = tensorrt.build(model, options, _log_tenths())
+        engine = Engine(tensorrt, plan)
         write_engine(cache, wanted, plan)
-    return plan
+    return engine
 
 
-def _read(folder: Path, wanted: Fingerprint) -> bytes | None:
-    path = engine_path(folder, wanted)
-    if not path.is_file():
-        return None
-    try:
-        return read_engine(path, wanted)
-    except EngineMismatch as error:
-        logger.warning("%s", error)
-        return None
+def with_folded_weights(file: Path) -> bytes:
+    """A float model whose weights are constants of float32: files store them as float16 behind a Cast.
 
+    ONNX Runtime folds them, since the runtime has no other reader of ONNX files.
+    """
+    import onnxruntime
 
-def _say_what_differs(folder: Path, wanted: Fingerprint) -> None:
-    """Why no engine that came with the bundle fits."""
-    for path in sorted(folder.glob("*.engine")):
-        try:
-            read_engine(path, wanted)
-        except EngineMismatch as error:
-            logger.info("%s", error)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "folded.onnx"
+        options.optimized_model_filepath = str(out)
+        onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return out.read_bytes()
 
 
 def _log_tenths() -> Steps:

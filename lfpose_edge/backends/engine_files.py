@@ -74,6 +74,16 @@ def check_engine(path: Path) -> tuple[dict[str, Any], bytes]:
     return facts, plan
 
 
+def fingerprint_of(facts: dict[str, Any], path: Path) -> Fingerprint:
+    """The fingerprint in the facts of an engine's sidecar; EngineMismatch when it is not there."""
+    try:
+        own = {f.name: facts[f.name] for f in fields(Fingerprint)}
+        return Fingerprint(**{**own, "batches": tuple(own["batches"])})
+    except (KeyError, TypeError) as error:
+        message = f"engine {path} has no readable sidecar: build it again ({type(error).__name__})"
+        raise EngineMismatch(message) from error
+
+
 def read_engine(path: Path, wanted: Fingerprint) -> bytes:
     """Read an engine that was built for what is wanted.
 
@@ -81,12 +91,7 @@ def read_engine(path: Path, wanted: Fingerprint) -> bytes:
         EngineMismatch: it was built for something else (the message says what differs), or is damaged.
     """
     facts, plan = check_engine(path)
-    try:
-        own = {f.name: facts[f.name] for f in fields(Fingerprint)}
-        found = Fingerprint(**{**own, "batches": tuple(own["batches"])})
-    except (KeyError, TypeError) as error:
-        message = f"engine {path} has no readable sidecar: build it again ({type(error).__name__})"
-        raise EngineMismatch(message) from error
+    found = fingerprint_of(facts, path)
     if found != wanted:
         message = f"engine {path} was built for another case ({'; '.join(wanted.differences(found))})"
         raise EngineMismatch(message)

@@ -97,10 +97,11 @@ class OnnxRuntimeBackend:
                 raise BackendUnavailable(message)
             providers = [(_ON_GPU, {"device_id": device})]
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
         except Exception as error:  # onnxruntime's errors share no public base class
             message = f"{name} cannot load {path}: {error}"
-            raise BundleError(message) from error
+            kind = BundleError if device is None else BackendUnavailable
+            raise kind(message) from error
         # Where its CUDA libraries do not load, it goes on without them, on the CPU.
         if device is not None and session.get_providers()[0] != _ON_GPU:
             what = "its CUDA or cuDNN libraries, or the driver, do not load"

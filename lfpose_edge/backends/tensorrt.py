@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 
 from lfpose_edge.backends.base import Backend, Floats, Request
-from lfpose_edge.backends.engine_cache import Gpu, find_or_build
+from lfpose_edge.backends.engine_cache import Gpu, open_engine
 from lfpose_edge.backends.tensorrt_api import Engine, EngineContext, Flavour, TensorRt
 from lfpose_edge.backends.tensorrt_api import unavailable as library_unavailable
 from lfpose_edge.bundle import Bundle
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("lfpose_edge")
 
+_OLDEST = (7, 5)  # that the package's kernels are built for
 _DEVICE = re.compile(r"^(?:auto|cuda|cuda:(\d+))$")
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -31,7 +32,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 def unavailable(flavour: Flavour = "tensorrt") -> str | None:
     """Why TensorRT cannot be used here, or None."""
     try:
-        gpu.open_device()
+        gpu.require_device()
     except BackendUnavailable as error:
         return str(error)
     return library_unavailable(flavour)
@@ -68,10 +69,14 @@ class TensorRtBackend:
         self._stream = gpu.open_device(device)
         found = Gpu.of(device)
         cache = Path(request.cache_dir) if request.cache_dir else default_cache_dir()
+        if found.capability < _OLDEST:
+            message = f"{found.name} is of compute capability {found.capability}: 7.5 or later is needed"
+            raise BackendUnavailable(message)
         with gpu.current_device(device):
-            plan = find_or_build(bundle, tensorrt, precision, found, request.max_batch, cache / "engines")
-            self._engine: Engine | None = Engine(tensorrt, plan)
-        self.device, self.captures = device, tensorrt.shares_profiles
+            self._engine: Engine | None = open_engine(
+                bundle, tensorrt, precision, found, request.max_batch, cache / "engines"
+            )
+        self.device, self.captures, self._shares = device, tensorrt.captures, tensorrt.shares_profiles
         self._shared: _Context | None = None
         manifest = bundle.manifest
         rows, columns = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
@@ -90,7 +95,7 @@ class TensorRtBackend:
             return self._shared
         with gpu.current_device(self.device):
             context = _Context(self._engine.new_context(), self.device)
-        if not self.captures:  # a second one could not run crops of a free number
+        if not self._shares:  # a second one could not run crops of a free number
             self._shared = context
         return context
 
@@ -100,7 +105,7 @@ class TensorRtBackend:
 
         shapes = ((len(crops), *self._maps), (len(crops), self._maps[0]))
         kind = np.dtype(np.float32)
-        with self._lock:
+        with self._lock, gpu.device_errors():
             cams, presence = (DeviceArray.empty(shape, kind, self._stream) for shape in shapes)
             self._own.enqueue(gpu.on_device(crops, self._stream), cams, presence, self._stream)
             return cams.numpy(), presence.numpy()

@@ -33,6 +33,7 @@ class BuildOptions:
         fp16: compute in half precision; below version 11 a flag, from 11 on the ONNX file must be typed so.
         int8: the ONNX file holds Q/DQ pairs.
         batches: least, usual and largest batch.
+        size: crop height and width, for a file that leaves them free.
         workspace_mb: most scratch memory that a layer may ask for.
         compute_capability: GPU to build for, such as ``SM86``; only TensorRT for RTX can build for another
             than the one that is here. None is the one here.
@@ -43,6 +44,7 @@ class BuildOptions:
     fp16: bool = False
     int8: bool = False
     batches: tuple[int, int, int] = (1, 4, 16)
+    size: tuple[int, int] | None = None
     workspace_mb: int = 1024
     compute_capability: str | None = None
     dla_core: int | None = None
@@ -61,6 +63,8 @@ class TensorRt:
         is_rtx: whether it is TensorRT for RTX.
         types_are_the_files: whether an engine computes in the types of its ONNX file, and in no others.
         shares_profiles: whether several contexts of an engine may run crops of a free number.
+        captures: whether a context's work can be part of a CUDA graph of ours. TensorRT for RTX wants memory
+            of the user's for that, and makes graphs of its own.
     """
 
     def __init__(self, module: Any) -> None:
@@ -69,6 +73,7 @@ class TensorRt:
         self.is_rtx = module.__name__ == "tensorrt_rtx"
         self.types_are_the_files = self.is_rtx or self.version >= (11, 0)
         self.shares_profiles = self.is_rtx or self.version >= (10, 0)
+        self.captures = not self.is_rtx and self.shares_profiles
 
     @classmethod
     def load(cls, flavour: Flavour) -> TensorRt:
@@ -98,7 +103,7 @@ class TensorRt:
         trt = self.trt
         log = _log_of(trt)
         log.errors.clear()
-        builder = trt.Builder(log)
+        builder = _made(trt.Builder, log, self.name)
         network = builder.create_network(self._network_flags())
         parser = trt.OnnxParser(network, log)
         if not parser.parse(onnx_file) or network.num_inputs != 1:
@@ -107,7 +112,8 @@ class TensorRt:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
         profile = builder.create_optimization_profile()
         crops = network.get_input(0)
-        least, usual, most = ((n, *tuple(crops.shape)[1:]) for n in options.batches)
+        shape = tuple(crops.shape)[1:] if options.size is None else (3, *options.size)
+        least, usual, most = ((n, *shape) for n in options.batches)
         profile.set_shape(crops.name, least, usual, most)
         config.add_optimization_profile(profile)
         self._set_precision(config, options)
@@ -162,6 +168,8 @@ class TensorRt:
         if path is None or self.is_rtx:  # RTX compiles kernels where it runs, and times none here
             return None
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+        if cache is None:  # the file is damaged
+            cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
         return cache
 
@@ -180,7 +188,7 @@ class Engine:
     def __init__(self, tensorrt: TensorRt, plan: bytes) -> None:
         log = _log_of(tensorrt.trt)
         log.errors.clear()
-        self._runtime = tensorrt.trt.Runtime(log)  # outlives the engine
+        self._runtime = _made(tensorrt.trt.Runtime, log, tensorrt.name)  # outlives the engine
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             message = f"{tensorrt.name} cannot read the engine: {_reasons(log)}"
@@ -218,12 +226,21 @@ class EngineContext:
         Raises:
             BundleError: the engine does not take crops of that shape, or refuses to run.
         """
+        self._log.errors.clear()
         good = self._context.set_input_shape("crops", crops)
         for name, address in addresses.items():
             good = self._context.set_tensor_address(name, address) and good
         if not (good and self._context.execute_async_v3(stream)):
             message = f"{self._name} does not run crops of shape {crops}: {_reasons(self._log)}"
             raise BundleError(message)
+
+
+def _made(kind: Any, log: Any, name: str) -> Any:
+    try:
+        return kind(log)
+    except TypeError as error:  # its bindings' way to say that the library gave nothing
+        message = f"{name} does not start: {_reasons(log)}; does its CUDA fit the driver?"
+        raise BackendUnavailable(message) from error
 
 
 def _reasons(log: Any) -> str:
@@ -242,6 +259,8 @@ def unavailable(flavour: Flavour) -> str | None:
         return f"{flavour} cannot be imported ({str(error).splitlines()[0]}): {install}"
     except Exception as error:  # its loader raises kinds of its own when a library is missing
         return f"{flavour} is installed but does not load ({error}): {install}"
+    if not hasattr(module, "__version__"):
+        return f"{flavour} is a folder here, and not the library: {install}"
     if flavour == "tensorrt" and not (8, 6) <= TensorRt(module).version < (12, 0):
         return f"tensorrt {module.__version__} is not known to this release: it needs 8.6, 10.x or 11.x"
     return None

@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lfpose_edge.backends import available
+from lfpose_edge.backends import ON_GPU, available
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.cli.predict import PHOTO
 from lfpose_edge.errors import BackendUnavailable, BundleError
@@ -34,7 +34,6 @@ SETTLING = (
 )
 PERCENTILES = (50, 95, 99)
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-_ON_GPU = ("tensorrt", "tensorrt_rtx")  # threads of the CPU make no difference to them
 
 
 @dataclass(frozen=True)
@@ -153,8 +152,8 @@ def _estimators(
     model: str, threads: int, max_batch: int, stack: ExitStack, *, with_gpu: bool
 ) -> Iterator[PoseEstimator]:
     for backend, reason in available().items():
-        if reason is not None or (backend in _ON_GPU and not with_gpu):
-            continue
+        if reason is not None or (backend in ON_GPU and not with_gpu):
+            continue  # threads of the CPU make no difference to a GPU
         for precision in _PRECISIONS:
             try:
                 estimator = PoseEstimator(

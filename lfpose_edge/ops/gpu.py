@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lfpose_edge._cuda import DeviceArray, Stream
 
 
-def open_device(device: int = 0) -> Stream:
-    """A stream of a CUDA device.
+def require_device(device: int = 0) -> None:
+    """Find out whether there is a CUDA device, without making anything on it.
 
     Raises:
         BackendUnavailable: this package was built without the kernels, or there is no such device, or no
@@ -26,7 +26,7 @@ def open_device(device: int = 0) -> Stream:
     """
     try:
         _cuda = import_module("lfpose_edge._cuda")
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         message = (
             "this lfpose-edge was built without its CUDA kernels: install it again where nvcc of CUDA 11.8 "
             "or later is on PATH (--config-settings=cmake.define.LFPOSE_CUDA=ON says what is missing)"
@@ -40,8 +40,34 @@ def open_device(device: int = 0) -> Stream:
     if not 0 <= device < count:
         message = f"there is no device cuda:{device}: this machine has {count} (lfpose doctor)"
         raise BackendUnavailable(message)
-    stream: Stream = _cuda.Stream(device)
-    return stream
+
+
+def open_device(device: int = 0) -> Stream:
+    """A stream of a CUDA device.
+
+    Raises:
+        BackendUnavailable: as :func:`require_device`; or the device cannot be taken.
+    """
+    require_device(device)
+    from lfpose_edge._cuda import CudaError, Stream
+
+    try:
+        return Stream(device)
+    except CudaError as error:
+        message = f"cuda:{device} cannot be used: {error}"
+        raise BackendUnavailable(message) from error
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """What CUDA refuses, as :class:`BackendUnavailable`."""
+    from lfpose_edge._cuda import CudaError
+
+    try:
+        yield
+    except CudaError as error:
+        message = f"the GPU fails: {error}"
+        raise BackendUnavailable(message) from error
 
 
 @contextmanager

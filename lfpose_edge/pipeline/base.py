@@ -97,7 +97,7 @@ class Pipeline(Protocol):
 
         Returns:
             A function to be called once, which waits for the joints. Until then the frame holds memory of
-            the pipeline, which has enough for one more than ``ahead``.
+            the pipeline; the image may be changed.
         """
         ...
 

@@ -7,10 +7,8 @@ crops. The next frame goes up on a stream of its own meanwhile.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge.backends.base import DeviceBackend
-from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.errors import BundleError
 from lfpose_edge.ops import gpu
 from lfpose_edge.pipeline.base import Affines, Located, Stages
 from lfpose_edge.sources import on_gpu
@@ -28,20 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("lfpose_edge")
 
-SLOTS = 2  # frames on their way
+SLOTS = 2  # frames on their way whose memory is kept
 _FLOAT, _DOUBLE, _BYTE = (np.dtype(kind) for kind in (np.float32, np.float64, np.uint8))
-
-
-@contextmanager
-def _gpu_errors() -> Iterator[None]:
-    """What CUDA refuses, as an error of ours."""
-    from lfpose_edge._cuda import CudaError
-
-    try:
-        yield
-    except CudaError as error:
-        message = f"the GPU fails: {error}"
-        raise BackendUnavailable(message) from error
 
 
 class DevicePipeline:
@@ -62,9 +48,10 @@ class DevicePipeline:
         self._backend, self._stages = backend, stages
         self._graphs = backend.captures
         self._lock = threading.Lock()
-        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        self._closed = False
+        self._free: list[_Slot] = []
         decode = stages.decode
-        with _gpu_errors():
+        with gpu.device_errors():
             self._compute, self._uploads = (gpu.open_device(backend.device) for _ in range(2))
             self._decoder = Decoder(
                 decode.stride,
@@ -74,45 +61,58 @@ class DevicePipeline:
                 decode.window,
                 self._compute,
             )
-            for _ in range(SLOTS):
-                self._free.put(_Slot(self._compute))
 
     def submit(self, image: Any, affines: Affines) -> Callable[[], Located]:
         """See :class:`lfpose_edge.pipeline.base.Pipeline`."""
         started = perf_counter()
-        slot = self._free.get()
+        slot = self._take_slot()
         most = self._stages.max_batch
         parts: list[tuple[NDArray[np.float32], ...]] = []
         try:
-            with self._lock, _gpu_errors():
+            with self._lock, gpu.device_errors():
                 frame = self._put(image, slot)
                 for first in range(0, len(affines), most):
                     if first:
                         parts.append(slot.read())  # its memory is needed for the next ones
                     self._launch(slot, frame, affines[first : first + most])
+                if slot.lent is not None:  # its owner may write the next frame there as soon as this returns
+                    slot.settle()
         except BaseException:
-            self._free.put(slot)
+            self._give_back(slot)
             raise
-        handed_over = perf_counter()
+        handing_over_ms = (perf_counter() - started) * 1e3
 
         def wait() -> Located:
+            asked = perf_counter()
             try:
-                with _gpu_errors():
+                with gpu.device_errors():
                     parts.append(slot.read())
             finally:
-                self._free.put(slot)
+                self._give_back(slot)
             keypoints, scores, presence = (np.concatenate(part) for part in zip(*parts, strict=True))
-            spent = (handed_over - started, perf_counter() - handed_over)
-            return Located(keypoints, scores, presence, 1e3 * spent[0], 1e3 * spent[1], 0.0)
+            return Located(keypoints, scores, presence, handing_over_ms, (perf_counter() - asked) * 1e3, 0.0)
 
         return wait
 
     def close(self) -> None:
         """See :class:`lfpose_edge.pipeline.base.Pipeline`."""
-        with self._lock:
+        with self._lock, gpu.device_errors():
+            self._closed = True
+            self._free.clear()
             self._compute.synchronize()
-            while not self._free.empty():
-                self._free.get()
+
+    def _take_slot(self) -> _Slot:
+        """A slot that is free, or a new one: whoever keeps frames on their way keeps nobody waiting."""
+        with self._lock, gpu.device_errors():
+            if self._closed:
+                message = "this PoseEstimator is closed"
+                raise RuntimeError(message)
+            return self._free.pop() if self._free else _Slot(self._compute)
+
+    def _give_back(self, slot: _Slot) -> None:
+        with self._lock:
+            if not self._closed and len(self._free) < SLOTS:
+                self._free.insert(0, slot)  # the one that has waited longest is the next
 
     def _put(self, image: Any, slot: _Slot) -> DeviceArray:
         """The frame in the GPU's memory: as it lies there, or on its way up."""
@@ -208,8 +208,9 @@ class _Slot:
         from lfpose_edge._cuda import DeviceArray, pinned_array
 
         if self.frame is None or self._pinned is None or self.frame.shape != shape:
-            self.frame = DeviceArray.empty(shape, _BYTE, self._stream)
+            frame = DeviceArray.empty(shape, _BYTE, self._stream)
             self._pinned = pinned_array(shape, _BYTE, self._stream.device)
+            self.frame = frame
         return self.frame, self._pinned
 
     def batch_for(self, crops: int, make: Callable[[int], _Batch]) -> _Batch:
@@ -225,11 +226,15 @@ class _Slot:
         self._running = batch
         self._done.record(stream)
 
+    def settle(self) -> None:
+        """Wait for what is running."""
+        self._done.synchronize()
+        self.lent = None
+
     def read(self) -> tuple[NDArray[np.float32], ...]:
         """Wait for what is running; its joints."""
         assert self._running is not None
-        self._done.synchronize()
-        self.lent = None
+        self.settle()
         return self._running.read()
 
 

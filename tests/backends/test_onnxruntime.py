@@ -59,7 +59,8 @@ class _Session:
     asked: Any = None
     used: ClassVar[list[str]] = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
-    def __init__(self, path: str, options: Any, providers: Any) -> None:
+    def __init__(self, path: str, options: Any, providers: Any, enable_fallback: int) -> None:
+        assert enable_fallback == 0  # or a call that fails would go on on the CPU
         _Session.asked = providers
 
     def get_providers(self) -> list[str]:
