@@ -205,7 +205,13 @@ def label(
     ],
     out: Annotated[Path, typer.Option(help="Where the COCO-keypoints JSON goes.")],
     least_score: Annotated[
-        float, typer.Option(min=0, max=1, help="Joints with a smaller score stay without a location.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Joints with a smaller score stay without a location: the mean over all looks of the scores "
+            "of those that agree.",
+        ),
     ] = 0.3,
     upright: Annotated[
         bool, typer.Option("--upright", help="Look at the picture as it is only, not turned by quarters too.")

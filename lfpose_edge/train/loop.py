@@ -96,7 +96,7 @@ def train(
     path = out / "last.pt"
     origin: Origin | None = None
     if recipe.start_from is not None and not path.is_file():
-        origin = start_from(network, recipe.start_from, recipe.joints, plain_crops(train_set, recipe))
+        origin = start_from(recipe.start_from, network, recipe, plain_crops(train_set, recipe))
     ema = copy.deepcopy(network).eval()
     options = recipe.optimizer
     groups = network.parameter_groups()

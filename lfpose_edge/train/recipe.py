@@ -153,7 +153,7 @@ class Augment(_Section):
     cutout: Fraction = 0.3
     """Chance that a rectangle of up to a third of the crop is filled with noise."""
     intruder: Fraction = 0.0
-    """Chance that a part of another person's crop covers one side, as in a crowd."""
+    """Chance that a part of another person's crop covers one side, as in a crowd; of located persons only."""
 
 
 class Stage(_Section):
@@ -241,6 +241,17 @@ class Recipe(_Section):
         if self.skeleton not in SKELETONS:
             message = f"unknown skeleton {self.skeleton!r}; {did_you_mean(self.skeleton, SKELETONS)}"
             raise ValueError(message)
+        located = self.located
+        if not located and self.start_from is not None and self.start_from.suffix != ".pt":
+            message = (
+                f"start_from {str(self.start_from)!r} is a bundle, which may have been trained on locations, "
+                "and this recipe uses none: leave it out, or name the checkpoint of such a training"
+            )
+            raise ValueError(message)
+        views = (self.augment, *(stage.augment for stage in self.stages))
+        if not located and any(view is not None and view.intruder for view in views):
+            message = "augment.intruder needs located persons: data.train"
+            raise ValueError(message)
         remembers = self.network.prototypes is not None and self.network.prototypes.memory
         coarse = self.network.refine or self.network.context is not None
         for wanted, possible, lacking in (
@@ -253,6 +264,11 @@ class Recipe(_Section):
                 message = f"loss.{wanted} needs {lacking}"
                 raise ValueError(message)
         return self
+
+    @property
+    def located(self) -> bool:
+        """Whether any location of a joint is trained on."""
+        return bool(self.data.train and self.data.locations)
 
     @property
     def two_views(self) -> bool:

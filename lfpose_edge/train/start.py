@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from lfpose_edge.bundle import Bundle
-from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.errors import BackendUnavailable, BundleError, RecipeError
 from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.train.checkpoint import load_checkpoint
 from lfpose_edge.train.networks import CamNetwork
+from lfpose_edge.train.networks.cam_network import Smoothing
+from lfpose_edge.train.recipe import Recipe, parse_recipe
 from lfpose_edge.zoo import bundle_path
 
 if TYPE_CHECKING:
@@ -30,14 +32,14 @@ Origin = dict[str, str]
 LEAST_NORM = 1e-6  # a filter below is dead, and stays so
 
 
-def start_from(network: CamNetwork, source: Path, joints: Skeleton, crops: Iterable[Tensor]) -> Origin:
+def start_from(source: Path, network: CamNetwork, recipe: Recipe, crops: Iterable[Tensor]) -> Origin:
     """Fill a network that is about to be trained.
 
     Args:
-        network: what to fill.
         source: a checkpoint (``.pt``), whose averaged weights are taken; or a bundle's folder, or the name of
             a shipped one.
-        joints: that the network finds.
+        network: what to fill.
+        recipe: of the training.
         crops: batches (B, 3, H, W) uint8 RGB as they will be trained on; looked at for a bundle only.
 
     Returns:
@@ -45,13 +47,19 @@ def start_from(network: CamNetwork, source: Path, joints: Skeleton, crops: Itera
 
     Raises:
         BundleError: it is missing, damaged, or holds another network or other joints.
+        RecipeError: it was trained on locations, and the recipe uses none.
         BackendUnavailable: a bundle needs the onnx package.
     """
-    if source.suffix == ".pt":
+    if source.suffix == ".pt" or source.is_file():
+        theirs = parse_recipe(load_checkpoint(source)["recipe"], where=str(source))
+        _require_same_joints(str(source), theirs.joints, recipe.joints)
+        if theirs.located and not recipe.located:
+            message = f"start_from {source} was trained on locations, and this recipe uses none: leave it out"
+            raise RecipeError(message)
         load_checkpoint_weights(network, source)
         return {"checkpoint": source.name}
     bundle = Bundle.open(bundle_path(str(source)))
-    _require_same_facts(network, bundle, joints)
+    _require_same_facts(network, bundle, recipe.joints)
     load_bundle_weights(network, bundle)
     unfold_batch_norms(network, crops)
     manifest = bundle.manifest
@@ -84,8 +92,6 @@ def load_bundle_weights(network: CamNetwork, bundle: Bundle) -> None:
         if not isinstance(module, (nn.Conv2d, nn.Linear)):
             continue
         weight, bias = layers.pop(name, (None, None))
-        if weight is not None and isinstance(module, nn.Linear) and weight.shape != module.weight.shape:
-            weight = weight.T
         if weight is None or bias is None or weight.shape != module.weight.shape:
             found = "has no such layer" if weight is None else f"holds {tuple(weight.shape)} there"
             message = (
@@ -106,8 +112,8 @@ def load_bundle_weights(network: CamNetwork, bundle: Bundle) -> None:
             f"{norm}.running_mean": torch.zeros(size),
             f"{norm}.running_var": torch.full((size,), 1 - _module(network, norm).eps),
         }
-    if network.lift:
-        state["cam_head.bias"] -= network.lift
+    if any(name.startswith("smoothing.") for name in layers):  # the file's network smooths: see CamNetwork
+        state["cam_head.bias"] += Smoothing.BACKGROUND
     counters = {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
     missing = network.state_dict().keys() - state.keys() - counters.keys()
     unused = [name for name in layers if not name.startswith("smoothing.")]
@@ -159,8 +165,8 @@ def unfold_batch_norms(network: CamNetwork, crops: Iterable[Tensor]) -> None:
 def _require_same_facts(network: CamNetwork, bundle: Bundle, joints: Skeleton) -> None:
     facts = bundle.manifest
     backbone = network.backbone
+    _require_same_joints(f"bundle {facts.name!r}", bundle.skeleton, joints)
     for what, theirs, ours in (
-        ("finds the joints", list(bundle.skeleton.keypoints), list(joints.keypoints)),
         ("takes colours as", facts.input.color, "rgb"),
         ("subtracts", list(facts.input.mean), list(backbone.pixel_mean)),
         ("divides by", list(facts.input.std), list(backbone.pixel_std)),
@@ -168,6 +174,12 @@ def _require_same_facts(network: CamNetwork, bundle: Bundle, joints: Skeleton) -
         if theirs != ours:
             message = f"bundle {facts.name!r} {what} {theirs}, and the recipe's network {ours}"
             raise BundleError(message)
+
+
+def _require_same_joints(what: str, theirs: Skeleton, ours: Skeleton) -> None:
+    if theirs.keypoints != ours.keypoints:
+        message = f"{what} finds the joints {', '.join(theirs.keypoints)}, and the recipe {ours.name}'s"
+        raise BundleError(message)
 
 
 def _normalised(network: nn.Module) -> Iterator[tuple[str, str]]:
@@ -193,7 +205,11 @@ def _named_layers(file: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarra
     except ImportError as error:
         message = "a training that starts from a bundle reads its ONNX file: pip install onnx"
         raise BackendUnavailable(message) from error
-    model: onnx.ModelProto = onnx.load(file)
+    try:
+        model: onnx.ModelProto = onnx.load(file)
+    except Exception as error:  # protobuf raises kinds of its own
+        message = f"{file} is no ONNX model: {error!r}"
+        raise BundleError(message) from error
     values = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Cast" and node.input[0] in values:
@@ -202,9 +218,12 @@ def _named_layers(file: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarra
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm"):
             weight, bias = (*[values.get(name) for name in node.input[1:]], None)[:2]
-            if weight is not None:
-                layers[node.name] = (
-                    numpy_helper.to_array(weight).astype(np.float32),
-                    None if bias is None else numpy_helper.to_array(bias).astype(np.float32),
-                )
+            if weight is None:
+                continue
+            turned = any(a.name == "transB" and a.i for a in node.attribute) or node.op_type == "Conv"
+            array = numpy_helper.to_array(weight).astype(np.float32)
+            layers[node.name] = (
+                array if turned else array.T,
+                None if bias is None else numpy_helper.to_array(bias).astype(np.float32),
+            )
     return layers

@@ -50,6 +50,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_an_answer_about_a_mirrored_picture_is_mirrored_back(folder: Path, turns: int) -> None:
+    """Of a box that is not in the middle: only the red spot is in it."""
+    picture = cv2.imread(str(folder / "1.png"))
+    box = np.array([40.0, 20.0, 75.0, 60.0])
+    joints = look(SpotTeacher(), picture, box, Views((turns,), (1.0,), True))
+    np.testing.assert_allclose(joints[0, :2], [60.5, 32.5], atol=1e-9)
+    assert joints[0, 2] in (0.2, 0.9)  # both looks agree
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_an_answer_about_a_turned_picture_is_turned_back(folder: Path, turns: int) -> None:
     picture = cv2.imread(str(folder / "0.png"))
     joints = look(SpotTeacher(), picture, BOX, Views((turns,), (1.0,), False))
@@ -182,6 +192,10 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
         (
             {"annotations": [{"id": 5, "image_id": 9, "bbox": [1, 2, 3, 3]}]},
             "annotation 5: the file has no image 9",
+        ),
+        (
+            {"annotations": [{"id": 5, "image_id": 0, "category_id": 1, "bbox": [90, 2, 3, 3]}]},
+            "annotation 5 has a box outside of",
         ),
         ({"annotations": ["a"]}, "not a COCO JSON with person boxes"),
     ],

@@ -14,8 +14,8 @@ from lfpose_edge.export import export_bundle
 
 from lfpose_edge.backends import Request, load_backend
 from lfpose_edge.bundle import Bundle
-from lfpose_edge.errors import BackendUnavailable, BundleError
-from lfpose_edge.skeleton import LSP14, SKELETONS
+from lfpose_edge.errors import BackendUnavailable, BundleError, RecipeError
+from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
 from lfpose_edge.train.loop import train
 from lfpose_edge.train.networks import CamNetwork, build_network
@@ -87,7 +87,7 @@ def test_the_network_computes_what_the_bundle_computes(
     bundle = bundle_of(recipe)
     ours = build_network(recipe.network, recipe.joints, pretrained=False)
     looked_at = _crops(8, seed=3)
-    origin = start_from(ours, bundle, recipe.joints, [looked_at[:5], looked_at[5:]])
+    origin = start_from(bundle, ours, recipe, [looked_at[:5], looked_at[5:]])
     assert (origin["bundle"], origin["version"], len(origin["sha256"])) == ("figures", "1", 64)
 
     ours.eval()
@@ -106,7 +106,7 @@ def test_batch_norms_are_as_training_on_the_crops_leaves_them(
     recipe = make_recipe(network={**network, "pretrained": False})
     ours = build_network(recipe.network, recipe.joints, pretrained=False)
     crops = _crops(8, seed=3)
-    start_from(ours, bundle_of(recipe), recipe.joints, [crops])
+    start_from(bundle_of(recipe), ours, recipe, [crops])
     norms = [m for m in ours.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for convolution in (m for m in ours.modules() if isinstance(m, torch.nn.Conv2d) and m.bias is None):
         norm = convolution.weight.flatten(1).norm(dim=1)
@@ -146,7 +146,7 @@ def test_a_training_starts_from_a_bundle_and_goes_on_after_a_stop(
     # The bundle, not another random start: its first filters are still nearly there.
     start = build_network(recipe.network, recipe.joints, pretrained=False)
     crops = _crops(4, seed=3)
-    start_from(start, Path(str(recipe.start_from)), recipe.joints, [crops])
+    start_from(Path(str(recipe.start_from)), start, recipe, [crops])
     torch.testing.assert_close(
         whole["network"]["backbone.stem.0.0.weight"], start.backbone.stem[0][0].weight, atol=0.02, rtol=0
     )
@@ -177,9 +177,10 @@ def test_another_network_is_refused(
     changes: dict[str, Any], words: str, make_recipe: MakeRecipe, bundle_of: BundleOf
 ) -> None:
     bundle = bundle_of(make_recipe(network={**NETWORKS["plain"], "pretrained": False}))
-    network = build_network(make_recipe(**changes).network, LSP14, pretrained=False)
+    recipe = make_recipe(**changes)
+    network = build_network(recipe.network, LSP14, pretrained=False)
     with pytest.raises(BundleError, match=words):
-        start_from(network, bundle, LSP14, [])
+        start_from(bundle, network, recipe, [])
 
 
 def test_layers_that_an_onnx_file_does_not_name_are_refused(
@@ -189,7 +190,7 @@ def test_layers_that_an_onnx_file_does_not_name_are_refused(
     recipe = make_recipe(network=context)
     bundle = bundle_of(recipe)
     with pytest.raises(BundleError, match=r"layer context\.|start from the checkpoint"):
-        start_from(build_network(recipe.network, LSP14, pretrained=False), bundle, LSP14, [])
+        start_from(bundle, build_network(recipe.network, LSP14, pretrained=False), recipe, [])
 
 
 def test_other_joints_and_missing_bundles_are_named(
@@ -197,14 +198,49 @@ def test_other_joints_and_missing_bundles_are_named(
 ) -> None:
     recipe = make_recipe(network={**NETWORKS["plain"], "pretrained": False})
     bundle = bundle_of(recipe)
-    coco = SKELETONS["coco17"]
-    with pytest.raises(BundleError, match="finds the joints"):
-        start_from(build_network(recipe.network, coco, pretrained=False), bundle, coco, [])
-    network = build_network(recipe.network, LSP14, pretrained=False)
+    crowd = make_recipe(network=recipe.network.model_dump(), skeleton="crowdpose14")  # as many joints
+    network = build_network(crowd.network, crowd.joints, pretrained=False)
+    for source in (bundle, bundle.with_name("first.pt")):
+        with pytest.raises(
+            BundleError, match=r"finds the joints right_ankle, .* crowdpose14's"
+        ):
+            start_from(source, network, crowd, [])
     with pytest.raises(BundleError, match="lfpose-light"):
-        start_from(network, Path("lfpose-light"), LSP14, [])
+        start_from(Path("lfpose-light"), network, recipe, [])
     with pytest.raises(BundleError, match="no checkpoint at"):
-        start_from(network, tmp_path / "nowhere.pt", LSP14, [])
+        start_from(tmp_path / "nowhere.pt", network, recipe, [])
+    (tmp_path / "weights.ckpt").write_bytes(b"nothing")
+    with pytest.raises(BundleError, match=r"weights\.ckpt is damaged or not a checkpoint"):
+        start_from(tmp_path / "weights.ckpt", network, recipe, [])
+
+
+@pytest.mark.parametrize("smoothed", [True, False], ids=["bundle smooths", "recipe smooths"])
+def test_smoothing_is_the_recipes_choice(
+    smoothed: bool, make_recipe: MakeRecipe, bundle_of: BundleOf
+) -> None:
+    plain = {**NETWORKS["plain"], "pretrained": False}
+    smooth = {**plain, "smooth_cells": 1.5}
+    theirs, ours = (make_recipe(network=n) for n in ((smooth, plain) if smoothed else (plain, smooth)))
+    network = build_network(ours.network, LSP14, pretrained=False)
+    start_from(bundle_of(theirs), network, ours, [_crops(4, seed=3)])
+    same = build_network(theirs.network, LSP14, pretrained=False)
+    start_from(bundle_of(theirs), same, theirs, [_crops(4, seed=3)])
+    torch.testing.assert_close(network.cam_head.bias, same.cam_head.bias)
+    assert network.cam_head.bias.mean() < -3  # where a head starts, about; 10 higher or lower is a wrong lift
+
+
+def test_a_training_without_locations_does_not_start_from_one_with(
+    make_recipe: MakeRecipe, bundle_of: BundleOf
+) -> None:
+    plain = {**NETWORKS["plain"], "pretrained": False}
+    bundle = bundle_of(make_recipe(network=plain))
+    data = {"tags": {"sheet": "s.csv", "images": "i"}, "val": {"annotations": "a.json", "images": "i"}}
+    with pytest.raises(RecipeError, match="is a bundle, which may have been trained on locations"):
+        make_recipe(network=plain, data=data, start_from=str(bundle))
+    recipe = make_recipe(network=plain, data=data, start_from=str(bundle.with_name("first.pt")))
+    network = build_network(recipe.network, LSP14, pretrained=False)
+    with pytest.raises(RecipeError, match="was trained on locations, and this recipe uses none"):
+        start_from(Path(str(recipe.start_from)), network, recipe, [])
 
 
 def test_a_bundle_needs_onnx(
@@ -214,4 +250,4 @@ def test_a_bundle_needs_onnx(
     bundle = bundle_of(recipe)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(BackendUnavailable, match="pip install onnx"):
-        start_from(build_network(recipe.network, LSP14, pretrained=False), bundle, LSP14, [])
+        start_from(bundle, build_network(recipe.network, LSP14, pretrained=False), recipe, [])

@@ -134,13 +134,14 @@ def look(teacher: Teacher, image: Image, box: Box, views: Views) -> Joints:
     Returns:
         (K, 3) x, y, score.
     """
+    height, width = image.shape[:2]
+    box = np.clip(box, 0, np.array([width, height, width, height]))
     center, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
     answers = []
     for grow in views.grows:
         shown = np.concatenate([center - half * grow, center + half * grow])
         answers.append(_look_in_turns(teacher, image, shown, views.quarter_turns))
         if views.mirrored:
-            width = image.shape[1]
             other_way = np.array([width - shown[2], shown[1], width - shown[0], shown[3]])
             mirrored = np.ascontiguousarray(image[:, ::-1])
             joints = _look_in_turns(teacher, mirrored, other_way, views.quarter_turns)
@@ -151,7 +152,7 @@ def look(teacher: Teacher, image: Image, box: Box, views: Views) -> Joints:
 
 def _agreed(answers: Joints, reach: float) -> Joints:
     """(V, K, 3) answers of V views to (K, 3)."""
-    places, scores = answers[..., :2], answers[..., 2]
+    places, scores = np.nan_to_num(answers[..., :2]), answers[..., 2]
     apart = np.linalg.norm(places[:, None] - places[None], axis=3)  # (V, V, K)
     near = (apart <= reach) * scores
     votes: Joints = near.sum(axis=1)
@@ -159,7 +160,7 @@ def _agreed(answers: Joints, reach: float) -> Joints:
     winner = votes.argmax(axis=0)
     weights = near[winner, :, joints]  # (K, V)
     total = weights.sum(axis=1)
-    mean = np.einsum("kv,vkc->kc", weights, places) / np.maximum(total, 1e-9)[:, None]
+    mean = np.einsum("kv,vkc->kc", weights, places) / np.where(total > 0, total, 1)[:, None]
     place = np.where(total[:, None] > 0, mean, places[winner, joints])
     return np.concatenate([place, total[:, None] / len(answers)], axis=1)
 
@@ -243,6 +244,10 @@ def label_persons(
             raise SourceError(message)
         x, y, width, height = person["bbox"]
         box = np.array([x, y, x + width, y + height], np.float64)
+        rows, columns = image.shape[:2]
+        if min(box[2], columns) <= max(box[0], 0) or min(box[3], rows) <= max(box[1], 0):
+            message = f"{annotations}: annotation {person.get('id', number)} has a box outside of {path}"
+            raise SourceError(message)
         joints = look(teacher, image, box, views)  # type: ignore[arg-type]
         believed = joints[:, 2] >= least_score
         if believed.any():

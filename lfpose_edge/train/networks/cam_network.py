@@ -154,7 +154,7 @@ class CamNetwork(nn.Module):
         fine, top, refined = self.decoder(maps)
         presence = self.presence_head(top.mean(dim=(2, 3)))
         smoothing = None if self.training else self.smoothing
-        lift = self.lift if smoothing is not None else 0.0
+        lift = 0.0 if smoothing is None else -smoothing.BACKGROUND
         prototypes = None
         if self.prototypes is not None:
             coarse = self.coarse_head(maps[-1])
@@ -165,11 +165,6 @@ class CamNetwork(nn.Module):
         if smoothing is not None:
             cams = smoothing(cams)
         return PoseOutput(cams, presence, coarse_cams + refined, prototypes)
-
-    @property
-    def lift(self) -> float:
-        """By how much a trained network raises the CAM logits that it smooths."""
-        return 0.0 if self.smoothing is None else -self.smoothing.BACKGROUND
 
     def freeze(self, stages: int) -> None:
         """Keep the backbone's stem and its first ``stages`` stages as they are; 0 frees everything."""
