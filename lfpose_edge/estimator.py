@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 import os
 from collections import deque
@@ -21,7 +20,7 @@ from lfpose_edge.backends import Request, load_backend
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.detection import Detector, resolve_detector
 from lfpose_edge.errors import BackendUnavailable, BundleError
-from lfpose_edge.geometry import crop_affines
+from lfpose_edge.geometry import clip_boxes, crop_affines
 from lfpose_edge.pipeline import Stages, cut, open_pipeline
 from lfpose_edge.results import ActivationMaps, PoseResult, StageTimings
 from lfpose_edge.skeleton import Skeleton
@@ -347,39 +346,6 @@ class PoseEstimator:
             )
 
         return finish
-
-
-def clip_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> Floats:
-    """Boxes (N, 4) or (4,), clipped to an image of (height, width), as (N, 4) float32.
-
-    Raises:
-        ValueError: another shape, or a box that is not finite or has no area inside the image.
-    """
-    try:
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, and said so below
-            xyxy = np.asarray(boxes, np.float32)
-    except (TypeError, ValueError) as error:
-        message = f"boxes must be numbers of shape (N, 4) or (4,): {error}"
-        raise ValueError(message) from error
-    if xyxy.shape == (0,):  # an empty list: nobody
-        return np.zeros((0, 4), np.float32)
-    if xyxy.ndim == 1:
-        xyxy = xyxy[None]
-    if xyxy.ndim != 2 or xyxy.shape[1] != 4:
-        message = f"boxes must have shape (N, 4) or (4,), x1, y1, x2, y2, got {np.shape(boxes)}"
-        raise ValueError(message)
-    height, width = image_size
-    clipped = np.clip(xyxy, 0, np.array([width, height, width, height], np.float32))
-    for index, (box, inside) in enumerate(zip(xyxy.tolist(), clipped.tolist(), strict=True)):
-        if not all(map(math.isfinite, box)):
-            why = "is not finite"
-        elif inside[2] <= inside[0] or inside[3] <= inside[1]:
-            why = f"has no area inside the {width}x{height} image"
-        else:
-            continue
-        message = f"box {index}, {box}, {why}; boxes are x1, y1, x2, y2 in pixels"
-        raise ValueError(message)
-    return clipped
 
 
 def _check_count(name: str, value: object) -> None:

@@ -10,6 +10,8 @@ An affine is a float64 array of shape (2, 3), or (N, 2, 3) for many, that maps *
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -77,3 +79,36 @@ def invert_affine(affine: ArrayLike) -> Affines:
     inverse = np.linalg.inv(matrix[..., :2])
     shift = -inverse @ matrix[..., 2:]
     return np.concatenate([inverse, shift], axis=-1)
+
+
+def clip_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> NDArray[np.float32]:
+    """Boxes (N, 4) or (4,), clipped to an image of (height, width), as (N, 4) float32.
+
+    Raises:
+        ValueError: another shape, or a box that is not finite or has no area inside the image.
+    """
+    try:
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and said so below
+            xyxy = np.asarray(boxes, np.float32)
+    except (TypeError, ValueError) as error:
+        message = f"boxes must be numbers of shape (N, 4) or (4,): {error}"
+        raise ValueError(message) from error
+    if xyxy.shape == (0,):  # an empty list: nobody
+        return np.zeros((0, 4), np.float32)
+    if xyxy.ndim == 1:
+        xyxy = xyxy[None]
+    if xyxy.ndim != 2 or xyxy.shape[1] != 4:
+        message = f"boxes must have shape (N, 4) or (4,), x1, y1, x2, y2, got {np.shape(boxes)}"
+        raise ValueError(message)
+    height, width = image_size
+    clipped = np.clip(xyxy, 0, np.array([width, height, width, height], np.float32))
+    for index, (box, inside) in enumerate(zip(xyxy.tolist(), clipped.tolist(), strict=True)):
+        if not all(map(math.isfinite, box)):
+            why = "is not finite"
+        elif inside[2] <= inside[0] or inside[3] <= inside[1]:
+            why = f"has no area inside the {width}x{height} image"
+        else:
+            continue
+        message = f"box {index}, {box}, {why}; boxes are x1, y1, x2, y2 in pixels"
+        raise ValueError(message)
+    return clipped

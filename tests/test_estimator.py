@@ -17,7 +17,7 @@ from bundles import JOINTS, write_spot_bundle
 
 from lfpose_edge import PoseEstimator, PoseResult
 from lfpose_edge.errors import BackendUnavailable, BundleError
-from lfpose_edge.estimator import clip_boxes
+from lfpose_edge.geometry import clip_boxes
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_boxes_are_clipped() -> None:
     [
         ({"model": "lfpose-light"}, BundleError, "did you mean 'lfpose-lite'"),
         ({"backend": "onnxrt"}, BackendUnavailable, "did you mean 'onnxruntime'"),
-        ({"backend": "onnxruntime", "device": "cuda"}, BackendUnavailable, "'cpu', not 'cuda'"),
+        ({"backend": "onnxruntime", "device": "cuda"}, BackendUnavailable, "pip install onnxruntime-gpu"),
         ({"backend": "onnxruntime", "precision": "fp16"}, BackendUnavailable, "fp32 or int8, not 'fp16'"),
         ({"device": "cuda:0"}, BackendUnavailable, "no backend can do device 'cuda:0'"),
         ({"precision": "int8"}, BundleError, "has no int8-cpu model"),

@@ -201,9 +201,7 @@ def test_other_joints_and_missing_bundles_are_named(
     crowd = make_recipe(network=recipe.network.model_dump(), skeleton="crowdpose14")  # as many joints
     network = build_network(crowd.network, crowd.joints, pretrained=False)
     for source in (bundle, bundle.with_name("first.pt")):
-        with pytest.raises(
-            BundleError, match=r"finds the joints right_ankle, .* crowdpose14's"
-        ):
+        with pytest.raises(BundleError, match=r"finds the joints right_ankle, .* crowdpose14's"):
             start_from(source, network, crowd, [])
     with pytest.raises(BundleError, match="lfpose-light"):
         start_from(Path("lfpose-light"), network, recipe, [])
