@@ -46,8 +46,8 @@ class DeviceArray {
     void upload(const py::array& host) const;  // returns when the array may be changed again
     py::array download() const;                // waits for the stream
 
-    // Queued on a stream, whichever this array belongs to, and not waited for; the host's array must stay, and
-    // stay as it is, until the stream is done. Beside other work they run from pinned memory only.
+    // Queued on a stream, whichever this array belongs to, and not waited for; the host's array must stay,
+    // and stay as it is, until the stream is done. Beside other work they run from pinned memory only.
     void copy_from(const py::array& host, const cuda::Stream& stream) const;
     void copy_to(py::array& host, const cuda::Stream& stream) const;
 
