@@ -224,7 +224,7 @@ def test_an_engine_that_cannot_be_read_or_run_says_so(fake: Fake) -> None:
     tensorrt = TensorRt.load("tensorrt")
     with pytest.raises(EngineMismatch, match=r"tensorrt 11\.9\.0 cannot read the engine"):
         Engine(tensorrt, b"rubbish")
-    engine = Engine(tensorrt, blob_network().SerializeToString())
+    engine = Engine(tensorrt, blob_network().SerializeToString()).new_context()
     with pytest.raises(BundleError, match=r"does not run crops of shape \(17, 3, 64, 48\)"):
         engine.enqueue((17, 3, 64, 48), {}, 0)
 
