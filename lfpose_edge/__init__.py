@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lfpose_edge.bundle import Bundle
     from lfpose_edge.detection.yolox import YoloxDetector
     from lfpose_edge.estimator import PoseEstimator
-    from lfpose_edge.results import Joint, Pose, PoseResult, StageTimings
+    from lfpose_edge.results import DevicePoses, Joint, Pose, PoseResult, StageTimings
     from lfpose_edge.skeleton import Skeleton
     from lfpose_edge.sources import Frame, frames
 
@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bundle",
+    "DevicePoses",
     "Frame",
     "Joint",
     "Pose",
@@ -40,6 +41,7 @@ __all__ = [
 # Public names are imported when first used: `import lfpose_edge` and `lfpose --help` stay instant.
 _HOMES = {
     "Bundle": "bundle",
+    "DevicePoses": "results",
     "Frame": "sources",
     "Joint": "results",
     "Pose": "results",

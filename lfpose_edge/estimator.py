@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,9 +22,18 @@ from lfpose_edge.detection import Detector, resolve_detector
 from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.geometry import clip_boxes, crop_affines
 from lfpose_edge.pipeline import Stages, cut, open_pipeline
-from lfpose_edge.results import ActivationMaps, PoseResult, StageTimings
+from lfpose_edge.results import ActivationMaps, DevicePoses, PoseResult, StageTimings
 from lfpose_edge.skeleton import Skeleton
-from lfpose_edge.sources import Color, Image, frames, load_image, on_gpu
+from lfpose_edge.sources import (
+    Color,
+    Image,
+    frames,
+    image_size,
+    load_image,
+    on_gpu,
+    packed,
+    packed_order,
+)
 from lfpose_edge.zoo import bundle_path
 
 Floats = NDArray[np.float32]
@@ -52,7 +61,8 @@ class PoseEstimator:
             person; a callable gets the image, (H, W, 3) in the order of ``color``, and returns boxes
             (N, 4) x1, y1, x2, y2 or (boxes, scores); a path or a zoo name loads an ONNX detector of the
             YOLOX family.
-        color: channel order of arrays given to the estimator and its detector.
+        color: channel order of arrays given to the estimator and its detector: ``bgr``, ``rgb``, or ``nv12``
+            for frames (3 H / 2, W) as the cameras of a Jetson give them, which its detector gets as BGR.
         max_batch: most crops that go through the network at once.
         threads: CPU threads; None takes all cores.
         presence_threshold: joints with less presence count as absent; None takes the model's.
@@ -79,7 +89,7 @@ class PoseEstimator:
         presence_threshold: float | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        _check_choice("color", color, ("bgr", "rgb"))
+        _check_choice("color", color, ("bgr", "rgb", "nv12"))
         _check_choice("precision", precision, ("auto", "fp32", "bf16", "fp16", "int8"))
         _check_count("max_batch", max_batch)
         if threads is not None:
@@ -101,12 +111,13 @@ class PoseEstimator:
             window=self._decode.window,
         )
         self._color: Color = color
-        self._swap = color != self._input.color
+        self._swap = packed_order(color) != self._input.color
         height, width = self._input.size
         self._stages = Stages(
             self._input.size,
             len(self._bundle.skeleton),
             (round(height / self._decode.cam_stride), round(width / self._decode.cam_stride)),
+            color,
             self._swap,
             self._input.mean,
             self._input.std,
@@ -118,7 +129,9 @@ class PoseEstimator:
         self._presence_threshold = (
             self._decode.presence_threshold if presence_threshold is None else presence_threshold
         )
-        self._detector = resolve_detector(detector, color=color, cache_dir=cache, threads=threads)
+        self._detector = resolve_detector(
+            detector, color=packed_order(color), cache_dir=cache, threads=threads
+        )
         request = Request(device, precision, threads, cache, max_batch)
         self._backend = load_backend(self._bundle, backend, request)
         self._check_network()
@@ -129,26 +142,41 @@ class PoseEstimator:
             raise
         self._closed = False
 
-    def __call__(self, image: object, boxes: ArrayLike | None = None) -> PoseResult:
+    @overload
+    def __call__(
+        self, image: object, boxes: ArrayLike | None = None, *, to: Literal["host"] = "host"
+    ) -> PoseResult: ...
+
+    @overload
+    def __call__(
+        self, image: object, boxes: ArrayLike | None = None, *, to: Literal["device"]
+    ) -> DevicePoses: ...
+
+    def __call__(
+        self, image: object, boxes: ArrayLike | None = None, *, to: Literal["host", "device"] = "host"
+    ) -> PoseResult | DevicePoses:
         """Find the poses in one image.
 
         Args:
             image: uint8 array (H, W, 3) in the estimator's colour order, (H, W) or (H, W, 1) grey, or
-                (H, W, 4) with alpha, which is ignored; or a path, or the bytes of an encoded image. A file
-                is turned as its EXIF entry says. On a GPU an array in its memory (torch's, CuPy's, any with
-                DLPack) is read where it lies.
+                (H, W, 4) with alpha, which is ignored; with the colour ``nv12`` (3 H / 2, W); or a path, or
+                the bytes of an encoded image. A file is turned as its EXIF entry says. On a GPU an array in
+                its memory (torch's, CuPy's, any with DLPack) is read where it lies.
             boxes: (N, 4) or (4,) x1, y1, x2, y2 in pixels, one a person; they are clipped to the image.
                 None asks the detector, or takes the whole image as one person.
+            to: where the poses go: ``host``, or ``device``, to stay in the memory of the GPU.
 
         Raises:
             TypeError: the image is none of these, or an array is not uint8.
             SourceError: the image is missing, empty, truncated or not an image.
             ValueError: a box is not finite, or has no area inside the image; the message has its index.
+            BackendUnavailable: poses are to stay on a GPU, and the backend runs on none.
         """
+        _check_choice("to", to, ("host", "device"))
         started = perf_counter()
         array = load_image(image, self._color)
         read_ms = 0.0 if array is image else (perf_counter() - started) * 1e3
-        result = self._begin(array, boxes)()
+        result = self._begin(array, boxes, stay=to == "device")()
         return replace(result, timings=replace(result.timings, read_ms=read_ms))
 
     def predict(
@@ -176,11 +204,11 @@ class PoseEstimator:
                 :func:`lfpose_edge.frames` and call the estimator on each.
         """
         iterator = iter(frames(source, self._color))
-        on_their_way: deque[tuple[float, Callable[[], PoseResult]]] = deque()
+        on_their_way: deque[tuple[float, Callable[[], Any]]] = deque()
 
         def arrive() -> PoseResult:
             read_ms, finish = on_their_way.popleft()
-            result = finish()
+            result: PoseResult = finish()
             return replace(result, timings=replace(result.timings, read_ms=read_ms))
 
         try:
@@ -190,7 +218,7 @@ class PoseEstimator:
                 if frame is None:
                     break
                 read_ms = (perf_counter() - started) * 1e3
-                on_their_way.append((read_ms, self._begin(frame.image, None)))
+                on_their_way.append((read_ms, self._begin(frame.image, None, stay=False)))
                 if len(on_their_way) > self._pipeline.ahead:
                     yield arrive()
             while on_their_way:
@@ -210,7 +238,7 @@ class PoseEstimator:
         """
         self._check_open()
         array = load_image(image, self._color)
-        height, width = array.shape[:2]
+        height, width = image_size(array, self._color)
         chosen = clip_boxes([0, 0, width, height] if boxes is None else boxes, (height, width))
         affines = crop_affines(chosen, self._input.size, padding=self._input.padding)
         joints = self._stages.joints
@@ -290,26 +318,28 @@ class PoseEstimator:
             )
             raise BundleError(message)
 
-    def _begin(self, image: Image, given: ArrayLike | None) -> Callable[[], PoseResult]:
+    def _begin(
+        self, image: Image, given: ArrayLike | None, *, stay: bool
+    ) -> Callable[[], PoseResult | DevicePoses]:
         """Start to work on an image; what is returned waits for the result, and is called once."""
         self._check_open()
-        if on_gpu(image) and not (
-            self._pipeline.takes_gpu_arrays and (given is not None or not self._detector)
-        ):
-            what = (
-                "a detector reads"
-                if self._pipeline.takes_gpu_arrays
-                else f"{self._backend.description} reads"
+        who = self._backend.description
+        if stay and not self._pipeline.on_gpu:
+            message = f"{who} runs on no GPU where poses could stay: leave out to='device'"
+            raise BackendUnavailable(message)
+        if on_gpu(image) and not (self._pipeline.on_gpu and (given is not None or not self._detector)):
+            what = "a detector" if self._pipeline.on_gpu else who
+            message = (
+                f"the image is in a GPU's memory, and {what} reads the host's: give boxes, or image.cpu()"
             )
-            message = f"the image is in a GPU's memory, and {what} the host's: give boxes, or image.cpu()"
             raise TypeError(message)
-        height, width = image.shape[:2]
+        height, width = image_size(image, self._color)
         t0 = perf_counter()
         if given is not None:
             boxes = clip_boxes(given, (height, width))
             box_scores = np.ones(len(boxes), np.float32)
         elif self._detector is not None:
-            boxes, box_scores = self._detector(image)
+            boxes, box_scores = self._detector(packed(image, self._color))
         else:
             boxes = np.array([[0, 0, width, height]], np.float32)
             box_scores = np.ones(1, np.float32)
@@ -320,18 +350,18 @@ class PoseEstimator:
             "backend": self._backend.description,
             "presence_threshold": self._presence_threshold,
         }
-        if len(boxes) == 0:
+        if len(boxes) == 0 and not stay:
             timings = StageTimings(detect_ms=(t1 - t0) * 1e3)
             empty = PoseResult.empty(skeleton, (height, width), timings=timings, **common)
             return lambda: empty
 
         affines = crop_affines(boxes, self._input.size, padding=self._input.padding)
-        wait = self._pipeline.submit(image, affines)
+        wait = self._pipeline.submit(image, affines, stay=stay)
 
-        def finish() -> PoseResult:
+        def finish() -> PoseResult | DevicePoses:
             located = wait()
             detect_ms = (t1 - t0) * 1e3 if given is None else 0.0
-            return PoseResult(
+            return (DevicePoses if stay else PoseResult)(
                 located.keypoints,
                 located.scores,
                 located.presence,

@@ -15,6 +15,8 @@ from lfpose_edge.skeleton import Skeleton
 if TYPE_CHECKING:
     import pandas
 
+    from lfpose_edge._cuda import DeviceArray
+
 Floats = NDArray[np.float32]
 
 
@@ -108,6 +110,42 @@ class ActivationMaps:
     presence: Floats
     affines: NDArray[np.float64]
     crop_size: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class DevicePoses:
+    """The poses of N persons, in the memory of the GPU that found them.
+
+    The arrays have ``__dlpack__`` and ``__cuda_array_interface__``, so that torch, CuPy and others take them
+    over without a copy (``torch.from_dlpack(poses.keypoints)``). They may still be computed when they are
+    returned: whoever takes them over waits for that on a stream, not on the host.
+
+    Attributes:
+        keypoints, scores, presence: as :class:`PoseResult`'s, on the GPU.
+        boxes, box_scores, skeleton, image_size, backend, presence_threshold: as :class:`PoseResult`'s.
+        timings: of what the host did; the GPU's work is not waited for.
+    """
+
+    keypoints: DeviceArray
+    scores: DeviceArray
+    presence: DeviceArray
+    boxes: Floats
+    box_scores: Floats
+    skeleton: Skeleton
+    image_size: tuple[int, int]
+    timings: StageTimings = field(default_factory=StageTimings)
+    backend: str = ""
+    presence_threshold: float = 0.5
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.boxes)
+
+    def to_host(self) -> PoseResult:
+        """Wait for the poses, and bring them down."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        joints = {name: values[name].numpy() for name in ("keypoints", "scores", "presence")}
+        return PoseResult(**{**values, **joints})
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from lfpose_edge.opencv import cv2
 
 logger = logging.getLogger("lfpose_edge")
 
-Color = Literal["bgr", "rgb"]
+Color = Literal["bgr", "rgb", "nv12"]
 Image = NDArray[np.uint8]
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
@@ -61,14 +61,14 @@ def load_image(source: object, color: Color = "bgr") -> Image:
         source: an array, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8, returned as it is, also where it
             lies in a GPU's memory (torch's, CuPy's, any with DLPack); a path, or the bytes of an encoded
             image, decoded to (H, W, 3) and turned as its EXIF entry says.
-        color: channel order of a decoded image.
+        color: channel order of a decoded image. With ``nv12`` it is BGR, and arrays are (3 H / 2, W).
 
     Raises:
         TypeError: the object, or the array's dtype, is none of these.
         SourceError: the file is missing, empty, truncated or not an image; an array has another shape.
     """
     if isinstance(source, np.ndarray) or on_gpu(source):
-        return _checked_array(source)  # type: ignore[arg-type]
+        return _checked_array(source, color)  # type: ignore[arg-type]
     if isinstance(source, str | os.PathLike):
         return _decode(_read_file(Path(source)), str(source), color)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -192,7 +192,34 @@ def _video(source: str | int, name: str, color: Color) -> Iterator[Frame]:
         capture.release()
 
 
-def _checked_array(image: NDArray[Any]) -> Image:
+def image_size(image: Image, color: Color) -> tuple[int, int]:
+    """Height and width in pixels of what :func:`load_image` gave."""
+    rows, columns = image.shape[:2]
+    return (2 * rows // 3 if _is_nv12(image, color) else rows), columns
+
+
+def packed(image: Image, color: Color) -> Image:
+    """An image of the host with a pixel's channels side by side: NV12 becomes BGR, all else is so already."""
+    if not _is_nv12(image, color):
+        return image
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_YUV2BGR_NV12), np.uint8)
+
+
+def layout_of(image: Image, color: Color) -> Literal["packed", "nv12"]:
+    """How the bytes of what :func:`load_image` gave lie."""
+    return "nv12" if _is_nv12(image, color) else "packed"
+
+
+def packed_order(color: Color) -> Literal["bgr", "rgb"]:
+    """The channel order of what :func:`packed` gives."""
+    return "rgb" if color == "rgb" else "bgr"
+
+
+def _is_nv12(image: Image, color: Color) -> bool:
+    return color == "nv12" and len(image.shape) == 2
+
+
+def _checked_array(image: NDArray[Any], color: Color) -> Image:
     kind = str(image.dtype).rpartition(".")[2]  # torch says torch.uint8
     if kind != "uint8":
         message = f"an image array must be uint8 with values 0 to 255, got {image.dtype}"
@@ -200,7 +227,14 @@ def _checked_array(image: NDArray[Any]) -> Image:
             message += "; for values in [0, 1] pass (image * 255).round().astype(numpy.uint8)"
         raise TypeError(message)
     axes = len(image.shape)
-    if not (axes == 2 or (axes == 3 and image.shape[2] in (1, 3, 4))) or 0 in image.shape:
+    if color == "nv12":
+        if axes != 2 or 0 in image.shape or image.shape[0] % 3 or image.shape[1] % 2:
+            message = (
+                "an NV12 frame is (3 H / 2, W): H rows of luma, then H / 2 of chroma, H and W even, got "
+                f"shape {tuple(image.shape)}; for other arrays take color='bgr' or 'rgb'"
+            )
+            raise SourceError(message)
+    elif not (axes == 2 or (axes == 3 and image.shape[2] in (1, 3, 4))) or 0 in image.shape:
         message = (
             f"an image array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not empty, got shape {image.shape}"
         )

@@ -135,6 +135,11 @@ class DeviceArray:
         assert (host.shape, host.dtype) == (self.shape, self.dtype)
         stream.give(lambda: np.copyto(host, self.memory))
 
+    def put(self, rows: DeviceArray, first: int, count: int, stream: Stream) -> None:
+        assert rows.shape[1:] == self.shape[1:]
+        assert first + count <= self.shape[0]
+        stream.give(lambda: np.copyto(self.memory[first : first + count], rows.memory[:count]))
+
     def numpy(self) -> np.ndarray:
         self.stream.synchronize()
         return self.memory.copy()
@@ -188,6 +193,7 @@ def preprocess_crops(
     border: Any,
     step: float,
     stream: Stream,
+    layout: str,
 ) -> None:
     assert image.stream is stream, "an array of another stream"
 
@@ -195,7 +201,8 @@ def preprocess_crops(
         affines = plans.memory.view(np.float64).reshape(-1, 2, 3)
         size = out.shape[2:]
         options = {"swap_rb": swap_rb, "mean": mean, "std": std, "border": border}
-        np.copyto(out.memory, reference.preprocess(image.memory, affines, size, **options))
+        frame = reference.nv12_to_bgr(image.memory) if layout == "nv12" else image.memory
+        np.copyto(out.memory, reference.preprocess(frame, affines, size, **options))
 
     stream.give(work)
 

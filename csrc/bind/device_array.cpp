@@ -1,5 +1,7 @@
 #include "device_array.hpp"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <utility>
 
@@ -209,6 +211,30 @@ void DeviceArray::copy_to(py::array& host, const cuda::Stream& stream) const {
     stream.copy(to, data_, bytes);
 }
 
+void DeviceArray::put(const DeviceArray& rows, py::ssize_t first, py::ssize_t count,
+                      const cuda::Stream& stream) const {
+    const auto same_but_for_rows = [&] {
+        return !shape_.empty() && shape_.size() == rows.shape_.size() &&
+               std::equal(shape_.begin() + 1, shape_.end(), rows.shape_.begin() + 1);
+    };
+    if (!type_.equal(rows.type_)) {
+        throw py::type_error("cannot put rows of " + rows.describe() + " into " + describe());
+    }
+    if (!same_but_for_rows() || first < 0 || count < 0 || count > rows.shape_[0] ||
+        first > shape_[0] - count) {
+        throw py::value_error("cannot put " + std::to_string(count) + " rows of " + rows.describe() +
+                              " at row " + std::to_string(first) + " of " + describe());
+    }
+    if (!is_packed() || !rows.is_packed()) {
+        throw py::value_error("only rows of C-contiguous arrays are copied");
+    }
+    if (count == 0 || size() == 0) return;
+    const auto row = static_cast<std::size_t>(type_.itemsize() * (size() / shape_[0]));
+    auto* to = static_cast<std::byte*>(data_) + static_cast<std::size_t>(first) * row;
+    const py::gil_scoped_release release;
+    stream.copy(to, rows.data_, static_cast<std::size_t>(count) * row);
+}
+
 py::array DeviceArray::download() const {
     if (!is_packed()) throw py::value_error("only C-contiguous arrays are downloaded");
     py::array host(type_, shape_);
@@ -294,6 +320,8 @@ void register_device_array(py::module_& module) {
         .def("numpy", &DeviceArray::download)
         .def("copy_from", &DeviceArray::copy_from, py::arg("host"), py::arg("stream"))
         .def("copy_to", &DeviceArray::copy_to, py::arg("host"), py::arg("stream"))
+        .def("put", &DeviceArray::put, py::arg("rows"), py::arg("first"), py::arg("count"), py::arg("stream"),
+             "Queue a copy of another array's first rows into this one's from `first` on.")
         .def_property_readonly("__cuda_array_interface__", &DeviceArray::cuda_array_interface)
         .def("__dlpack__", &DeviceArray::to_dlpack, py::arg("stream") = py::none())
         .def("__dlpack_device__",

@@ -50,6 +50,8 @@ class DeviceArray {
     // and stay as it is, until the stream is done. Beside other work they run from pinned memory only.
     void copy_from(const py::array& host, const cuda::Stream& stream) const;
     void copy_to(py::array& host, const cuda::Stream& stream) const;
+    // The first `count` rows of another array become this one's from `first` on.
+    void put(const DeviceArray& rows, py::ssize_t first, py::ssize_t count, const cuda::Stream& stream) const;
 
     py::dict cuda_array_interface() const;
     static py::capsule to_dlpack(const py::object& self, const py::object& stream);

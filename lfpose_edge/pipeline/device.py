@@ -19,7 +19,7 @@ from lfpose_edge.backends.base import DeviceBackend
 from lfpose_edge.errors import BundleError
 from lfpose_edge.ops import gpu
 from lfpose_edge.pipeline.base import Affines, Located, Stages
-from lfpose_edge.sources import on_gpu
+from lfpose_edge.sources import layout_of, on_gpu
 
 if TYPE_CHECKING:
     from lfpose_edge._cuda import DeviceArray, Graph, Stream
@@ -40,7 +40,7 @@ class DevicePipeline:
     """
 
     ahead = SLOTS - 1
-    takes_gpu_arrays = True
+    on_gpu = True
 
     def __init__(self, backend: DeviceBackend, stages: Stages) -> None:
         from lfpose_edge._cuda import Decoder
@@ -62,19 +62,22 @@ class DevicePipeline:
                 self._compute,
             )
 
-    def submit(self, image: Any, affines: Affines) -> Callable[[], Located]:
+    def submit(self, image: Any, affines: Affines, *, stay: bool = False) -> Callable[[], Located]:
         """See :class:`lfpose_edge.pipeline.base.Pipeline`."""
         started = perf_counter()
         slot = self._take_slot()
         most = self._stages.max_batch
-        parts: list[tuple[NDArray[np.float32], ...]] = []
         try:
             with self._lock, gpu.device_errors():
-                frame = self._put(image, slot)
+                self._uploads.wait(slot.done)  # joints that stayed on the GPU may still be computed from it
+                way = _Stay(len(affines), self._stages.joints, self._compute) if stay else _Down()
+                frame, layout = self._put(image, slot), layout_of(image, self._stages.color)
                 for first in range(0, len(affines), most):
                     if first:
-                        parts.append(slot.read())  # its memory is needed for the next ones
-                    self._launch(slot, frame, affines[first : first + most])
+                        way.settle(slot)  # its memory is needed for the next ones
+                    batch = self._launch(slot, frame, layout, affines[first : first + most])
+                    way.take(batch, first, self._compute)
+                    slot.done.record(self._compute)
                 if slot.lent is not None:  # its owner may write the next frame there as soon as this returns
                     slot.settle()
         except BaseException:
@@ -86,11 +89,10 @@ class DevicePipeline:
             asked = perf_counter()
             try:
                 with gpu.device_errors():
-                    parts.append(slot.read())
+                    joints = way.joints(slot)
             finally:
                 self._give_back(slot)
-            keypoints, scores, presence = (np.concatenate(part) for part in zip(*parts, strict=True))
-            return Located(keypoints, scores, presence, handing_over_ms, (perf_counter() - asked) * 1e3, 0.0)
+            return Located(*joints, handing_over_ms, (perf_counter() - asked) * 1e3, 0.0)
 
         return wait
 
@@ -98,8 +100,8 @@ class DevicePipeline:
         """See :class:`lfpose_edge.pipeline.base.Pipeline`."""
         with self._lock, gpu.device_errors():
             self._closed = True
-            self._free.clear()
             self._compute.synchronize()
+            self._free.clear()
 
     def _take_slot(self) -> _Slot:
         """A slot that is free, or a new one: whoever keeps frames on their way keeps nobody waiting."""
@@ -122,26 +124,26 @@ class DevicePipeline:
         frame, pinned = slot.frame_of(image.shape)
         np.copyto(pinned, image)
         frame.copy_from(pinned, self._uploads)
+        slot.uploaded.record(self._uploads)
         return frame
 
-    def _launch(self, slot: _Slot, frame: DeviceArray, affines: Affines) -> None:
+    def _launch(self, slot: _Slot, frame: DeviceArray, layout: str, affines: Affines) -> _Batch:
         batch = slot.batch_for(len(affines), self._new_batch)
         batch.give(affines, self._uploads)
         slot.uploaded.record(self._uploads)
         self._compute.wait(slot.uploaded)
         if not (self._graphs and frame is slot.frame):  # a lent array lies elsewhere every time
-            self._work(batch, frame)
+            self._work(batch, frame, layout)
         elif batch.graph_of is frame and batch.graph is not None:
             batch.graph.launch(self._compute)
         elif batch.graph_of is frame:
-            self._capture(batch, frame)
+            self._capture(batch, frame, layout)
         else:  # the engine makes itself ready
             batch.graph, batch.graph_of = None, frame
-            self._work(batch, frame)
-        batch.take(self._compute)
-        slot.finish(batch, self._compute)
+            self._work(batch, frame, layout)
+        return batch
 
-    def _work(self, batch: _Batch, frame: DeviceArray) -> None:
+    def _work(self, batch: _Batch, frame: DeviceArray, layout: str) -> None:
         """Queue the three stages."""
         from lfpose_edge._cuda import preprocess_crops
 
@@ -156,31 +158,80 @@ class DevicePipeline:
             stages.border,
             1.0,
             compute,
+            layout,
         )
         batch.context.enqueue(batch.crops, batch.cams, batch.presence, compute)
         self._decoder.decode(batch.cams, batch.presence, batch.affines, *batch.joints, compute)
 
-    def _capture(self, batch: _Batch, frame: DeviceArray) -> None:
+    def _capture(self, batch: _Batch, frame: DeviceArray, layout: str) -> None:
         from lfpose_edge._cuda import CudaError
 
         compute = self._compute
         try:
             compute.begin_capture()
             try:
-                self._work(batch, frame)
+                self._work(batch, frame, layout)
             finally:
                 graph = compute.end_capture(batch.crops, batch.cams, batch.presence, *batch.joints, frame)
             graph.launch(compute)
         except (CudaError, BundleError) as error:
             self._graphs = False
             logger.warning("no CUDA graph, stages are launched one by one: %s", error)
-            self._work(batch, frame)
+            self._work(batch, frame, layout)
         else:
             batch.graph = graph
 
     def _new_batch(self, crops: int) -> _Batch:
         bucket = min(self._stages.max_batch, 1 << (crops - 1).bit_length())
         return _Batch(bucket, self._stages, self._backend, self._compute)
+
+
+class _Down:
+    """Joints come down to the host, part by part."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[NDArray[np.float32], ...]] = []
+        self._coming: _Batch | None = None
+
+    def take(self, batch: _Batch, first: int, stream: Stream) -> None:
+        """Queue what brings a part of the joints, those from ``first`` on, to where they go."""
+        batch.take(stream)
+        self._coming = batch
+
+    def settle(self, slot: _Slot) -> None:
+        """Wait until the slot's memory is needed no more."""
+        assert self._coming is not None
+        slot.settle()
+        self._parts.append(self._coming.read())
+
+    def joints(self, slot: _Slot) -> tuple[Any, Any, Any]:
+        """Keypoints, scores and presence of all."""
+        self.settle(slot)
+        keypoints, scores, presence = map(np.concatenate, zip(*self._parts, strict=True))
+        return keypoints, scores, presence
+
+
+class _Stay:
+    """Joints stay on the GPU, in memory of their own; the methods are :class:`_Down`'s."""
+
+    def __init__(self, persons: int, joints: int, stream: Stream) -> None:
+        from lfpose_edge._cuda import DeviceArray
+
+        def memory(*shape: int) -> DeviceArray:
+            return DeviceArray.empty((persons, joints, *shape), _FLOAT, stream)
+
+        self._joints = (memory(2), memory(), memory())
+
+    def take(self, batch: _Batch, first: int, stream: Stream) -> None:
+        for kept, found in zip(self._joints, batch.joints, strict=True):
+            kept.put(found, first, batch.count, stream)
+
+    def settle(self, slot: _Slot) -> None:
+        slot.settle()
+
+    def joints(self, slot: _Slot) -> tuple[Any, Any, Any]:
+        slot.uploaded.synchronize()  # the host's side of its memory is free then
+        return self._joints
 
 
 class _Slot:
@@ -190,18 +241,18 @@ class _Slot:
         frame: of the last size that came from the host.
         lent: the last frame that was in the GPU's memory already; it must live until it was read.
         uploaded: when what the frame needs is there.
+        done: when the joints are where they go.
     """
 
     def __init__(self, stream: Stream) -> None:
         from lfpose_edge._cuda import Event
 
         self._stream = stream
-        self.uploaded, self._done = Event(stream.device), Event(stream.device)
+        self.uploaded, self.done = Event(stream.device), Event(stream.device)
         self.frame: DeviceArray | None = None
         self.lent: DeviceArray | None = None
         self._pinned: NDArray[np.uint8] | None = None
         self._batches: dict[int, _Batch] = {}
-        self._running: _Batch | None = None
 
     def frame_of(self, shape: tuple[int, ...]) -> tuple[DeviceArray, NDArray[np.uint8]]:
         """Memory of the device and of the host for a frame; of the last frame's size the same again."""
@@ -221,21 +272,10 @@ class _Slot:
         batch = make(crops)
         return self._batches.setdefault(batch.size, batch)
 
-    def finish(self, batch: _Batch, stream: Stream) -> None:
-        """Note what is running, and when it will be done."""
-        self._running = batch
-        self._done.record(stream)
-
     def settle(self) -> None:
         """Wait for what is running."""
-        self._done.synchronize()
+        self.done.synchronize()
         self.lent = None
-
-    def read(self) -> tuple[NDArray[np.float32], ...]:
-        """Wait for what is running; its joints."""
-        assert self._running is not None
-        self.settle()
-        return self._running.read()
 
 
 class _Batch:
@@ -243,6 +283,8 @@ class _Batch:
 
     Attributes:
         size: how many crops it holds.
+        count: how many there are.
+        joints: keypoints, scores and presence on the GPU.
         graph: the stages as one launch, once they were captured, for the frame ``graph_of``.
     """
 
@@ -266,15 +308,15 @@ class _Batch:
         self.context = backend.new_context()
         self.graph: Graph | None = None
         self.graph_of: DeviceArray | None = None
-        self._count = 0
+        self.count = 0
 
     def give(self, affines: Affines, stream: Stream) -> None:
         """Send the crops' affines up."""
         from lfpose_edge._cuda import plan_crops
 
-        self._count = len(affines)
-        self._affines[: self._count] = affines
-        self._affines[self._count :] = affines[-1]
+        self.count = len(affines)
+        self._affines[: self.count] = affines
+        self._affines[self.count :] = affines[-1]
         self._plans[:] = plan_crops(self._affines, self._crop_size)
         self.affines.copy_from(self._affines, stream)
         self.plans.copy_from(self._plans, stream)
@@ -286,4 +328,4 @@ class _Batch:
 
     def read(self) -> tuple[NDArray[np.float32], ...]:
         """The joints that came down."""
-        return tuple(host[: self._count].copy() for host in self._joints)
+        return tuple(host[: self.count].copy() for host in self._joints)

@@ -12,21 +12,24 @@ import numpy as np
 from lfpose_edge import ops
 from lfpose_edge.backends import Backend
 from lfpose_edge.pipeline.base import Affines, Floats, Located, Stages, cut
+from lfpose_edge.sources import packed
 
 
 class HostPipeline:
     """See :class:`lfpose_edge.pipeline.base.Pipeline`. The work is done when it is submitted."""
 
     ahead = 0
-    takes_gpu_arrays = False
+    on_gpu = False
 
     def __init__(self, backend: Backend, stages: Stages) -> None:
         self._backend, self._stages = backend, stages
         self._buffers = threading.local()
 
-    def submit(self, image: Any, affines: Affines) -> Callable[[], Located]:
+    def submit(self, image: Any, affines: Affines, *, stay: bool = False) -> Callable[[], Located]:
         """See :class:`lfpose_edge.pipeline.base.Pipeline`."""
+        assert not stay, "there is no GPU to stay on"
         stages = self._stages
+        image = packed(image, stages.color)
         parts, spent = [], np.zeros(3)
         for first in range(0, len(affines), stages.max_batch):
             chunk = affines[first : first + stages.max_batch]

@@ -128,6 +128,21 @@ def test_a_graph_does_what_its_stream_was_given(stream: Any) -> None:
         np.testing.assert_allclose(outputs[0].numpy(), expected[0], atol=1e-4)
 
 
+def test_rows_are_put_into_an_array(stream: Any) -> None:
+    whole, rows = np.zeros((5, 3, 2), np.float32), np.arange(18, dtype=np.float32).reshape(3, 3, 2)
+    there, part = gpu.on_device(whole, stream), gpu.on_device(rows, stream)
+    there.put(part, 1, 2, stream)
+    whole[1:3] = rows[:2]
+    np.testing.assert_array_equal(there.numpy(), whole)
+    for first, count in ((4, 2), (-1, 1), (0, 4), (0, -1)):
+        with pytest.raises(ValueError, match="cannot put"):
+            there.put(part, first, count, stream)
+    with pytest.raises(TypeError, match="cannot put rows of float64"):
+        there.put(gpu.on_device(rows.astype(np.float64), stream), 0, 1, stream)
+    with pytest.raises(ValueError, match="cannot put"):
+        there.put(gpu.on_device(rows[..., 0].copy(), stream), 0, 1, stream)
+
+
 class Lender:
     """A library's array: DLPack, and, as torch's, an interface that names no stream and must not be asked."""
 

@@ -12,7 +12,7 @@ import pytest
 
 from lfpose_edge import ops
 from lfpose_edge.geometry import crop_affines
-from lfpose_edge.pipeline import Stages
+from lfpose_edge.pipeline import Located, Stages
 from lfpose_edge.pipeline.device import DevicePipeline
 from lfpose_edge.pipeline.host import HostPipeline
 
@@ -21,6 +21,7 @@ STAGES = Stages(
     size=SIZE,
     joints=JOINTS,
     cells=(SIZE[0] // STRIDE, SIZE[1] // STRIDE),
+    color="bgr",
     swap_rb=True,
     mean=(0.0, 0.0, 0.0),
     std=(32.0, 32.0, 32.0),
@@ -130,6 +131,21 @@ def test_a_tensor_is_read_where_it_lies(pipeline: DevicePipeline) -> None:
         _assert_same(pipeline.submit(tensor, affines)(), frame, affines)
         changed = 255 - tensor  # still being computed when it is handed over
         _assert_same(pipeline.submit(changed, affines)(), 255 - frame, affines)
+
+
+def test_joints_may_stay(pipeline: DevicePipeline) -> None:
+    """Nothing waits for them; torch does, on a stream of its own."""
+    import torch
+
+    cases = [(_frame(seed), _affines(1 + seed % 11, seed)) for seed in range(12)]
+    kept = [pipeline.submit(frame, affines, stay=True)() for frame, affines in cases]
+    with torch.cuda.stream(torch.cuda.Stream()):
+        taken = [[torch.from_dlpack(array) + 0 for array in located[:3]] for located in kept]
+    for (frame, affines), arrays in zip(cases, taken, strict=True):
+        down = Located(*(array.cpu().numpy() for array in arrays), 0, 0, 0)
+        _assert_same(down, frame, affines)
+    for (frame, affines), located in zip(cases, kept, strict=True):
+        _assert_same(Located(*(array.numpy() for array in located[:3]), 0, 0, 0), frame, affines)
 
 
 def test_several_threads(pipeline: DevicePipeline) -> None:

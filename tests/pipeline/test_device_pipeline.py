@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import gpu_doubles
 import numpy as np
 import onnx
@@ -25,7 +26,7 @@ import lfpose_edge
 from lfpose_edge import PoseEstimator
 from lfpose_edge.backends import engine_cache
 from lfpose_edge.backends.engine_files import check_engine, fingerprint_of, write_engine
-from lfpose_edge.errors import BackendUnavailable, EngineMismatch
+from lfpose_edge.errors import BackendUnavailable, EngineMismatch, SourceError
 from lfpose_edge.zoo import bundle_path
 
 Make = Callable[..., PoseEstimator]
@@ -69,10 +70,10 @@ def _picture(seed: int, size: tuple[int, ...] = (210, 220, 3)) -> np.ndarray:
     return coarse.astype(np.uint8).repeat(20, axis=0).repeat(20, axis=1)[: size[0], : size[1]].copy()
 
 
-def _assert_same(found: Any, expected: Any) -> None:
-    np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=2e-3)
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
-    np.testing.assert_allclose(found.presence, expected.presence, atol=1e-4)
+def _assert_same(found: Any, expected: Any, pixels: float = 2e-3, probability: float = 1e-4) -> None:
+    np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=pixels)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=probability)
+    np.testing.assert_allclose(found.presence, expected.presence, atol=probability)
 
 
 def test_joints_are_where_the_cpu_finds_them(on_gpu: Make, on_cpu: PoseEstimator) -> None:
@@ -212,6 +213,65 @@ def test_a_tensor_on_the_gpu_is_read_where_it_lies(on_gpu: Make, on_cpu: PoseEst
         on_gpu(detector=lambda image: np.array(BOXES))(TorchLike(picture))
     with pytest.raises(TypeError, match="uint8"):
         pose(TorchLike(picture.astype(np.float32)), BOXES)
+
+
+def test_poses_may_stay_on_the_gpu(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    """Nothing waits for them: their frames' memory is used again by the ones that follow."""
+    pose = on_gpu(max_batch=2)
+    kept = [pose(_picture(seed), BOXES[: 1 + seed % 3], to="device") for seed in range(7)]
+    kept.append(pose(TorchLike(_picture(7)), BOXES, to="device"))
+    found = pose(_picture(8), BOXES)  # and one that comes down, between
+    assert [len(poses) for poses in kept] == [1, 2, 3, 1, 2, 3, 1, 3]
+    for seed, poses in enumerate(kept):
+        expected = on_cpu(_picture(seed), BOXES[: len(poses)])
+        assert isinstance(poses.keypoints, gpu_doubles.DeviceArray)
+        down = poses.to_host()
+        _assert_same(down, expected)
+        np.testing.assert_array_equal(down.boxes, expected.boxes)
+        assert (down.image_size, down.skeleton.name) == (expected.image_size, expected.skeleton.name)
+    _assert_same(found, on_cpu(_picture(8), BOXES))
+
+
+def test_where_poses_stay_nobody_is_an_empty_array(on_gpu: Make) -> None:
+    poses = on_gpu(detector=lambda image: np.zeros((0, 4)))(_picture(0), to="device")
+    assert (len(poses), poses.to_host().keypoints.shape[0]) == (0, 0)
+
+
+def test_where_there_is_no_gpu_poses_cannot_stay(on_cpu: PoseEstimator) -> None:
+    with pytest.raises(BackendUnavailable, match=r"onnxruntime .* runs on no GPU where poses could stay"):
+        on_cpu(_picture(0), BOXES, to="device")
+    with pytest.raises(ValueError, match="to must be one of host, device, got 'gpu'"):
+        on_cpu(_picture(0), BOXES, to="gpu")
+
+
+def test_frames_of_a_jetsons_camera(on_gpu: Make, bundle: Path) -> None:
+    """NV12 goes up as it is; a detector and a CPU get it as BGR, rounded to whole grey levels."""
+    asked = []
+
+    def detector(image: np.ndarray) -> np.ndarray:
+        asked.append(image.shape)
+        return np.array(BOXES, np.float32)
+
+    frame = _picture(4, (315, 220))
+    bgr = cv2.cvtColor(frame, cv2.COLOR_YUV2BGR_NV12)
+    expected = PoseEstimator(bundle, backend="onnxruntime")(bgr, BOXES)
+    on_cpu = PoseEstimator(bundle, backend="onnxruntime", color="nv12", detector=detector)
+    pose = on_gpu(color="nv12", detector=detector)
+    for estimator in (on_cpu, pose, pose, pose):
+        found = estimator(frame)
+        _assert_same(found, expected, 0.03, 5e-3)
+        assert found.image_size == (210, 220)
+    assert asked == [(210, 220, 3)] * 4
+    _assert_same(pose(TorchLike(frame), BOXES), expected, 0.03, 5e-3)
+    maps, others = (p.activation_maps(frame, BOXES).cams for p in (on_cpu, pose))
+    np.testing.assert_allclose(maps, others, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(210, 220, 3), (211, 220), (210, 221), (0, 220)], ids=str)
+def test_what_is_no_frame_of_a_jetsons_camera(shape: tuple[int, ...], bundle: Path) -> None:
+    pose = PoseEstimator(bundle, backend="onnxruntime", color="nv12")
+    with pytest.raises(SourceError, match=r"an NV12 frame is \(3 H / 2, W\).*got shape"):
+        pose(np.zeros(shape, np.uint8))
 
 
 def test_an_engine_is_built_once(
