@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import onnx
@@ -13,6 +12,7 @@ from lfpose_edge.export.proof import session
 
 from lfpose_edge.backends.engine_files import Fingerprint
 from lfpose_edge.backends.tensorrt_api import BuildOptions
+from lfpose_edge.backends.torch_tensorrt import SUFFIX, library_unavailable
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.files import whole_file, write_json_whole
@@ -20,17 +20,12 @@ from lfpose_edge.files import whole_file, write_json_whole
 if TYPE_CHECKING:
     import torch
 
-SUFFIX = ".ep"
-
 
 def unavailable() -> str | None:
     """Why Torch-TensorRT cannot compile here, with what to do; None when it can."""
-    try:
-        import_module("torch_tensorrt")
-    except ImportError as error:
-        return f"torch_tensorrt cannot be imported ({str(error).splitlines()[0]}): pip install torch-tensorrt"
-    except Exception as error:  # its loader raises kinds of its own when a library is missing
-        return f"torch_tensorrt is installed but does not load ({error})"
+    reason = library_unavailable()
+    if reason:
+        return reason
     import torch
 
     if on_gpu.DEVICE == "cuda" and not torch.cuda.is_available():

@@ -53,7 +53,7 @@ class PoseEstimator:
     Args:
         model: the name of a shipped model, or the folder of a bundle.
         backend: ``auto`` (the best one that runs here; the log says which and why), ``tensorrt``,
-            ``tensorrt_rtx``, ``openvino`` or ``onnxruntime``.
+            ``tensorrt_rtx``, ``openvino``, ``onnxruntime`` or, only by this name, ``torch_tensorrt``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto`` (INT8 where the bundle has it and the machine is quick at it), ``fp32``, ``bf16``,
             ``fp16`` or ``int8``; each engine has some of them.

@@ -10,6 +10,7 @@ import ctypes
 import math
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -318,3 +319,61 @@ def _floats_at(address: int, shape: tuple[int, ...]) -> np.ndarray:
     count = math.prod(shape)
     memory = (ctypes.c_float * count).from_address(address)
     return np.frombuffer(memory, np.float32, count).reshape(shape)
+
+
+class LazyTensor:
+    """A torch tensor on the GPU, as far as the runtime uses one: copies are a stream's work."""
+
+    current: list[Stream] = []  # noqa: RUF012
+
+    def __init__(self, values: Callable[[], np.ndarray], memory: np.ndarray | None = None) -> None:
+        self.values, self._memory = values, memory
+
+    @classmethod
+    def of(cls, array: DeviceArray) -> LazyTensor:
+        return cls(lambda: array.memory, array.memory)
+
+    def copy_(self, other: LazyTensor) -> None:
+        assert self._memory is not None
+        LazyTensor.current[-1].give(lambda: np.copyto(self._memory, other.values()))
+
+
+def torch_modules(version: str = "2.11.0") -> dict[str, ModuleType]:
+    """The doubles of torch and torch_tensorrt; a "program" is an ONNX file that ONNX Runtime runs."""
+
+    class OnStream:
+        def __init__(self, stream: Stream) -> None:
+            self._stream = stream
+
+        def __enter__(self) -> None:
+            LazyTensor.current.append(self._stream)
+
+        def __exit__(self, *_: object) -> None:
+            LazyTensor.current.pop()
+
+    def load(path: str) -> Any:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+        def program(crops: LazyTensor) -> list[LazyTensor]:
+            def output(name: str) -> LazyTensor:
+                return LazyTensor(lambda: session.run((name,), {"crops": crops.values()})[0])
+
+            return [output("cams"), output("presence")]
+
+        return SimpleNamespace(module=lambda: program)
+
+    torch, compiler = ModuleType("torch"), ModuleType("torch_tensorrt")
+    vars(torch).update(
+        cuda=SimpleNamespace(
+            is_available=lambda: True,
+            device=lambda number: nullcontext(),
+            ExternalStream=lambda handle, device: STREAMS[handle],
+            stream=OnStream,
+        ),
+        inference_mode=nullcontext,
+        from_dlpack=LazyTensor.of,
+    )
+    vars(compiler).update(__version__=version, load=load)
+    return {"torch": torch, "torch_tensorrt": compiler}

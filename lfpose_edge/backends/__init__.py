@@ -16,8 +16,9 @@ __all__ = ["ON_GPU", "Backend", "Request", "available", "load_backend"]
 logger = logging.getLogger("lfpose_edge")
 
 # Best first. A module is imported only when its engine is considered.
-_KINDS = ("tensorrt", "tensorrt_rtx", "openvino", "onnxruntime")
-ON_GPU = ("tensorrt", "tensorrt_rtx")
+_KINDS = ("tensorrt", "tensorrt_rtx", "openvino", "onnxruntime", "torch_tensorrt")
+ON_GPU = ("tensorrt", "tensorrt_rtx", "torch_tensorrt")
+_WHEN_NAMED = ("torch_tensorrt",)  # torch is imported for nobody who did not ask for it
 _X86 = ("x86_64", "AMD64")
 
 
@@ -50,7 +51,7 @@ def load_backend(bundle: Bundle, name: str, request: Request) -> Backend:
 
     passed_over: list[tuple[str, str]] = []
     for candidate in _KINDS:
-        if candidate in ON_GPU and request.device == "cpu":
+        if candidate in _WHEN_NAMED or (candidate in ON_GPU and request.device == "cpu"):
             continue
         reason = _kind(candidate).unavailable() or _worse_here(candidate)
         if reason is None:

@@ -40,10 +40,7 @@ def unavailable(flavour: Flavour = "tensorrt") -> str | None:
 
 def load(bundle: Bundle, request: Request, flavour: Flavour = "tensorrt") -> Backend:
     """Load a bundle's engine; left to choose, INT8 where the bundle has it, else half precision."""
-    given = _DEVICE.match(request.device)
-    if given is None:
-        message = f"backend {flavour!r} runs on device 'cuda' or 'cuda:0', not {request.device!r}"
-        raise BackendUnavailable(message)
+    device = device_number(flavour, request.device)
     tensorrt = TensorRt.load(flavour)
     precision = request.precision
     if precision == "auto":
@@ -57,7 +54,16 @@ def load(bundle: Bundle, request: Request, flavour: Flavour = "tensorrt") -> Bac
     if precision not in ("fp32", "fp16", "int8"):
         message = f"backend {flavour!r} runs precision fp32, fp16 or int8, not {precision!r}"
         raise BackendUnavailable(message)
-    return TensorRtBackend(tensorrt, bundle, cast(Precision, precision), int(given[1] or 0), request)
+    return TensorRtBackend(tensorrt, bundle, cast(Precision, precision), device, request)
+
+
+def device_number(backend: str, device: str) -> int:
+    """The GPU that a request's device names; BackendUnavailable when it names something else."""
+    given = _DEVICE.match(device)
+    if given is None:
+        message = f"backend {backend!r} runs on device 'cuda' or 'cuda:0', not {device!r}"
+        raise BackendUnavailable(message)
+    return int(given[1] or 0)
 
 
 class TensorRtBackend:

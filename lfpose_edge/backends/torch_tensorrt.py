@@ -1,0 +1,138 @@
+"""Torch-TensorRT programs, as ``lfpose-export --engine torch-tensorrt`` makes them, in a process with torch."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lfpose_edge.backends.base import Backend, Floats, Request
+from lfpose_edge.backends.engine_cache import Gpu
+from lfpose_edge.backends.engine_files import Fingerprint, check_engine, fingerprint_of
+from lfpose_edge.backends.tensorrt import device_number
+from lfpose_edge.bundle import Bundle
+from lfpose_edge.errors import BackendUnavailable, EngineMismatch
+from lfpose_edge.ops import gpu
+
+if TYPE_CHECKING:
+    from lfpose_edge._cuda import DeviceArray, Stream
+
+logger = logging.getLogger("lfpose_edge")
+
+SUFFIX = ".ep"
+_HOW = "lfpose-export CHECKPOINT --out BUNDLE --engine torch-tensorrt makes one"
+
+
+def unavailable() -> str | None:
+    """Why Torch-TensorRT cannot be used here, or None."""
+    try:
+        gpu.require_device()
+    except BackendUnavailable as error:
+        return str(error)
+    reason = library_unavailable()
+    if reason is None and not import_module("torch").cuda.is_available():
+        return "torch sees no GPU: it was built without CUDA, or for another driver"
+    return reason
+
+
+def library_unavailable() -> str | None:
+    """Why torch_tensorrt itself cannot be used, or None."""
+    try:
+        import_module("torch_tensorrt")
+    except ImportError as error:
+        return f"torch_tensorrt cannot be imported ({str(error).splitlines()[0]}): pip install torch-tensorrt"
+    except Exception as error:  # its loader raises kinds of its own when a library is missing
+        return f"torch_tensorrt is installed but does not load ({error})"
+    return None
+
+
+def load(bundle: Bundle, request: Request) -> Backend:
+    """Load the program of a bundle that was compiled for this GPU and this Torch-TensorRT."""
+    device = device_number("torch_tensorrt", request.device)
+    if request.precision not in ("auto", "fp16"):
+        message = f"backend 'torch_tensorrt' runs precision fp16, not {request.precision!r}"
+        raise BackendUnavailable(message)
+    return TorchTensorRtBackend(bundle, device, request.max_batch)
+
+
+class TorchTensorRtBackend:
+    """A compiled program on a GPU; see :class:`lfpose_edge.backends.base.DeviceBackend`.
+
+    It is its own only context: torch's modules keep no state of a call, and its allocator the memory.
+    """
+
+    captures = False  # what torch allocates while it runs belongs to no graph of ours
+
+    def __init__(self, bundle: Bundle, device: int, max_batch: int) -> None:
+        torch_tensorrt, self._torch = import_module("torch_tensorrt"), import_module("torch")
+        self._stream = gpu.open_device(device)
+        name = Gpu.of(device).name
+        path = _program_for(bundle, torch_tensorrt.__version__, name, max_batch)
+        with self._torch.cuda.device(device):
+            self._program: Any = torch_tensorrt.load(str(path)).module()
+        self.device = device
+        manifest = bundle.manifest
+        rows, columns = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
+        self._maps = (len(bundle.skeleton), rows, columns)
+        self._lock = threading.Lock()
+        self.description = f"torch_tensorrt {torch_tensorrt.__version__} cuda:{device} ({name}) fp16"
+
+    def new_context(self) -> TorchTensorRtBackend:
+        """See :class:`lfpose_edge.backends.base.DeviceBackend`."""
+        return self
+
+    def enqueue(self, crops: DeviceArray, cams: DeviceArray, presence: DeviceArray, stream: Stream) -> None:
+        """See :class:`lfpose_edge.backends.base.Context`."""
+        torch = self._torch
+        theirs = torch.cuda.ExternalStream(stream.handle, device=self.device)
+        with self._lock, torch.cuda.stream(theirs), torch.inference_mode():
+            found = self._program(torch.from_dlpack(crops))
+            for ours, values in zip((cams, presence), found, strict=True):
+                torch.from_dlpack(ours).copy_(values)
+
+    def infer(self, crops: Floats) -> tuple[Floats, Floats]:
+        """See :class:`lfpose_edge.backends.base.Backend`: the crops go up, and the maps come down."""
+        from lfpose_edge._cuda import DeviceArray
+
+        shapes = ((len(crops), *self._maps), (len(crops), self._maps[0]))
+        with gpu.device_errors():
+            cams, presence = (DeviceArray.empty(s, np.dtype(np.float32), self._stream) for s in shapes)
+            self.enqueue(gpu.on_device(crops, self._stream), cams, presence, self._stream)
+            return cams.numpy(), presence.numpy()
+
+    def close(self) -> None:
+        """Free the program."""
+        self._program = None
+
+
+def _program_for(bundle: Bundle, version: str, gpu_name: str, max_batch: int) -> Path:
+    """The bundle's program that fits; BackendUnavailable says why the others do not."""
+    wanted = Fingerprint(
+        model_sha256=hashlib.sha256(bundle.model_file("fp32").read_bytes()).hexdigest(),
+        library="torch_tensorrt",
+        version=version,
+        gpu=gpu_name,
+        precision="fp16",
+        batches=(1, min(4, max_batch), max_batch),
+    )
+    reasons = []
+    for path in sorted((bundle.path / "engines").glob(f"*{SUFFIX}")):
+        try:
+            facts, _ = check_engine(path)
+            found = fingerprint_of(facts, path)
+        except EngineMismatch as error:
+            reasons.append(str(error))
+            continue
+        if found.batches[0] == 1 and found.batches[2] >= max_batch:
+            found = Fingerprint(**{**vars(found), "batches": wanted.batches})
+        if found == wanted:
+            return path
+        reasons.append(f"{path.name} is for another case ({'; '.join(wanted.differences(found))})")
+    why = "; ".join(reasons) or "it has none"
+    message = f"bundle {bundle.path} holds no Torch-TensorRT program for this GPU: {why}; {_HOW}"
+    raise BackendUnavailable(message)
