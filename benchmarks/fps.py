@@ -3,19 +3,27 @@
     python benchmarks/fps.py
 
 All cases take turns in one process, on frames that rotate; the first fifth of a turn is not timed, as it
-takes some frames until a model's weights are the ones in the caches. Writes benchmarks/results/fps.json.
+takes some frames until a model's weights are the ones in the caches. On a GPU, where the stages are one
+launch, `preprocess` is the host's time to hand a frame over and `infer` its wait; where torch sees the GPU
+too, the same model, crop and decode in torch take turns, eager and compiled. Writes
+benchmarks/results/fps.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from recording import write
 from rich.console import Console
 
-from lfpose_edge.cli.bench import measure, table
+from lfpose_edge.bundle import Bundle
+from lfpose_edge.cli.bench import Way, measure, table
+from lfpose_edge.zoo import bundle_path
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,9 +43,33 @@ def main() -> None:
     options = parser.parse_args()
 
     threads = options.threads or sorted({1, os.cpu_count() or 1})
-    rows = measure(options.model, thread_counts=threads, persons=options.persons, seconds=options.seconds)
+    rows = measure(
+        options.model,
+        thread_counts=threads,
+        persons=options.persons,
+        seconds=options.seconds,
+        others=_in_torch(options.model),
+    )
+    _compare_with_torch(rows)
     Console(highlight=False, width=140).print(table(rows))
     write(options.json, rows)
+
+
+def _in_torch(model: str) -> Mapping[str, Way]:
+    """The same in torch, where it is installed and sees a GPU."""
+    if find_spec("torch") is None:
+        return {}
+    from torch_frames import torch_ways
+
+    return torch_ways(Bundle.open(bundle_path(model)))
+
+
+def _compare_with_torch(rows: list[dict[str, Any]]) -> None:
+    """How many times as long torch's eager way takes, for each row of as many persons."""
+    eager = {row["persons"]: row for row in rows if row["backend"].startswith("torch-eager")}
+    for row in rows:
+        if row["persons"] in eager:
+            row["times_torch_eager"] = round(eager[row["persons"]]["total_p50_ms"] / row["total_p50_ms"], 3)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def decode(
     steps = torch.arange(-reach, reach + 1, device=cams.device, dtype=torch.float32)
     bump = torch.exp(-(steps**2) / (2 * (sigma * factor) ** 2))
     bump = (bump / bump.sum()).view(1, 1, 1, -1)
-    blurred = F.pad(maps.sigmoid().view(n * k, 1, height, width), [reach] * 4, mode="replicate")
+    blurred = F.pad(maps.sigmoid().reshape(n * k, 1, height, width), [reach] * 4, mode="replicate")
     blurred = F.conv2d(F.conv2d(blurred, bump), bump.transpose(2, 3))
     log = blurred.clamp_min(1e-10).log().view(n, k, height * width)
 

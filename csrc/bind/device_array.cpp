@@ -98,8 +98,8 @@ DeviceArray DeviceArray::empty(Shape shape, const py::dtype& type, std::shared_p
     return {buffer->data(), std::move(shape), std::move(strides), type, std::move(stream), std::move(owner)};
 }
 
-// By __cuda_array_interface__. Before its version 3 it names no stream: what the default stream was given is
-// then waited for, which is where such libraries work unless told otherwise.
+// By __cuda_array_interface__. Where it names no stream (before its version 3, and pycuda's) what the default
+// stream was given is waited for, which is where such libraries work unless told otherwise.
 DeviceArray DeviceArray::by_interface(const py::object& object, std::shared_ptr<cuda::Stream> stream) {
     const auto facts = object.attr("__cuda_array_interface__").cast<py::dict>();
     auto shape = facts["shape"].cast<Shape>();
@@ -111,11 +111,7 @@ DeviceArray DeviceArray::by_interface(const py::object& object, std::shared_ptr<
     if (data != nullptr) require_device(device_of(data), *stream);  // an empty array lies nowhere
     const py::object theirs = facts.attr("get")("stream");
     constexpr std::intptr_t kDefaultStream = 1;
-    if (!theirs.is_none()) {
-        wait_for(*stream, theirs.cast<std::intptr_t>());
-    } else if (facts["version"].cast<int>() < 3) {
-        wait_for(*stream, kDefaultStream);
-    }
+    wait_for(*stream, theirs.is_none() ? kDefaultStream : theirs.cast<std::intptr_t>());
     return {data, std::move(shape), std::move(strides), type, std::move(stream), object};
 }
 

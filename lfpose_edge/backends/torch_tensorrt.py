@@ -1,4 +1,4 @@
-"""Torch-TensorRT programs, as ``lfpose-export --engine torch-tensorrt`` makes them, in a process with torch."""
+"""Programs of Torch-TensorRT, as ``lfpose-export --engine torch-tensorrt`` makes them, beside torch."""
 
 from __future__ import annotations
 

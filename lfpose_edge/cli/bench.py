@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from itertools import cycle
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,15 @@ PERCENTILES = (50, 95, 99)
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
+Way = Callable[[Image, NDArray[np.float32]], Any]
+"""A frame and its boxes to a result that has ``timings``."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One thing to time: an estimator, and how many persons a frame has."""
 
-    estimator: PoseEstimator
+    estimator: Way
     backend: str
     threads: int
     persons: int
@@ -59,6 +64,7 @@ def measure(
     thread_counts: Iterable[int],
     persons: Iterable[int] = (1, 8),
     seconds: float = 3.0,
+    others: Mapping[str, Way] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Time every backend and precision that can be had, taking turns in this process.
 
@@ -67,6 +73,7 @@ def measure(
         thread_counts: how many CPU threads to try.
         persons: how many persons a frame has; all of a frame's crops are one batch.
         seconds: how long each case is timed.
+        others: what else takes turns, by the name of its rows; its threads are its own affair, and 0 here.
 
     Returns:
         One row a case: backend, threads, persons, frames, fps, and for the whole frame and each stage
@@ -81,12 +88,14 @@ def measure(
             for estimator in _estimators(model, threads, max(counts), stack, with_gpu=number == 0)
             for n in counts
         ]
+        cases += [Case(way, name, 0, n) for name, way in others.items() for n in counts]
         ring = frame_ring()
         boxes = {n: person_boxes(n) for n in counts}
         samples: list[list[NDArray[np.float64]]] = [[] for _ in cases]
         frames = cycle(ring)
         for _ in range(TURNS):
             for case, times in zip(cases, samples, strict=True):
+                case.estimator(next(frames), boxes[case.persons])  # what compiles, compiles now
                 started = perf_counter()
                 settled, end = started + SETTLING * seconds / TURNS, started + seconds / TURNS
                 while perf_counter() < settled:

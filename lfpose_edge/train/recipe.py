@@ -148,6 +148,8 @@ class Augment(_Section):
     zoom: Fraction = 0.0
     """Chance that the crop shows a part of the box only, as a picture that cuts the person off does."""
     flip: Fraction = 0.5
+    coarse: Fraction = 0.0
+    """Chance that the crop is seen through fewer pixels, down to a quarter a side, as people far away are."""
     color: Fraction = 0.25
     """Largest change of brightness, contrast and of each channel's gain."""
     cutout: Fraction = 0.3

@@ -12,6 +12,7 @@ import pytest
 
 from lfpose_edge import ops
 from lfpose_edge.geometry import crop_affines
+from lfpose_edge.ops.pycuda import as_gpuarray, primary_context
 from lfpose_edge.pipeline import Located, Stages
 from lfpose_edge.pipeline.device import DevicePipeline
 from lfpose_edge.pipeline.host import HostPipeline
@@ -146,6 +147,15 @@ def test_joints_may_stay(pipeline: DevicePipeline) -> None:
         _assert_same(down, frame, affines)
     for (frame, affines), located in zip(cases, kept, strict=True):
         _assert_same(Located(*(array.numpy() for array in located[:3]), 0, 0, 0), frame, affines)
+
+
+def test_pycuda_in_the_primary_context(pipeline: DevicePipeline) -> None:
+    gpuarray = pytest.importorskip("pycuda.gpuarray", reason="pycuda is not installed")
+    frame, affines = _frame(1), _affines(3, 1)
+    with primary_context():
+        kept = pipeline.submit(gpuarray.to_gpu(frame), affines, stay=True)()
+        down = Located(*(as_gpuarray(array).get() for array in kept[:3]), 0, 0, 0)
+    _assert_same(down, frame, affines)
 
 
 def test_several_threads(pipeline: DevicePipeline) -> None:

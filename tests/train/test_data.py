@@ -9,7 +9,7 @@ import numpy as np
 
 from lfpose_edge.persons import joined, read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
-from lfpose_edge.train.data.augment import intrude, random_crop_affine, random_part, random_pixels
+from lfpose_edge.train.data.augment import coarsen, intrude, random_crop_affine, random_part, random_pixels
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.recipe import Augment
 
@@ -90,6 +90,21 @@ def test_pixel_changes_keep_shape_and_type_and_leave_the_input_alone() -> None:
     assert out.dtype == np.uint8
     assert (crop == 128).all()
     assert len(np.unique(out)) > 10  # noise in the covered rectangle
+
+
+def test_a_coarse_crop_is_the_crop_with_less_detail() -> None:
+    stripes = np.zeros((3, 48, 64), np.uint8)
+    stripes[:, :, ::2] = 200
+    contrasts = []
+    for seed in range(30):
+        out = coarsen(stripes, np.random.default_rng(seed))
+        assert (out.shape, out.dtype) == (stripes.shape, stripes.dtype)
+        assert abs(float(out.mean()) - 100) < 8
+        contrasts.append(float(out.astype(np.float64).std()))
+    assert min(contrasts) < 5  # of 100
+    assert max(contrasts) > 40
+    steady = np.full((3, 48, 64), 77, np.uint8)
+    assert (coarsen(steady, np.random.default_rng(0)) == 77).all()
 
 
 def test_an_intruder_covers_one_side_with_his_own_pixels() -> None:

@@ -56,6 +56,18 @@ def intrude(crop: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Ge
     return out
 
 
+def coarsen(crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A (3, H, W) crop through a quarter to all of its pixels a side, even in their logarithm."""
+    _, height, width = crop.shape
+    fewer = 4 ** -rng.random()
+    small = max(1, round(width * fewer)), max(1, round(height * fewer))
+    out = np.empty_like(crop)
+    for channel, seen in zip(out, crop, strict=True):
+        coarse = cv2.resize(seen, small, interpolation=cv2.INTER_AREA)
+        cv2.resize(coarse, (width, height), dst=channel, interpolation=cv2.INTER_LINEAR)
+    return out
+
+
 def random_pixels(crop: NDArray[np.uint8], augment: Augment, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Change brightness, contrast and channel gains of a (3, H, W) crop, and perhaps cover a rectangle."""
     gain, contrast = 1 + rng.uniform(-augment.color, augment.color, 2)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from lfpose_edge import ops
 from lfpose_edge.geometry import Affines, apply_affine, crop_affines, invert_affine
 from lfpose_edge.persons import PersonTable
-from lfpose_edge.train.data.augment import intrude, random_crop_affine, random_pixels
+from lfpose_edge.train.data.augment import coarsen, intrude, random_crop_affine, random_pixels
 from lfpose_edge.train.recipe import Augment
 
 
@@ -83,6 +83,8 @@ class PersonCrops(Dataset[Sample]):
             if view.augment.intruder and rng.random() < view.augment.intruder:
                 other = int(rng.integers(len(self.persons)))
                 crop = intrude(crop, self._cut(other, view.affine(self.persons.boxes[other], rng)[0]), rng)
+            if view.augment.coarse and rng.random() < view.augment.coarse:
+                crop = coarsen(crop, rng)
             crop = random_pixels(crop, view.augment, rng)
 
         joints = apply_affine(invert_affine(affine), joints)

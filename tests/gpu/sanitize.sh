@@ -1,0 +1,23 @@
+#!/bin/sh
+# The GPU tests under compute-sanitizer: memory accesses, races in shared memory, barriers, memory read before
+# it is written. Fails when a test or a tool finds something.
+#
+#     tests/gpu/sanitize.sh [TOOL ...]      memcheck racecheck synccheck initcheck, if none is named
+#
+# The kernels' tests only: under a tool they take minutes, whole frames hours.
+set -eu
+cd "$(dirname "$0")/../.."
+command -v compute-sanitizer >/dev/null || {
+    echo "error: compute-sanitizer is not on PATH: it comes with the CUDA toolkit" >&2
+    exit 1
+}
+python -c "from lfpose_edge.ops import gpu; gpu.require_device()" 2>/dev/null || {
+    echo "error: there is no GPU to run on (lfpose doctor says what is missing)" >&2
+    exit 1
+}
+[ $# -gt 0 ] || set -- memcheck racecheck synccheck initcheck
+for tool in "$@"; do
+    echo "== $tool"
+    compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
+        python -m pytest -q -p no:cacheprovider tests/gpu/test_gpu_kernels.py
+done
