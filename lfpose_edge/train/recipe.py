@@ -100,12 +100,39 @@ class Prototyping(_Section):
     """Keep the mean prototypes of the data set."""
 
 
+Upsample = Literal["nearest", "duc", "duc_separable"]
+
+
+class Decoding(_Section):
+    """How the decoder gets from the coarsest map to the CAM's stride; see ``networks/decoder.py``."""
+
+    upsample: Upsample = "nearest"
+    """What doubles the sides: copies of the cells; EFASNet's dense upsampling convolution, DUC; the same in
+    a depthwise and a pointwise part."""
+    laterals: tuple[Literal[4, 8, 16], ...] = (4, 8, 16)
+    """Strides of the backbone's maps that are fused into it: EFASNet's FF."""
+    fusion: Literal["add", "concat"] = "add"
+
+
+class Aggregation(_Section):
+    """EFASNet's FASM behind each of the backbone's four stages; see ``networks/aggregation.py``."""
+
+    scales: int = Field(4, ge=2, le=8)
+    """Groups of channels, each of which sees further than the one before."""
+    ratio: int = Field(1, ge=1)
+    """The map's channels over the block's."""
+    select: bool = True
+    """Weigh the scales against each other."""
+
+
 class Network(_Section):
     backbone: str = "efficientnet_lite0"
     pretrained: bool | Path = True
     """Start from the published ImageNet weights, installed as a package (true) or in a file (its path)."""
     widths: tuple[int, ...] = (128, 96, 64, 48)
     """Decoder channels from stride 32 downwards; with a context encoder, from the stride that asks."""
+    decode: Decoding = Decoding()
+    aggregate: Aggregation | None = None
     context: Context | None = None
     prototypes: Prototyping | None = None
     refine: bool = False

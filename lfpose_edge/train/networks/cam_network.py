@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lfpose_edge.skeleton import Skeleton
+from lfpose_edge.train.networks.aggregation import FeatureAggregation
 from lfpose_edge.train.networks.context_encoder import ContextEncoder
 from lfpose_edge.train.networks.decoder import CamHead, ResizeDecoder
 from lfpose_edge.train.networks.efficientnet_lite import LITE_VARIANTS, EfficientNetLite
@@ -91,9 +92,9 @@ class Smoothing(nn.Module):
 class CamNetwork(nn.Module):
     """A backbone, a :class:`ResizeDecoder`, a CAM head and a presence head.
 
-    Where the recipe has them, a :class:`ContextEncoder` stands between backbone and decoder, a
-    :class:`PrototypeHead` in the CAM head's place, and a :class:`Smoothing` of CAMs, outside of training,
-    behind it.
+    Where the recipe has them, a :class:`FeatureAggregation` stands behind each stage of the backbone, a
+    :class:`ContextEncoder` between backbone and decoder, a :class:`PrototypeHead` in the CAM head's place,
+    and a :class:`Smoothing` of CAMs, outside of training, behind it.
 
     Args:
         recipe: which of these there are, and how large.
@@ -109,6 +110,12 @@ class CamNetwork(nn.Module):
         self._frozen: list[nn.Module] = []
         self.backbone = BACKBONES[recipe.backbone](recipe.backbone)
         channels = dict(zip(_STRIDES, self.backbone.channels, strict=True))
+        self.aggregations = nn.ModuleList()
+        if (fasm := recipe.aggregate) is not None:
+            self.aggregations.extend(
+                FeatureAggregation(c, scales=fasm.scales, ratio=fasm.ratio, select=fasm.select)
+                for c in self.backbone.channels
+            )
         self.context: ContextEncoder | None = None
         first = _STRIDES[-1]
         if recipe.context is not None:
@@ -126,7 +133,9 @@ class CamNetwork(nn.Module):
             channels[first] = part.width
         self._finer = _STRIDES.index(first)  # maps that the decoder takes from the backbone in any case
         decoded = [channels[stride] for stride in _STRIDES if stride <= first]
-        self.decoder = ResizeDecoder(decoded, widths, joints if recipe.refine else 0)
+        self.decoder = ResizeDecoder(
+            decoded, widths, joints if recipe.refine else 0, recipe.decode, first=first
+        )
         self.prototypes: PrototypeHead | None = None
         if recipe.context is not None and recipe.prototypes is not None:
             self.coarse_head = CamHead(recipe.context.width, joints)
@@ -146,7 +155,7 @@ class CamNetwork(nn.Module):
 
     def forward(self, crops: Tensor) -> PoseOutput:
         """(B, 3, H, W) normalised crops to CAMs (B, K, H / stride, W / stride) and presence (B, K)."""
-        maps = self.backbone(crops)
+        maps = self.backbone(crops, self.aggregations)
         coarse_cams: tuple[Tensor, ...] = ()
         if self.context is not None:
             context, coarse_cams = self.context([maps[_STRIDES.index(s)] for s in self.context.strides])

@@ -1,7 +1,7 @@
-"""The light decoder: nearest-neighbour resize, lateral addition and depthwise-separable convolution.
+"""The light decoder: doubles a map's sides, joins a finer map of the backbone, and convolves, step by step.
 
-No transposed convolution: those stay in float on INT8 CPU backends, while resize and depthwise
-convolutions quantise on all of them.
+No transposed convolution: those stay in float on INT8 CPU backends, while resize, depth-to-space and
+depthwise convolutions quantise on all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lfpose_edge.train.networks.efficientnet_lite import conv_bn, depthwise_bn
+from lfpose_edge.train.networks.upsampling import upsampling
+from lfpose_edge.train.recipe import Decoding
 
 RARE = math.log(0.01 / 0.99)
 
@@ -88,21 +90,78 @@ class Decoded(NamedTuple):
     coarse_cams: tuple[Tensor, ...]
 
 
+class Lateral(nn.Sequential):
+    """A finer map of the backbone, to be added to the decoder's: (B, c_in, h, w) to (B, c_out, h, w)."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(*conv_bn(c_in, c_out, 1))
+
+    def join(self, x: Tensor, fine: Tensor) -> Tensor:
+        """The decoder's map (B, c_out, h, w) with the backbone's."""
+        joined: Tensor = x + self(fine)
+        return joined
+
+
+class ConcatLateral(nn.Module):
+    """The same, side by side and mixed instead of added."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.project = conv_bn(c_in, c_out, 1)
+        self.mix = nn.Sequential(conv_bn(2 * c_out, c_out, 1), nn.ReLU6(inplace=True))
+
+    def join(self, x: Tensor, fine: Tensor) -> Tensor:
+        """As :meth:`Lateral.join`."""
+        joined: Tensor = self.mix(torch.cat([x, self.project(fine)], dim=1))
+        return joined
+
+
+class NoLateral(nn.Module):
+    """Nothing of the backbone: what is left is the coarsest map alone."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+
+    def join(self, x: Tensor, fine: Tensor) -> Tensor:
+        """As :meth:`Lateral.join`."""
+        return x
+
+
+LATERALS = {"add": Lateral, "concat": ConcatLateral}
+
+
 class ResizeDecoder(nn.Module):
-    """From the coarsest map down to the stride of the CAM, adding a lateral map at every step.
+    """From the coarsest map down to the stride of the CAM, joining a finer map at every step.
+
+    The joining is EFASNet's feature fusion (FF, arXiv 2003.10238): spatial detail of the fine maps with the
+    meaning of the coarse ones.
 
     Args:
         channels: channels of the backbone's maps, finest first.
         widths: channels after the coarsest map and after every step, coarsest first.
         refined_joints: K of a :class:`Refiner` at stride 16; 0 for none.
+        how: what doubles the sides, and which maps are joined how.
+        first: stride of the coarsest map.
     """
 
-    def __init__(self, channels: Sequence[int], widths: Sequence[int], refined_joints: int = 0) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        widths: Sequence[int],
+        refined_joints: int = 0,
+        how: Decoding = Decoding(),  # noqa: B008  (frozen)
+        first: int = 32,
+    ) -> None:
         super().__init__()
         self.top = nn.Sequential(conv_bn(channels[-1], widths[0], 1), nn.ReLU6(inplace=True))
-        laterals = list(channels[-2::-1])[: len(widths) - 1]
-        self.laterals = nn.ModuleList(conv_bn(c, w, 1) for c, w in zip(laterals, widths, strict=False))
-        self.merges = nn.ModuleList(SeparableConv(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        steps = list(zip(channels[-2::-1], widths, widths[1:], strict=False))
+        strides = [first >> (step + 1) for step in range(len(steps))]
+        self.laterals = nn.ModuleList(
+            (LATERALS[how.fusion] if stride in how.laterals else NoLateral)(c, w)
+            for stride, (c, w, _) in zip(strides, steps, strict=True)
+        )
+        self.upsamplings = nn.ModuleList(upsampling(how.upsample, w, w) for _, w, _ in steps)
+        self.merges = nn.ModuleList(SeparableConv(a, b) for _, a, b in steps)
         self.refiner = Refiner(widths[1], refined_joints) if refined_joints else None
 
     def forward(self, maps: list[Tensor]) -> Decoded:
@@ -110,8 +169,9 @@ class ResizeDecoder(nn.Module):
         top: Tensor = self.top(maps[-1])
         x = top
         coarse_cams: tuple[Tensor, ...] = ()
-        for lateral, merge, fine in zip(self.laterals, self.merges, reversed(maps[:-1]), strict=False):
-            x = merge(F.interpolate(x, scale_factor=2.0, mode="nearest") + lateral(fine))
+        steps = zip(self.upsamplings, self.laterals, self.merges, reversed(maps[:-1]), strict=False)
+        for upsample, lateral, merge, fine in steps:
+            x = merge(lateral.join(upsample(x), fine))
             if self.refiner is not None and not coarse_cams:
                 x, cams = self.refiner(x)
                 coarse_cams = (cams,)

@@ -9,6 +9,7 @@ no separate Pad operator in the exported graph.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -113,13 +114,15 @@ class EfficientNetLite(nn.Module):
         """The stem and the stages, in order: what may be frozen from the front."""
         return [self.stem, *self.stages]
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) to maps of strides 4, 8, 16 and 32."""
+    def forward(self, x: Tensor, after: Sequence[nn.Module] = ()) -> list[Tensor]:
+        """(B, 3, H, W) to maps of strides 4, 8, 16, 32, each of which went through a module of ``after``."""
         x = self.stem(x)
-        maps = []
+        maps: list[Tensor] = []
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in _TAPS:
+                if after:
+                    x = after[len(maps)](x)
                 maps.append(x)
         return maps
 

@@ -6,6 +6,8 @@ puts the stride on the 3x3 convolution, as those checkpoints do ("v1.5").
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -92,12 +94,14 @@ class ResNet(nn.Module):
         stem = nn.Sequential(self.conv1, self.bn1)
         return [stem, self.layer1, self.layer2, self.layer3, self.layer4]
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) to maps of strides 4, 8, 16 and 32."""
+    def forward(self, x: Tensor, after: Sequence[nn.Module] = ()) -> list[Tensor]:
+        """(B, 3, H, W) to maps of strides 4, 8, 16, 32, each of which went through a module of ``after``."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        maps = []
+        maps: list[Tensor] = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
+            if after:
+                x = after[len(maps)](x)
             maps.append(x)
         return maps
 
