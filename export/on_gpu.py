@@ -68,9 +68,8 @@ def engine_session(tensorrt: TensorRt, plan: bytes, joints: int, cells: tuple[in
             "presence": torch.empty((len(crops), joints), device=DEVICE),
         }
         addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-        engine.enqueue(
-            crops.shape, addresses, torch.cuda.current_stream().cuda_stream if DEVICE == "cuda" else 0
-        )
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        engine.enqueue(shapes, addresses, torch.cuda.current_stream().cuda_stream if DEVICE == "cuda" else 0)
         cams, presence = (
             tensors[name].cpu().numpy() for name in ("cams", "presence")
         )  # waits for the stream

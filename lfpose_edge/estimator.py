@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import numbers
 import os
 from collections import deque
@@ -35,6 +36,8 @@ from lfpose_edge.sources import (
     packed_order,
 )
 from lfpose_edge.zoo import bundle_path
+
+logger = logging.getLogger("lfpose_edge")
 
 Floats = NDArray[np.float32]
 
@@ -184,7 +187,7 @@ class PoseEstimator:
     ) -> list[PoseResult]:
         """Find the poses in several images; ``boxes`` holds one entry an image, as in a call."""
         if isinstance(images, str | bytes | os.PathLike) or (
-            isinstance(images, np.ndarray) and images.ndim < 4
+            (isinstance(images, np.ndarray) or on_gpu(images)) and len(getattr(images, "shape", ())) < 4
         ):
             message = "predict takes several images, in a list; for one image call the estimator itself"
             raise TypeError(message)
@@ -238,6 +241,9 @@ class PoseEstimator:
         """
         self._check_open()
         array = load_image(image, self._color)
+        if on_gpu(array):
+            message = "activation maps are made of images in the host's memory: give image.cpu()"
+            raise TypeError(message)
         height, width = image_size(array, self._color)
         chosen = clip_boxes([0, 0, width, height] if boxes is None else boxes, (height, width))
         affines = crop_affines(chosen, self._input.size, padding=self._input.padding)
@@ -286,7 +292,12 @@ class PoseEstimator:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
-        self.close()
+        try:
+            self.close()
+        except BackendUnavailable as error:
+            if kind is None:
+                raise
+            logger.warning("closing after %s: %s", kind.__name__, error)  # that one is what matters
         return False
 
     def _check_open(self) -> None:

@@ -142,9 +142,12 @@ class DevicePoses:
         return len(self.boxes)
 
     def to_host(self) -> PoseResult:
-        """Wait for the poses, and bring them down."""
+        """Wait for the poses, and bring them down; BackendUnavailable when the GPU fails."""
+        from lfpose_edge.ops.gpu import device_errors
+
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        joints = {name: values[name].numpy() for name in ("keypoints", "scores", "presence")}
+        with device_errors():
+            joints = {name: values[name].numpy() for name in ("keypoints", "scores", "presence")}
         return PoseResult(**{**values, **joints})
 
 

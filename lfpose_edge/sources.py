@@ -101,7 +101,7 @@ def frames(
         yield from _camera(int(source), color)
     elif isinstance(source, str | os.PathLike):
         yield from _path_frames(str(os.fspath(source)), color, on_unreadable)
-    elif isinstance(source, np.ndarray | bytes | bytearray | memoryview):
+    elif isinstance(source, np.ndarray | bytes | bytearray | memoryview) or on_gpu(source):
         yield Frame(load_image(source, color), "image", 0)
     elif isinstance(source, Iterable):
         for i, item in enumerate(source):
@@ -220,8 +220,13 @@ def _is_nv12(image: Image, color: Color) -> bool:
 
 
 def _checked_array(image: NDArray[Any], color: Color) -> Image:
+    if not (hasattr(image, "dtype") and hasattr(image, "shape")):
+        message = (
+            f"a {type(image).__name__} says neither its shape nor its dtype: wrap it, as torch's from_dlpack"
+        )
+        raise TypeError(message)
     kind = str(image.dtype).rpartition(".")[2]  # torch says torch.uint8
-    if kind != "uint8":
+    if kind not in ("uint8", "|u1", "u1"):
         message = f"an image array must be uint8 with values 0 to 255, got {image.dtype}"
         if "float" in kind:
             message += "; for values in [0, 1] pass (image * 255).round().astype(numpy.uint8)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -139,6 +139,7 @@ class DeviceArray:
     def put(self, rows: DeviceArray, first: int, count: int, stream: Stream) -> None:
         assert rows.shape[1:] == self.shape[1:]
         assert first + count <= self.shape[0]
+        assert rows.memory.flags.c_contiguous
         stream.give(lambda: np.copyto(self.memory[first : first + count], rows.memory[:count]))
 
     def numpy(self) -> np.ndarray:
@@ -147,7 +148,8 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        return {"data": (self.memory.ctypes.data, False)}
+        strides = None if self.memory.flags.c_contiguous else self.memory.strides
+        return {"data": (self.memory.ctypes.data, False), "strides": strides}
 
 
 class TorchLike:
@@ -158,6 +160,9 @@ class TorchLike:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, 0
+
+    def __iter__(self) -> Iterator[TorchLike]:
+        return map(TorchLike, self.memory)
 
 
 class Decoder:
@@ -233,8 +238,12 @@ class FakeTensorRt(ModuleType):
         super().__init__("tensorrt")
         self.__version__ = version
         self.builds = 0
+        self.timing_caches: list[bytes] = []
+        self.contexts = 0
         self.NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0, STRONGLY_TYPED=1)
         self.MemoryPoolType = SimpleNamespace(WORKSPACE=0)
+        self.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
+        self.float32 = "float32"
         self.BuilderFlag = SimpleNamespace(FP16=0, INT8=1)
         self.Builder, self.OnnxParser, self.Runtime = self._builder, self._parser, self._runtime
 
@@ -244,13 +253,14 @@ class FakeTensorRt(ModuleType):
         Severity = SimpleNamespace(ERROR=0, INTERNAL_ERROR=1, WARNING=2)
 
     def _builder(self, log: Any) -> Any:
-        timing = SimpleNamespace(serialize=lambda: b"timings")
         config = SimpleNamespace(
             set_memory_pool_limit=lambda *_: None,
             add_optimization_profile=lambda *_: None,
             set_flag=lambda *_: None,
-            create_timing_cache=lambda _: timing,
-            set_timing_cache=lambda *_: None,
+            create_timing_cache=lambda given: (
+                None if given == b"damaged" else SimpleNamespace(given=given, serialize=lambda: b"timings")
+            ),
+            set_timing_cache=self._takes,
         )
 
         def build(network: Any, _: Any) -> bytes:
@@ -264,6 +274,10 @@ class FakeTensorRt(ModuleType):
             create_optimization_profile=lambda: SimpleNamespace(set_shape=lambda *_: None),
             build_serialized_network=build,
         )
+
+    def _takes(self, cache: Any, ignore_mismatch: bool) -> bool:
+        self.timing_caches.append(cache.given)
+        return bool(cache.given != b"foreign")
 
     def _parser(self, network: Any, log: Any) -> Any:
         def parse(model: bytes) -> bool:
@@ -279,24 +293,35 @@ class FakeTensorRt(ModuleType):
                 return None
             made: list[Any] = []
 
-            def new() -> Any:
+            def new(strategy: str | None = None) -> Any:
+                self.contexts += 1
                 if made and int(self.__version__.split(".")[0]) < 10:
                     log.errors.append("Profile 0 has been chosen by another IExecutionContext")
                     return None
-                made.append(self._context(plan[5:]))
+                made.append(self._context(plan[5:], strategy))
                 return made[-1]
 
-            return SimpleNamespace(create_execution_context=new)
+            return SimpleNamespace(
+                create_execution_context=new,
+                device_memory_size_v2=4096,
+                get_tensor_dtype=lambda name: "float32",
+            )
 
         return SimpleNamespace(deserialize_cuda_engine=read)
 
-    def _context(self, model: bytes) -> Any:
+    def _context(self, model: bytes, strategy: str | None) -> Any:
         import onnxruntime
 
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-        state: dict[str, Any] = {}
+        state: dict[str, Any] = {"scratch": 0}
+
+        def shape_of(name: str) -> tuple[int, ...]:
+            if name == "crops":
+                return state["shape"]
+            return session.run((name,), {"crops": np.zeros(state["shape"], np.float32)})[0].shape
 
         def execute(handle: int) -> bool:
+            assert strategy is None or MEMORY[state["scratch"]].nbytes == 4096
             shape, addresses = state["shape"], dict(state["addresses"])
 
             def work() -> None:
@@ -310,6 +335,8 @@ class FakeTensorRt(ModuleType):
         addresses = state.setdefault("addresses", {})
         return SimpleNamespace(
             set_input_shape=lambda _, shape: state.update(shape=shape) is None,
+            get_tensor_shape=shape_of,
+            set_device_memory=lambda address, size: state.update(scratch=address),
             set_tensor_address=lambda name, address: addresses.update({name: address}) is None,
             execute_async_v3=execute,
         )
@@ -326,12 +353,14 @@ class LazyTensor:
 
     current: list[Stream] = []  # noqa: RUF012
 
-    def __init__(self, values: Callable[[], np.ndarray], memory: np.ndarray | None = None) -> None:
-        self.values, self._memory = values, memory
+    def __init__(
+        self, values: Callable[[], np.ndarray], shape: tuple[int, ...], memory: np.ndarray | None = None
+    ) -> None:
+        self.values, self.shape, self._memory = values, shape, memory
 
     @classmethod
     def of(cls, array: DeviceArray) -> LazyTensor:
-        return cls(lambda: array.memory, array.memory)
+        return cls(lambda: array.memory, array.shape, array.memory)
 
     def copy_(self, other: LazyTensor) -> None:
         assert self._memory is not None
@@ -358,7 +387,10 @@ def torch_modules(version: str = "2.11.0") -> dict[str, ModuleType]:
 
         def program(crops: LazyTensor) -> list[LazyTensor]:
             def output(name: str) -> LazyTensor:
-                return LazyTensor(lambda: session.run((name,), {"crops": crops.values()})[0])
+                def run(values: np.ndarray) -> np.ndarray:
+                    return np.asarray(session.run((name,), {"crops": values})[0])
+
+                return LazyTensor(lambda: run(crops.values()), run(np.zeros(crops.shape, np.float32)).shape)
 
             return [output("cams"), output("presence")]
 

@@ -46,7 +46,12 @@ ALLOWED = {
         "geometry machine metrics opencv ops persons skeleton sources zoo",
     }.items()
 }
-IN_FUNCTIONS = {"results": {"draw"}, "cli": {"export", "train"}, "export": {"train"}, "train": {"estimator"}}
+IN_FUNCTIONS = {
+    "results": {"draw", "ops"},
+    "cli": {"export", "train"},
+    "export": {"train"},
+    "train": {"estimator"},
+}
 COMPILED = ("_core", "_cuda")
 RUNTIME = set(ALLOWED) - {"train", "export"}
 HEAVY = {"torch", "lightning", "onnx", "onnxscript", "onnxsim", "tensorrt", "pycuda", "pandas", "pycocotools"}

@@ -66,7 +66,12 @@ class Context(Protocol):
     """A network that is ready to run on a GPU, one call at a time."""
 
     def enqueue(self, crops: DeviceArray, cams: DeviceArray, presence: DeviceArray, stream: Stream) -> None:
-        """Queue the network: crops (N, 3, H, W), cams (N, K, h, w), presence (N, K), float32, in order."""
+        """Queue the network: crops (N, 3, H, W), cams (N, K, h, w), presence (N, K), float32, in order.
+
+        Raises:
+            BundleError: the engine gives something else.
+            BackendUnavailable: the GPU fails.
+        """
         ...
 
 
@@ -77,13 +82,20 @@ class DeviceBackend(Backend, Protocol):
     Attributes:
         device: the GPU's number.
         captures: whether its calls can be part of a CUDA graph, each context's of its own.
+        scratch_bytes: memory that a context works in; 0 where each brings its own.
     """
 
     device: int
     captures: bool
+    scratch_bytes: int
 
-    def new_context(self) -> Context:
-        """A context of its own memory; the engine is shared."""
+    def new_context(self, scratch: DeviceArray | None = None) -> Context:
+        """A context of the engine, which all share.
+
+        Args:
+            scratch: ``scratch_bytes`` of memory, which contexts that run on one stream may share; the caller
+                keeps it alive. None gives the context its own.
+        """
         ...
 
 

@@ -108,11 +108,18 @@ class OnnxRuntimeBackend:
             message = f"{name} cannot use cuda:{device}: {what}"
             raise BackendUnavailable(message)
         self._session: Any = session
+        self._on_gpu = device is not None
         self.description = f"{name} {'cpu' if device is None else f'cuda:{device}'} {precision}"
 
     def infer(self, crops: Floats) -> tuple[Floats, Floats]:
         """See :class:`lfpose_edge.backends.base.Backend`."""
-        cams, presence = self._session.run(("cams", "presence"), {"crops": crops})
+        try:
+            cams, presence = self._session.run(("cams", "presence"), {"crops": crops})
+        except Exception as error:
+            if not self._on_gpu:
+                raise
+            message = f"{self.description} fails: {error}"
+            raise BackendUnavailable(message) from error
         return cams, presence
 
     def close(self) -> None:

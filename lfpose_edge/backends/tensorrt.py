@@ -44,13 +44,13 @@ def load(bundle: Bundle, request: Request, flavour: Flavour = "tensorrt") -> Bac
     tensorrt = TensorRt.load(flavour)
     precision = request.precision
     if precision == "auto":
-        precision = (
-            "int8"
-            if "int8-trt" in bundle.manifest.models
-            else "fp32"
-            if tensorrt.types_are_the_files
-            else "fp16"
-        )
+        precision = "int8" if "int8-trt" in bundle.manifest.models else "fp16"
+        if precision == "fp16" and tensorrt.types_are_the_files:  # only what was built ahead is in half
+            try:
+                return TensorRtBackend(tensorrt, bundle, "fp16", device, request)
+            except BackendUnavailable as error:
+                logger.info("%s; fp32 is taken", error)
+                precision = "fp32"
     if precision not in ("fp32", "fp16", "int8"):
         message = f"backend {flavour!r} runs precision fp32, fp16 or int8, not {precision!r}"
         raise BackendUnavailable(message)
@@ -73,16 +73,17 @@ class TensorRtBackend:
         self, tensorrt: TensorRt, bundle: Bundle, precision: Precision, device: int, request: Request
     ) -> None:
         self._stream = gpu.open_device(device)
-        found = Gpu.of(device)
         cache = Path(request.cache_dir) if request.cache_dir else default_cache_dir()
-        if found.capability < _OLDEST:
-            message = f"{found.name} is of compute capability {found.capability}: 7.5 or later is needed"
-            raise BackendUnavailable(message)
-        with gpu.current_device(device):
-            self._engine: Engine | None = open_engine(
-                bundle, tensorrt, precision, found, request.max_batch, cache / "engines"
-            )
+        with gpu.device_errors():
+            found = Gpu.of(device)
+            if found.capability < _OLDEST:
+                message = f"{found.name} is of compute capability {found.capability}: 7.5 or later is needed"
+                raise BackendUnavailable(message)
+            with gpu.current_device(device):
+                engine = open_engine(bundle, tensorrt, precision, found, request.max_batch, cache / "engines")
+        self._engine: Engine | None = engine
         self.device, self.captures, self._shares = device, tensorrt.captures, tensorrt.shares_profiles
+        self.scratch_bytes = engine.scratch_bytes
         self._shared: _Context | None = None
         manifest = bundle.manifest
         rows, columns = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
@@ -92,7 +93,7 @@ class TensorRtBackend:
         self._lock = threading.Lock()
         self.description = f"{tensorrt.name} cuda:{device} ({found.name}) {precision}"
 
-    def new_context(self) -> _Context:
+    def new_context(self, scratch: DeviceArray | None = None) -> _Context:
         """See :class:`lfpose_edge.backends.base.DeviceBackend`."""
         if self._engine is None:
             message = "this backend is closed"
@@ -100,7 +101,8 @@ class TensorRtBackend:
         if self._shared is not None:
             return self._shared
         with gpu.current_device(self.device):
-            context = _Context(self._engine.new_context(), self.device)
+            address = None if scratch is None else _address(scratch)
+            context = _Context(self._engine.new_context(address), self.device)
         if not self._shares:  # a second one could not run crops of a free number
             self._shared = context
         return context
@@ -133,9 +135,14 @@ class _Context:
     def enqueue(self, crops: DeviceArray, cams: DeviceArray, presence: DeviceArray, stream: Stream) -> None:
         """See :class:`lfpose_edge.backends.base.Context`."""
         arrays = {"crops": crops, "cams": cams, "presence": presence}
-        addresses = {name: a.__cuda_array_interface__["data"][0] for name, a in arrays.items()}
+        addresses = {name: _address(array) for name, array in arrays.items()}
+        shapes = {name: array.shape for name, array in arrays.items()}
         with self._lock, gpu.current_device(self._device):
             if self._stream is not None and self._stream is not stream:
                 self._stream.synchronize()  # its work uses this context's memory
             self._stream = stream
-            self._context.enqueue(crops.shape, addresses, stream.handle)
+            self._context.enqueue(shapes, addresses, stream.handle)
+
+
+def _address(array: DeviceArray) -> int:
+    return int(array.__cuda_array_interface__["data"][0])

@@ -63,6 +63,7 @@ class TensorRt:
         is_rtx: whether it is TensorRT for RTX.
         types_are_the_files: whether an engine computes in the types of its ONNX file, and in no others.
         shares_profiles: whether several contexts of an engine may run crops of a free number.
+        lends_scratch: whether contexts take memory of the user's to work in.
         captures: whether a context's work can be part of a CUDA graph of ours. TensorRT for RTX wants memory
             of the user's for that, and makes graphs of its own.
     """
@@ -73,6 +74,7 @@ class TensorRt:
         self.is_rtx = module.__name__ == "tensorrt_rtx"
         self.types_are_the_files = self.is_rtx or self.version >= (11, 0)
         self.shares_profiles = self.is_rtx or self.version >= (10, 0)
+        self.lends_scratch = not self.is_rtx and self.version >= (10, 1)
         self.captures = not self.is_rtx and self.shares_profiles
 
     @classmethod
@@ -124,9 +126,12 @@ class TensorRt:
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             message = f"{self.name} cannot build the engine: {_reasons(log)}"
-            raise BundleError(message)
+            raise (BackendUnavailable if _out_of_memory(log) else BundleError)(message)
         if cache is not None and options.timing_cache is not None:
-            write_bytes_whole(options.timing_cache, bytes(cache.serialize()))
+            try:
+                write_bytes_whole(options.timing_cache, bytes(cache.serialize()))
+            except OSError as error:  # no reason to lose the engine
+                logger.warning("the timing cache %s cannot be written: %s", options.timing_cache, error)
         return bytes(plan)
 
     def _network_flags(self) -> int:
@@ -167,10 +172,10 @@ class TensorRt:
     def _open_timing_cache(self, config: Any, path: Path | None) -> Any:
         if path is None or self.is_rtx:  # RTX compiles kernels where it runs, and times none here
             return None
-        cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-        if cache is None:  # the file is damaged
+        cache = config.create_timing_cache(path.read_bytes()) if path.is_file() else None
+        if cache is None or not config.set_timing_cache(cache, False):  # damaged, or of another machine
             cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, False)
+            config.set_timing_cache(cache, False)
         return cache
 
 
@@ -181,8 +186,12 @@ class Engine:
         tensorrt: of the version that built it.
         plan: the serialised engine.
 
+    Attributes:
+        scratch_bytes: the memory that a context needs while it runs; 0 where each has its own.
+
     Raises:
         EngineMismatch: TensorRT cannot read it; it was built for another GPU or version, or is damaged.
+        BackendUnavailable: the GPU has no memory left for it.
     """
 
     def __init__(self, tensorrt: TensorRt, plan: bytes) -> None:
@@ -192,20 +201,35 @@ class Engine:
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             message = f"{tensorrt.name} cannot read the engine: {_reasons(log)}"
-            raise EngineMismatch(message)
-        self._name, self._log = tensorrt.name, log
+            raise (BackendUnavailable if _out_of_memory(log) else EngineMismatch)(message)
+        self._name, self._log, self._trt = tensorrt.name, log, tensorrt.trt
+        self.scratch_bytes = int(self._engine.device_memory_size_v2) if tensorrt.lends_scratch else 0
 
-    def new_context(self) -> EngineContext:
-        """What runs the engine, one call at a time; each has scratch memory of its own.
+    def new_context(self, scratch: int | None = None) -> EngineContext:
+        """What runs the engine, one call at a time.
+
+        Args:
+            scratch: address of ``scratch_bytes`` of memory, which contexts that run one after the other may
+                share; None gives it memory of its own.
 
         Raises:
             BackendUnavailable: the GPU has no memory left for it.
         """
-        context = self._engine.create_execution_context()
+        if scratch is None or not self.scratch_bytes:
+            context = self._engine.create_execution_context()
+        else:
+            strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = self._engine.create_execution_context(strategy)
         if context is None:
             message = f"{self._name} cannot make an execution context: {_reasons(self._log)}"
             raise BackendUnavailable(message)
+        if scratch is not None and self.scratch_bytes:
+            context.set_device_memory(scratch, self.scratch_bytes)
         return EngineContext(self, context)
+
+    def is_float(self, tensor: str) -> bool:
+        """Whether an input or output is of float32."""
+        return bool(self._engine.get_tensor_dtype(tensor) == self._trt.float32)
 
 
 class EngineContext:
@@ -214,25 +238,45 @@ class EngineContext:
     def __init__(self, engine: Engine, context: Any) -> None:
         self._engine, self._context = engine, context  # the engine must outlive the context
         self._name, self._log = engine._name, engine._log
+        self._known: set[tuple[int, ...]] = set()
 
-    def enqueue(self, crops: tuple[int, ...], addresses: dict[str, int], stream: int) -> None:
+    def enqueue(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int], stream: int) -> None:
         """Queue the network on a stream.
 
         Args:
-            crops: shape of the crops, (N, 3, H, W).
-            addresses: device address of every input and output, by name; contiguous, of the engine's types.
+            shapes: of every input and output, by name; ``crops`` is (N, 3, H, W).
+            addresses: device address of each, contiguous float32.
             stream: the CUDA stream's handle.
 
         Raises:
-            BundleError: the engine does not take crops of that shape, or refuses to run.
+            BundleError: the engine does not take such crops, or gives something else.
+            BackendUnavailable: it fails to run.
         """
         self._log.errors.clear()
+        crops = shapes["crops"]
         good = self._context.set_input_shape("crops", crops)
+        if good and crops not in self._known:
+            self._check(shapes)
+            self._known.add(crops)
         for name, address in addresses.items():
             good = self._context.set_tensor_address(name, address) and good
-        if not (good and self._context.execute_async_v3(stream)):
-            message = f"{self._name} does not run crops of shape {crops}: {_reasons(self._log)}"
+        if not good:
+            message = f"{self._name} does not take crops of shape {crops}: {_reasons(self._log)}"
             raise BundleError(message)
+        if not self._context.execute_async_v3(stream):
+            message = f"{self._name} fails to run crops of shape {crops}: {_reasons(self._log)}"
+            raise BackendUnavailable(message)
+
+    def _check(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """What the engine will write is what there is memory for."""
+        for name, shape in shapes.items():
+            found = tuple(self._context.get_tensor_shape(name))
+            if found != shape or not self._engine.is_float(name):
+                message = (
+                    f"{self._name}: the engine's {name} are {found}, the bundle's float32 {shape}: export "
+                    "and build it again"
+                )
+                raise BundleError(message)
 
 
 def _made(kind: Any, log: Any, name: str) -> Any:
@@ -241,6 +285,10 @@ def _made(kind: Any, log: Any, name: str) -> Any:
     except TypeError as error:  # its bindings' way to say that the library gave nothing
         message = f"{name} does not start: {_reasons(log)}; does its CUDA fit the driver?"
         raise BackendUnavailable(message) from error
+
+
+def _out_of_memory(log: Any) -> bool:
+    return any("out of memory" in text.lower() or "outofmemory" in text.lower() for text in log.errors)
 
 
 def _reasons(log: Any) -> str:

@@ -16,7 +16,7 @@ from lfpose_edge.backends.engine_cache import Gpu
 from lfpose_edge.backends.engine_files import Fingerprint, check_engine, fingerprint_of
 from lfpose_edge.backends.tensorrt import device_number
 from lfpose_edge.bundle import Bundle
-from lfpose_edge.errors import BackendUnavailable, EngineMismatch
+from lfpose_edge.errors import BackendUnavailable, BundleError, EngineMismatch
 from lfpose_edge.ops import gpu
 
 if TYPE_CHECKING:
@@ -67,11 +67,13 @@ class TorchTensorRtBackend:
     """
 
     captures = False  # what torch allocates while it runs belongs to no graph of ours
+    scratch_bytes = 0
 
     def __init__(self, bundle: Bundle, device: int, max_batch: int) -> None:
         torch_tensorrt, self._torch = import_module("torch_tensorrt"), import_module("torch")
         self._stream = gpu.open_device(device)
-        name = Gpu.of(device).name
+        with gpu.device_errors():
+            name = Gpu.of(device).name
         path = _program_for(bundle, torch_tensorrt.__version__, name, max_batch)
         with self._torch.cuda.device(device):
             self._program: Any = torch_tensorrt.load(str(path)).module()
@@ -82,7 +84,7 @@ class TorchTensorRtBackend:
         self._lock = threading.Lock()
         self.description = f"torch_tensorrt {torch_tensorrt.__version__} cuda:{device} ({name}) fp16"
 
-    def new_context(self) -> TorchTensorRtBackend:
+    def new_context(self, scratch: DeviceArray | None = None) -> TorchTensorRtBackend:
         """See :class:`lfpose_edge.backends.base.DeviceBackend`."""
         return self
 
@@ -91,8 +93,15 @@ class TorchTensorRtBackend:
         torch = self._torch
         theirs = torch.cuda.ExternalStream(stream.handle, device=self.device)
         with self._lock, torch.cuda.stream(theirs), torch.inference_mode():
-            found = self._program(torch.from_dlpack(crops))
-            for ours, values in zip((cams, presence), found, strict=True):
+            try:
+                found = self._program(torch.from_dlpack(crops))
+            except RuntimeError as error:  # torch's, out of memory among them
+                message = f"{self.description} fails: {error}"
+                raise BackendUnavailable(message) from error
+            for name, ours, values in zip(("cams", "presence"), (cams, presence), found, strict=True):
+                if tuple(values.shape) != tuple(ours.shape):  # copy_ would repeat what fits
+                    message = f"{self.description}: {name} are {tuple(values.shape)}, not {tuple(ours.shape)}"
+                    raise BundleError(message)
                 torch.from_dlpack(ours).copy_(values)
 
     def infer(self, crops: Floats) -> tuple[Floats, Floats]:

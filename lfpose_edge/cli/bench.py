@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import cycle
 from time import perf_counter
 from types import MappingProxyType
@@ -43,12 +43,13 @@ Way = Callable[[Image, NDArray[np.float32]], Any]
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time: an estimator, and how many persons a frame has."""
+    """One thing to time: an estimator, how many persons a frame has, and where the frames are."""
 
     estimator: Way
     backend: str
     threads: int
     persons: int
+    on_gpu: bool = False
 
 
 def run_bench(model: str, seconds: float, threads: int | None) -> None:
@@ -90,11 +91,13 @@ def measure(
         ]
         cases += [Case(way, name, 0, n) for name, way in others.items() for n in counts]
         ring = frame_ring()
+        cases += [replace(case, on_gpu=True) for case in cases if case.backend.split()[0] in ON_GPU]
+        rings = {False: cycle(ring), True: cycle(_uploaded(ring) if any(c.on_gpu for c in cases) else ring)}
         boxes = {n: person_boxes(n) for n in counts}
         samples: list[list[NDArray[np.float64]]] = [[] for _ in cases]
-        frames = cycle(ring)
         for _ in range(TURNS):
             for case, times in zip(cases, samples, strict=True):
+                frames = rings[case.on_gpu]
                 case.estimator(next(frames), boxes[case.persons])  # what compiles, compiles now
                 started = perf_counter()
                 settled, end = started + SETTLING * seconds / TURNS, started + seconds / TURNS
@@ -104,6 +107,14 @@ def measure(
                 while perf_counter() < end:
                     times.append(_timed(case, next(frames), boxes[case.persons]))
     return [_row(case, np.array(times)) for case, times in zip(cases, samples, strict=True)]
+
+
+def _uploaded(ring: list[Image]) -> list[Any]:
+    """The frames in the GPU's memory."""
+    from lfpose_edge.ops import gpu
+
+    stream = gpu.open_device()
+    return [gpu.on_device(frame, stream) for frame in ring]
 
 
 def _timed(case: Case, frame: Image, boxes: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -130,7 +141,8 @@ def table(rows: list[dict[str, Any]]) -> Table:
         stages = (f"{row[f'{stage}_p50_ms']:.2f}" for stage in ("preprocess", "infer", "decode"))
         whole = (f"{row[f'total_p{p}_ms']:.1f}" for p in PERCENTILES)
         counts = (str(row["threads"]), str(row["persons"]))
-        shown.add_row(f"{engine} {precision}", *counts, *stages, *whole, f"{row['fps']:.0f}")
+        where = ", GPU frames" if row["frames_on_gpu"] else ""
+        shown.add_row(f"{engine} {precision}{where}", *counts, *stages, *whole, f"{row['fps']:.0f}")
     return shown
 
 
@@ -181,6 +193,7 @@ def _row(case: Case, times: NDArray[np.float64]) -> dict[str, Any]:
     names = ["total", *(f.name.removesuffix("_ms") for f in fields(StageTimings))]
     row: dict[str, Any] = {
         "backend": case.backend,
+        "frames_on_gpu": case.on_gpu,
         "threads": case.threads,
         "persons": case.persons,
         "frames": len(times),

@@ -1,7 +1,7 @@
 """The pipeline on a GPU: the frame goes up once, K x 4 floats a person come down.
 
-Cut, network and decode are queued on one stream; after a warm-up they are one CUDA graph for every number of
-crops. The next frame goes up on a stream of its own meanwhile.
+After a warm-up cut, network and decode are one CUDA graph for every number of crops. The next frame goes up,
+and the last one's joints come down, meanwhile.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lfpose_edge.backends.base import DeviceBackend
-from lfpose_edge.errors import BundleError
+from lfpose_edge.backends.base import Context, DeviceBackend
+from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.ops import gpu
 from lfpose_edge.pipeline.base import Affines, Located, Stages
 from lfpose_edge.sources import layout_of, on_gpu
@@ -26,33 +27,44 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("lfpose_edge")
 
-SLOTS = 2  # frames on their way whose memory is kept
+AHEAD = 1  # frames that are handed over before the first is waited for
+KEPT = 4  # frames on their way whose memory is kept for the next ones
 _FLOAT, _DOUBLE, _BYTE = (np.dtype(kind) for kind in (np.float32, np.float64, np.uint8))
 
 
 class DevicePipeline:
     """See :class:`lfpose_edge.pipeline.base.Pipeline`.
 
-    An image may be a GPU array of any library, which is then read where it lies.
+    Three streams: frames and affines go up on the first, crop, network and decode are on the second, joints
+    leave on the third. Whoever takes joints over sees the third alone, so that nobody gets into a capture.
+
+    An image may be a GPU array of any library. It is copied within the GPU, where the graph expects it, and
+    may be changed as soon as it was submitted.
 
     Raises:
         BackendUnavailable: the GPU has no memory left, or fails.
     """
 
-    ahead = SLOTS - 1
+    ahead = AHEAD
     on_gpu = True
 
     def __init__(self, backend: DeviceBackend, stages: Stages) -> None:
-        from lfpose_edge._cuda import Decoder
+        from lfpose_edge._cuda import Decoder, DeviceArray
 
         self._backend, self._stages = backend, stages
         self._graphs = backend.captures
-        self._lock = threading.Lock()
+        # Reentrant: a stream of results that nobody reads on gives its slots back whenever it is collected.
+        self._lock = threading.RLock()
         self._closed = False
         self._free: list[_Slot] = []
         decode = stages.decode
         with gpu.device_errors():
-            self._compute, self._uploads = (gpu.open_device(backend.device) for _ in range(2))
+            self._uploads, self._compute, self._leaving = (gpu.open_device(backend.device) for _ in range(3))
+            self._scratch = (
+                DeviceArray.empty((backend.scratch_bytes,), _BYTE, self._compute)
+                if backend.scratch_bytes
+                else None
+            )
             self._decoder = Decoder(
                 decode.stride,
                 decode.upsample,
@@ -70,16 +82,21 @@ class DevicePipeline:
         try:
             with self._lock, gpu.device_errors():
                 self._uploads.wait(slot.done)  # joints that stayed on the GPU may still be computed from it
-                way = _Stay(len(affines), self._stages.joints, self._compute) if stay else _Down()
-                frame, layout = self._put(image, slot), layout_of(image, self._stages.color)
+                way = _Stay(len(affines), self._stages.joints, self._leaving) if stay else _Down()
+                lent, layout = self._put(image, slot), layout_of(image, self._stages.color)
                 for first in range(0, len(affines), most):
                     if first:
                         way.settle(slot)  # its memory is needed for the next ones
-                    batch = self._launch(slot, frame, layout, affines[first : first + most])
-                    way.take(batch, first, self._compute)
-                    slot.done.record(self._compute)
-                if slot.lent is not None:  # its owner may write the next frame there as soon as this returns
-                    slot.settle()
+                    batch = self._launch(slot, lent, layout, affines[first : first + most])
+                    slot.computed.record(self._compute)
+                    self._leaving.wait(slot.computed)
+                    way.take(batch, first, self._leaving)
+                    slot.done.record(self._leaving)
+                if lent is not None:
+                    slot.computed.synchronize()
+                elif slot.lent is not None:
+                    slot.uploaded.synchronize()
+                    slot.lent = None
         except BaseException:
             self._give_back(slot)
             raise
@@ -100,8 +117,11 @@ class DevicePipeline:
         """See :class:`lfpose_edge.pipeline.base.Pipeline`."""
         with self._lock, gpu.device_errors():
             self._closed = True
-            self._compute.synchronize()
-            self._free.clear()
+            try:
+                self._leaving.synchronize()
+                self._compute.synchronize()
+            finally:
+                self._free.clear()
 
     def _take_slot(self) -> _Slot:
         """A slot that is free, or a new one: whoever keeps frames on their way keeps nobody waiting."""
@@ -113,26 +133,36 @@ class DevicePipeline:
 
     def _give_back(self, slot: _Slot) -> None:
         with self._lock:
-            if not self._closed and len(self._free) < SLOTS:
+            if not self._closed and len(self._free) < KEPT:
                 self._free.insert(0, slot)  # the one that has waited longest is the next
+                return
+        with suppress(BackendUnavailable), gpu.device_errors():  # before its memory goes
+            slot.done.synchronize()
 
-    def _put(self, image: Any, slot: _Slot) -> DeviceArray:
-        """The frame in the GPU's memory: as it lies there, or on its way up."""
-        if on_gpu(image):
-            slot.lent = gpu.on_device(image, self._compute)
-            return slot.lent
-        frame, pinned = slot.frame_of(image.shape)
-        np.copyto(pinned, image)
-        frame.copy_from(pinned, self._uploads)
+    def _put(self, image: Any, slot: _Slot) -> DeviceArray | None:
+        """Bring a frame to where the graph expects it; returned is one of the GPU's that cannot be copied."""
+        if not on_gpu(image):
+            frame, pinned = slot.frame_of(image.shape)
+            np.copyto(pinned, image)
+            frame.copy_from(pinned, self._uploads)
+        else:
+            lent = gpu.on_device(image, self._uploads)
+            if lent.__cuda_array_interface__["strides"] is not None:  # a part of a larger image, say
+                return gpu.on_device(image, self._compute)
+            frame, _ = slot.frame_of(lent.shape)
+            frame.put(lent, 0, lent.shape[0], self._uploads)
+            slot.lent = lent
         slot.uploaded.record(self._uploads)
-        return frame
+        return None
 
-    def _launch(self, slot: _Slot, frame: DeviceArray, layout: str, affines: Affines) -> _Batch:
+    def _launch(self, slot: _Slot, lent: DeviceArray | None, layout: str, affines: Affines) -> _Batch:
+        frame = lent or slot.frame
+        assert frame is not None
         batch = slot.batch_for(len(affines), self._new_batch)
         batch.give(affines, self._uploads)
         slot.uploaded.record(self._uploads)
         self._compute.wait(slot.uploaded)
-        if not (self._graphs and frame is slot.frame):  # a lent array lies elsewhere every time
+        if not (self._graphs and lent is None):  # a lent array lies elsewhere every time
             self._work(batch, frame, layout)
         elif batch.graph_of is frame and batch.graph is not None:
             batch.graph.launch(self._compute)
@@ -183,7 +213,8 @@ class DevicePipeline:
 
     def _new_batch(self, crops: int) -> _Batch:
         bucket = min(self._stages.max_batch, 1 << (crops - 1).bit_length())
-        return _Batch(bucket, self._stages, self._backend, self._compute)
+        context = self._backend.new_context(self._scratch)
+        return _Batch(bucket, self._stages, context, self._compute)
 
 
 class _Down:
@@ -239,8 +270,9 @@ class _Slot:
 
     Attributes:
         frame: of the last size that came from the host.
-        lent: the last frame that was in the GPU's memory already; it must live until it was read.
+        lent: the last frame that was in the GPU's memory already; it must live until it was copied.
         uploaded: when what the frame needs is there.
+        computed: when its memory is read no more.
         done: when the joints are where they go.
     """
 
@@ -248,7 +280,7 @@ class _Slot:
         from lfpose_edge._cuda import Event
 
         self._stream = stream
-        self.uploaded, self.done = Event(stream.device), Event(stream.device)
+        self.uploaded, self.computed, self.done = (Event(stream.device) for _ in range(3))
         self.frame: DeviceArray | None = None
         self.lent: DeviceArray | None = None
         self._pinned: NDArray[np.uint8] | None = None
@@ -275,7 +307,6 @@ class _Slot:
     def settle(self) -> None:
         """Wait for what is running."""
         self.done.synchronize()
-        self.lent = None
 
 
 class _Batch:
@@ -288,7 +319,7 @@ class _Batch:
         graph: the stages as one launch, once they were captured, for the frame ``graph_of``.
     """
 
-    def __init__(self, size: int, stages: Stages, backend: DeviceBackend, stream: Stream) -> None:
+    def __init__(self, size: int, stages: Stages, context: Context, stream: Stream) -> None:
         from lfpose_edge._cuda import DeviceArray, pinned_array, plan_crops
 
         def pair(shape: tuple[int, ...], kind: np.dtype[Any]) -> tuple[DeviceArray, NDArray[Any]]:
@@ -305,7 +336,7 @@ class _Batch:
         keypoints, scores, presence = (pair(shape, _FLOAT) for shape in ((*joints, 2), joints, joints))
         self.joints = (keypoints[0], scores[0], presence[0])
         self._joints = (keypoints[1], scores[1], presence[1])
-        self.context = backend.new_context()
+        self.context = context
         self.graph: Graph | None = None
         self.graph_of: DeviceArray | None = None
         self.count = 0

@@ -58,9 +58,18 @@ def doubles() -> ModuleType:
     network = Double(real.INetworkDefinition, num_inputs=1, get_input=crops)
     timing = Double(real.ITimingCache, serialize=b"timings")
     context = Double(
-        real.IExecutionContext, set_input_shape=True, set_tensor_address=True, execute_async_v3=True
+        real.IExecutionContext,
+        set_input_shape=True,
+        set_tensor_address=True,
+        execute_async_v3=True,
+        get_tensor_shape=(2, 3, 192, 192),
     )
-    engine = Double(real.ICudaEngine, create_execution_context=context)
+    engine = Double(
+        real.ICudaEngine,
+        create_execution_context=context,
+        device_memory_size_v2=1000,
+        get_tensor_dtype=real.float32,
+    )
     builder = Double(
         real.Builder,
         create_network=network,
@@ -71,7 +80,9 @@ def doubles() -> ModuleType:
     module = ModuleType("tensorrt")
     module.__version__ = real.__version__  # type: ignore[attr-defined]
     module.__dict__.update({name: getattr(real, name) for name in dir(real) if not name.startswith("__")})
-    enums = ("NetworkDefinitionCreationFlag", "MemoryPoolType", "BuilderFlag", "DeviceType")
+    enums = ["NetworkDefinitionCreationFlag", "MemoryPoolType", "BuilderFlag", "DeviceType"]
+    if hasattr(real, "ExecutionContextAllocationStrategy"):  # from 10 on
+        enums.append("ExecutionContextAllocationStrategy")
     module.__dict__.update({name: Enum(getattr(real, name)) for name in enums})
     module.__dict__.update(
         Builder=lambda log: builder,
@@ -106,9 +117,8 @@ def main() -> None:
         assert plan == b"plan", plan
         used[name] = sorted(set(USED))
     USED.clear()
-    Engine(TensorRt(doubles()), b"plan").new_context().enqueue(
-        (2, 3, 192, 192), {"crops": 1, "cams": 2, "presence": 3}, 0
-    )
+    shape = (2, 3, 192, 192)
+    Engine(TensorRt(doubles()), b"plan").new_context(scratch=7).enqueue({"crops": shape}, {"crops": 1}, 0)
     used["run"] = sorted(set(USED))
     assert (folder / "timing.cache").read_bytes() == b"timings"
     result = {"version": real.__version__, "used": used, "refusal": refusal()}

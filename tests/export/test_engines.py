@@ -159,9 +159,21 @@ class Fake:
         self.plan = plan
         return self if plan.startswith(b"\x08") else None
 
+    device_memory_size_v2, float32 = 100, "float32"
+
     def create_execution_context(self) -> Fake:
         self.addresses: dict[str, int] = {}
         return self
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return self.float32
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        if name == "crops":
+            return self.shape
+        session = onnxruntime.InferenceSession(self.plan, providers=["CPUExecutionProvider"])
+        found = session.run((name,), {"crops": np.zeros(self.shape, np.float32)})[0]
+        return tuple(found.shape)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shape = shape
@@ -225,8 +237,11 @@ def test_an_engine_that_cannot_be_read_or_run_says_so(fake: Fake) -> None:
     with pytest.raises(EngineMismatch, match=r"tensorrt 11\.9\.0 cannot read the engine"):
         Engine(tensorrt, b"rubbish")
     engine = Engine(tensorrt, blob_network().SerializeToString()).new_context()
-    with pytest.raises(BundleError, match=r"does not run crops of shape \(17, 3, 64, 48\)"):
-        engine.enqueue((17, 3, 64, 48), {}, 0)
+    with pytest.raises(BundleError, match=r"does not take crops of shape \(17, 3, 64, 48\)"):
+        engine.enqueue({"crops": (17, 3, 64, 48)}, {}, 0)
+    shapes = {"crops": (2, 3, 64, 48), "cams": (2, 3, 9, 12)}
+    with pytest.raises(BundleError, match=r"cams are \(2, 3, .*\), the bundle's float32 \(2, 3, 9, 12\)"):
+        engine.enqueue(shapes, {}, 0)
 
 
 def test_a_tensorrt_that_is_not_installed_says_how_to_get_it() -> None:

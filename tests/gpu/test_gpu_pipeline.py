@@ -51,7 +51,7 @@ class NumpySpot:
 class TorchSpot:
     """The same on the GPU, on whatever stream it is given."""
 
-    description, device = "torch cuda:0 fp32", 0
+    description, device, scratch_bytes = "torch cuda:0 fp32", 0, 64
 
     def __init__(self, captures: bool) -> None:
         self.captures = captures
@@ -59,7 +59,8 @@ class TorchSpot:
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return NumpySpot().infer(crops)
 
-    def new_context(self) -> TorchSpot:
+    def new_context(self, scratch: Any = None) -> TorchSpot:
+        assert scratch.shape == (self.scratch_bytes,)
         return self
 
     def enqueue(self, crops: Any, cams: Any, presence: Any, stream: Any) -> None:
@@ -131,7 +132,11 @@ def test_a_tensor_is_read_where_it_lies(pipeline: DevicePipeline) -> None:
         tensor = torch.from_numpy(frame).cuda()
         _assert_same(pipeline.submit(tensor, affines)(), frame, affines)
         changed = 255 - tensor  # still being computed when it is handed over
-        _assert_same(pipeline.submit(changed, affines)(), 255 - frame, affines)
+        waiting = pipeline.submit(changed, affines)
+        changed.zero_()  # it is ours again
+        _assert_same(waiting(), 255 - frame, affines)
+        part = frame[40:440, 100:600]
+        _assert_same(pipeline.submit(tensor[40:440, 100:600], affines)(), part.copy(), affines)
 
 
 def test_joints_may_stay(pipeline: DevicePipeline) -> None:
@@ -141,16 +146,15 @@ def test_joints_may_stay(pipeline: DevicePipeline) -> None:
     cases = [(_frame(seed), _affines(1 + seed % 11, seed)) for seed in range(12)]
     kept = [pipeline.submit(frame, affines, stay=True)() for frame, affines in cases]
     with torch.cuda.stream(torch.cuda.Stream()):
-        taken = [[torch.from_dlpack(array) + 0 for array in located[:3]] for located in kept]
+        taken = [[(torch.from_dlpack(a) + 0).cpu().numpy() for a in located[:3]] for located in kept]
     for (frame, affines), arrays in zip(cases, taken, strict=True):
-        down = Located(*(array.cpu().numpy() for array in arrays), 0, 0, 0)
-        _assert_same(down, frame, affines)
+        _assert_same(Located(*arrays, 0, 0, 0), frame, affines)
     for (frame, affines), located in zip(cases, kept, strict=True):
         _assert_same(Located(*(array.numpy() for array in located[:3]), 0, 0, 0), frame, affines)
 
 
 def test_pycuda_in_the_primary_context(pipeline: DevicePipeline) -> None:
-    gpuarray = pytest.importorskip("pycuda.gpuarray", reason="pycuda is not installed")
+    gpuarray = pytest.importorskip("pycuda.gpuarray", reason="pycuda is not here", exc_type=ImportError)
     frame, affines = _frame(1), _affines(3, 1)
     with primary_context():
         kept = pipeline.submit(gpuarray.to_gpu(frame), affines, stay=True)()

@@ -25,9 +25,13 @@ from gpu_doubles import FakeTensorRt, Graph, TorchLike
 
 import lfpose_edge
 from lfpose_edge import PoseEstimator
-from lfpose_edge.backends import engine_cache
+from lfpose_edge.backends import engine_cache, tensorrt_api
 from lfpose_edge.backends.engine_files import Fingerprint, check_engine, fingerprint_of, write_engine
-from lfpose_edge.errors import BackendUnavailable, EngineMismatch, SourceError
+from lfpose_edge.cli.bench import measure
+from lfpose_edge.errors import BackendUnavailable, BundleError, EngineMismatch, SourceError
+from lfpose_edge.geometry import crop_affines
+from lfpose_edge.pipeline.device import KEPT
+from lfpose_edge.results import StageTimings
 from lfpose_edge.zoo import bundle_path
 
 Make = Callable[..., PoseEstimator]
@@ -214,6 +218,30 @@ def test_a_tensor_on_the_gpu_is_read_where_it_lies(on_gpu: Make, on_cpu: PoseEst
         on_gpu(detector=lambda image: np.array(BOXES))(TorchLike(picture))
     with pytest.raises(TypeError, match="uint8"):
         pose(TorchLike(picture.astype(np.float32)), BOXES)
+    part = TorchLike(picture[20:180, 30:200])  # rows of a larger image
+    assert not part.memory.flags.c_contiguous
+    for _ in range(3):
+        _assert_same(pose(part, BOXES[:2]), on_cpu(part.memory.copy(), BOXES[:2]))
+
+
+def test_tensors_on_the_gpu_become_graphs_too(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pose = on_gpu()
+    for seed in range(5):
+        tensor = TorchLike(_picture(seed))
+        _assert_same(pose(tensor, BOXES), on_cpu(_picture(seed), BOXES))
+    assert Graph.launched == 4
+
+
+def test_a_tensor_is_one_image_and_not_its_rows(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pose, tensor = on_gpu(), TorchLike(_picture(5))
+    (result,) = pose.stream(tensor)
+    _assert_same(result, on_cpu(tensor.memory))
+    with pytest.raises(TypeError, match="predict takes several images"):
+        pose.predict(tensor)
+    with pytest.raises(TypeError, match=r"maps are made of images in the host's memory: give image.cpu\(\)"):
+        pose.activation_maps(tensor)
+    with pytest.raises(TypeError, match="says neither its shape nor its dtype"):
+        pose(SimpleNamespace(__dlpack_device__=lambda: (2, 0)), BOXES)
 
 
 def test_poses_may_stay_on_the_gpu(on_gpu: Make, on_cpu: PoseEstimator) -> None:
@@ -231,6 +259,50 @@ def test_poses_may_stay_on_the_gpu(on_gpu: Make, on_cpu: PoseEstimator) -> None:
         np.testing.assert_array_equal(down.boxes, expected.boxes)
         assert (down.image_size, down.skeleton.name) == (expected.image_size, expected.skeleton.name)
     _assert_same(found, on_cpu(_picture(8), BOXES))
+
+
+def test_poses_that_stay_are_taken_over_beside_a_capture(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    """Another thread's frame may be at that: its stream is nobody's who has poses."""
+    pose = on_gpu()
+    poses = pose(_picture(1), BOXES, to="device")
+    compute = pose._pipeline._compute
+    compute.begin_capture()
+    _assert_same(poses.to_host(), on_cpu(_picture(1), BOXES))
+    compute.end_capture()
+
+
+def test_more_frames_on_their_way_than_memory_is_kept_for(
+    tensorrt: FakeTensorRt, on_gpu: Make, on_cpu: PoseEstimator
+) -> None:
+    pipeline, expected = (p._pipeline for p in (on_gpu(), on_cpu))
+    affines = crop_affines(np.array(BOXES, np.float64), (64, 48), padding=1.25)
+    pictures = [_picture(seed) for seed in range(KEPT + 3)]
+    made = 0
+    for count in (KEPT + 3, KEPT, KEPT):
+        waits = [pipeline.submit(picture, affines, stay=True) for picture in pictures[:count]]
+        kept = [wait() for wait in waits]
+        for picture, located in zip(pictures, kept, strict=False):
+            found = expected.submit(picture, affines)()
+            np.testing.assert_allclose(located.keypoints.numpy(), found.keypoints, atol=2e-3)
+        made = tensorrt.contexts if count > KEPT else made
+    assert tensorrt.contexts == made  # those that were kept did
+
+
+def test_results_that_are_collected_at_any_moment_stop_nothing(
+    on_gpu: Make, on_cpu: PoseEstimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector may end a stream that was left, in the middle of a frame of the same thread."""
+    pose = on_gpu()
+    left = pose.stream([_picture(seed) for seed in range(5)])
+    next(left)
+    put = type(pose._pipeline)._put
+    monkeypatch.setattr(type(pose._pipeline), "_put", lambda *all_: (left.close(), put(*all_))[1])
+    worker = threading.Thread(
+        target=lambda: _assert_same(pose(_picture(2)), on_cpu(_picture(2))), daemon=True
+    )
+    worker.start()
+    worker.join(30)
+    assert not worker.is_alive()
 
 
 def test_where_poses_stay_nobody_is_an_empty_array(on_gpu: Make) -> None:
@@ -391,6 +463,79 @@ def test_auto_takes_the_gpu(tensorrt: FakeTensorRt, on_gpu: Make) -> None:
     )
 
 
+def test_from_11_on_an_engine_in_half_that_came_with_the_bundle_is_taken(
+    tensorrt: FakeTensorRt, on_gpu: Make, bundle: Path, tmp_path: Path
+) -> None:
+    tensorrt.__version__ = "11.4.0"
+    on_gpu().close()
+    (engine,) = (tmp_path / "cache" / "engines").glob("*.engine")
+    facts, plan = check_engine(engine)
+    write_engine(bundle / "engines", replace(fingerprint_of(facts, engine), precision="fp16"), plan)
+    assert on_gpu(precision="auto").describe()["backend"].endswith("fp16")
+
+
+@pytest.mark.parametrize("content", [b"damaged", b"foreign"])
+def test_a_timing_cache_that_does_not_fit_is_begun_anew(
+    content: bytes, tensorrt: FakeTensorRt, on_gpu: Make, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache" / "engines"
+    folder.mkdir(parents=True)
+    timings = folder / "tensorrt-10.3.0-SM86.timing"
+    timings.write_bytes(content)
+    on_gpu().close()
+    assert tensorrt.timing_caches[-1] == b""
+    assert timings.read_bytes() == b"timings"
+
+
+def test_a_timing_cache_that_cannot_be_written_loses_no_engine(
+    on_gpu: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tensorrt_api, "write_bytes_whole", _full_disk)
+    with caplog.at_level(logging.WARNING):
+        on_gpu().close()
+    assert "timing cache" in caplog.text
+    assert "No space left" in caplog.text
+
+
+def test_an_engine_of_other_types_is_refused(tensorrt: FakeTensorRt, on_gpu: Make) -> None:
+    tensorrt.float32 = "half"
+    with pytest.raises(BundleError, match=r"the engine's crops are .*, the bundle's float32"):
+        on_gpu()
+
+
+def test_a_gpu_without_memory_for_an_engine_builds_no_other(
+    tensorrt: FakeTensorRt, on_gpu: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu().close()
+
+    def full(log: Any) -> Any:
+        log.errors.append("Requested amount of GPU memory: CUDA out of memory")
+        return SimpleNamespace(deserialize_cuda_engine=lambda plan: None)
+
+    monkeypatch.setattr(tensorrt, "Runtime", full)
+    with pytest.raises(BackendUnavailable, match="out of memory"):
+        on_gpu()
+    assert tensorrt.builds == 1
+
+
+def test_a_gpu_that_goes_away_is_named_and_hides_nothing(
+    on_gpu: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lost(self: Any) -> None:
+        message = "cannot finish the work on the device: unspecified launch failure (cudaErrorLaunchFailure)"
+        raise gpu_doubles.CudaError(message)
+
+    pose = on_gpu()
+    kept = pose(_picture(0), BOXES, to="device")
+    with pytest.raises(KeyError, match="mine"), pose:  # noqa: PT012
+        monkeypatch.setattr(gpu_doubles.Stream, "synchronize", lost)
+        with pytest.raises(BackendUnavailable, match="the GPU fails: .*launch failure"):
+            kept.to_host()
+        raise KeyError("mine")  # noqa: EM101
+    assert "closing after KeyError: the GPU fails" in caplog.text
+    assert pose._pipeline._free == []
+
+
 def _not_starting(log: Any) -> Any:
     message = "pybind11::init(): factory function returned nullptr"
     raise TypeError(message)
@@ -401,7 +546,14 @@ def _no_stream(device: int = 0) -> Any:
     raise gpu_doubles.CudaError(message)
 
 
-@pytest.mark.parametrize("fault", ["does not start", "no stream", "old GPU", "cache", "namespace"])
+def _no_facts(device: int = 0) -> Any:
+    message = "cannot ask for the device's properties: unknown error"
+    raise gpu_doubles.CudaError(message)
+
+
+@pytest.mark.parametrize(
+    "fault", ["does not start", "no stream", "no facts", "old GPU", "cache", "namespace"]
+)
 def test_auto_passes_a_gpu_over_that_does_not_work(
     fault: str,
     tensorrt: FakeTensorRt,
@@ -416,6 +568,9 @@ def test_auto_passes_a_gpu_over_that_does_not_work(
     elif fault == "no stream":
         monkeypatch.setattr(sys.modules["lfpose_edge._cuda"], "Stream", _no_stream)
         words = "cuda:0 cannot be used: cannot create a stream"
+    elif fault == "no facts":
+        monkeypatch.setattr(sys.modules["lfpose_edge._cuda"], "device_facts", _no_facts)
+        words = "the GPU fails: cannot ask for the device's properties"
     elif fault == "old GPU":
         old = {"name": "Tesla V100", "compute_capability": (7, 0)}
         monkeypatch.setattr(sys.modules["lfpose_edge._cuda"], "device_facts", lambda device: old)
@@ -525,6 +680,22 @@ def test_what_torch_tensorrt_refuses_is_named(
     monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
     with pytest.raises(BackendUnavailable, match="pip install torch-tensorrt"):
         on_gpu(backend="torch_tensorrt", precision="auto")
+
+
+def test_whole_frames_are_timed_from_the_host_and_from_the_gpu(
+    tensorrt: FakeTensorRt, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LFPOSE_CACHE", str(tmp_path / "cache"))
+    rows = measure(str(bundle), thread_counts=[1], persons=[2], seconds=0.01, others={"other": _nobody})
+    ways = [(row["backend"].split()[0], row["frames_on_gpu"]) for row in rows]
+    assert ways.count(("tensorrt", True)) == ways.count(("tensorrt", False)) == 2  # fp32 and fp16
+    assert ("onnxruntime", True) not in ways
+    assert ways.count(("other", False)) == 1
+    assert all(row["frames"] >= 4 and row["total_p50_ms"] > 0 for row in rows)
+
+
+def _nobody(frame: object, boxes: object) -> SimpleNamespace:
+    return SimpleNamespace(timings=StageTimings())
 
 
 def test_closing_frees_and_ends(on_gpu: Make) -> None:
