@@ -69,6 +69,31 @@ struct PackedImage {
         const int step = channels == 1 ? 0 : 1;
         for (int c = 0; c < 3; ++c) values[c] = static_cast<float>(pixel[c * step]);
     }
+
+    // The pixels at x and x + 1, both inside: two or three loads of aligned words in place of a byte each.
+    LFPOSE_HD LFPOSE_INLINE void read_pair(int y, int x, float* left, float* right) const {
+        const std::uint8_t* first = data + y * row_bytes + static_cast<std::int64_t>(x) * channels;
+        const std::uint8_t* end =
+            data + (height - 1) * row_bytes + static_cast<std::int64_t>(width) * channels;
+        const auto offset = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(first) & 3U);
+        const unsigned bytes = offset + 2U * static_cast<unsigned>(channels);
+        const unsigned words = (bytes + 3U) / 4U;  // every one holds something that is asked for
+        if (first - offset + 4U * words > end) {   // and the last of the image may hold something beyond it
+            read(y, x, left);
+            read(y, x + 1, right);
+            return;
+        }
+        const auto* word = reinterpret_cast<const std::uint32_t*>(first - offset);
+        const std::uint64_t w0 = word[0], w1 = words > 1 ? word[1] : 0, w2 = words > 2 ? word[2] : 0;
+        const unsigned shift = 8U * offset;
+        const std::uint64_t low = ((w1 << 32U | w0) >> shift) & 0xffffffffU;
+        const std::uint64_t pair = low | ((w2 << 32U | w1) >> shift) << 32U;
+        const unsigned step = channels == 1 ? 0 : 8, next = 8U * static_cast<unsigned>(channels);
+        for (unsigned c = 0; c < 3; ++c) {
+            left[c] = static_cast<float>(static_cast<std::uint32_t>(pair >> (c * step)) & 255U);
+            right[c] = static_cast<float>(static_cast<std::uint32_t>(pair >> (next + c * step)) & 255U);
+        }
+    }
 };
 
 // A plane of luma and, at half its resolution, a plane of chroma pairs: what cameras and video decoders give.
@@ -89,6 +114,11 @@ struct Nv12Image {
         values[2] = grey_level(grey + 1.5960268F * v);
     }
 
+    LFPOSE_HD LFPOSE_INLINE void read_pair(int y, int x, float* left, float* right) const {
+        read(y, x, left);
+        read(y, x + 1, right);
+    }
+
     LFPOSE_HD LFPOSE_INLINE static float grey_level(float value) {
         return value > 0.0F ? (value < 255.0F ? value : 255.0F) : 0.0F;
     }
@@ -99,12 +129,21 @@ template <typename Image>
 LFPOSE_HD LFPOSE_INLINE void sample_point(const Image& image, const AxisPoint& x, const AxisPoint& y,
                                           const float* border, float* values) {
     float taps[4][3];
-    for (int i = 0; i < 4; ++i) {
-        const int row = y.index + i / 2, column = x.index + i % 2;
-        if (row >= 0 && row < image.height && column >= 0 && column < image.width) {
-            image.read(row, column, taps[i]);
-        } else {
-            for (int c = 0; c < 3; ++c) taps[i][c] = border[c];
+    for (int below = 0; below < 2; ++below) {
+        const int row = y.index + below;
+        const bool inside = row >= 0 && row < image.height;
+        if (inside && x.index >= 0 && x.index + 1 < image.width) {
+            image.read_pair(row, x.index, taps[2 * below], taps[2 * below + 1]);
+            continue;
+        }
+        for (int beside = 0; beside < 2; ++beside) {
+            const int column = x.index + beside;
+            float* tap = taps[2 * below + beside];
+            if (inside && column >= 0 && column < image.width) {
+                image.read(row, column, tap);
+            } else {
+                for (int c = 0; c < 3; ++c) tap[c] = border[c];
+            }
         }
     }
     for (int c = 0; c < 3; ++c) {
