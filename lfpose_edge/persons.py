@@ -14,10 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge.errors import SourceError
+from lfpose_edge.mpii import mpii_as_coco
 from lfpose_edge.opencv import cv2
 from lfpose_edge.skeleton import Skeleton
 
 Unlabelled = Literal["absent", "unknown"]
+
+AREA_OF_BOX = 0.53
+"""A person's area over the box's where nobody has drawn an outline: CrowdPose's and AIC's convention."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class PersonTable:
         joints: (N, K, 2) float64 continuous image coordinates (COCO's pixel index + 0.5); 0 where unlabelled.
         labelled: (N, K) bool, the joint has a location (COCO v > 0).
         known: (N, K) bool, it is known whether the joint is there; True where labelled.
-        areas: (N,) the annotations' areas, square pixels.
+        areas: (N,) the annotations' areas, square pixels; of those without ``AREA_OF_BOX`` of the box's.
         skeleton: the K joints' names and order.
         exif: whether boxes and joints are in the image as its EXIF entry turns it; annotations are not.
     """
@@ -85,6 +89,7 @@ def read_coco_keypoints(
     Joints are matched by name: those that the file has and ``skeleton`` lacks are left out, those that
     it lacks stay unlabelled. Crowd annotations are left out. An unlabelled joint counts as known to be
     absent, or as ``unknown``: a joint that the file has no column for is always unknown then.
+    MPII's annotation list (:func:`lfpose_edge.mpii.mpii_as_coco`) is read likewise.
 
     Raises:
         SourceError: the file is missing or not COCO keypoints, shares no joint with the skeleton, holds
@@ -93,6 +98,8 @@ def read_coco_keypoints(
     """
     try:
         tree = json.loads(annotations.read_text(encoding="utf-8"))
+        if isinstance(tree, list):
+            tree = mpii_as_coco(tree)
         names = next(c["keypoints"] for c in tree["categories"] if c.get("keypoints"))
         files = {image["id"]: images / image["file_name"] for image in tree["images"]}
         if len(files) < len(tree["images"]):
@@ -141,7 +148,9 @@ def read_coco_keypoints(
         joints=np.where(labelled[..., None], keypoints[..., :2] + 0.5, 0.0),
         labelled=labelled,
         known=labelled if unlabelled == "unknown" else np.ones_like(labelled),
-        areas=np.array([p.get("area") or p["bbox"][2] * p["bbox"][3] for p in persons], np.float64),
+        areas=np.array(
+            [p.get("area") or AREA_OF_BOX * p["bbox"][2] * p["bbox"][3] for p in persons], np.float64
+        ),
         skeleton=skeleton,
     )
 

@@ -32,7 +32,8 @@ ALLOWED = {
         "bundle": "errors skeleton",
         "zoo": "bundle errors files",
         "draw": "opencv results skeleton",
-        "persons": "errors opencv skeleton",
+        "mpii": "skeleton",
+        "persons": "errors mpii opencv skeleton",
         "metrics": "errors files geometry opencv persons skeleton",
         "ops": "_core _cuda errors geometry",
         "backends": "_cuda bundle errors files machine ops zoo",
@@ -48,7 +49,7 @@ ALLOWED = {
 }
 IN_FUNCTIONS = {
     "results": {"draw", "ops"},
-    "cli": {"export", "train"},
+    "cli": {"export", "ops", "train"},
     "export": {"train"},
     "train": {"estimator"},
 }

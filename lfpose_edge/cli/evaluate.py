@@ -22,11 +22,12 @@ from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.files import require_writable, write_json_whole
 from lfpose_edge.metrics.accuracy import Accuracy, measure, predict_persons
 from lfpose_edge.metrics.bootstrap import pck_difference, pck_interval
+from lfpose_edge.metrics.oks_ap import CROWD_LEVELS, crowd_ap
 from lfpose_edge.metrics.pck import PckResult
 from lfpose_edge.metrics.reference_lines import centre_of_box, mean_pose
 from lfpose_edge.metrics.report import Evaluation, require_drawing, write_evaluation
 from lfpose_edge.persons import PersonTable, data_root, read_coco_keypoints
-from lfpose_edge.skeleton import Skeleton
+from lfpose_edge.skeleton import CROWDPOSE14, Skeleton
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def run_eval(
         if accuracy.oks is not None:
             oks = accuracy.oks
             console.print(f"OKS AP {oks.ap:.3f}  AP50 {oks.ap50:.3f}  AP75 {oks.ap75:.3f}")
+            if predictor.skeleton == CROWDPOSE14:
+                _print_levels(console, root / annotations, persons, keypoints, scores)
         else:
             console.print("OKS AP: not measured, it needs pycocotools (pip install pycocotools)")
         if json_path is not None:
@@ -126,6 +129,28 @@ def run_eval(
                 crop_size=predictor.crop_size,
             )
             console.print(f"wrote {write_evaluation(report, evaluation)}")
+
+
+def _print_levels(
+    console: Console, annotations: Path, persons: PersonTable, keypoints: Any, scores: Any
+) -> None:
+    """CrowdPose's own measures, where the file has its crowd indices."""
+    truth = json.loads(annotations.read_text(encoding="utf-8"))
+    if not all("crowdIndex" in image for image in truth["images"]):
+        return
+    guesses = np.concatenate([keypoints - 0.5, scores[..., None]], axis=2)
+    predictions = [
+        {
+            "image_id": image_id,
+            "category_id": 1,
+            "keypoints": guess.ravel().tolist(),
+            "score": float(guess[:, 2].mean()),
+        }
+        for image_id, guess in zip(persons.image_ids.tolist(), guesses, strict=True)
+    ]
+    crowd = crowd_ap(truth, predictions, CROWDPOSE14)
+    levels = "  ".join(f"{name} {getattr(crowd, name):.3f}" for name in CROWD_LEVELS)
+    console.print(f"CrowdPose AP {crowd.ap:.3f}  {levels}")
 
 
 def _plain(accuracy: Accuracy) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""OKS average precision, as COCO measures it, through pycocotools."""
+"""OKS average precision, as COCO and CrowdPose measure it, through pycocotools."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lfpose_edge.persons import AREA_OF_BOX
 from lfpose_edge.skeleton import Skeleton
 
 
@@ -32,6 +33,32 @@ class OksAp:
     ar: float
 
 
+@dataclass(frozen=True)
+class CrowdAp:
+    """CrowdPose's average precision and recall; -1 where no person counts.
+
+    Attributes:
+        ap: mean over OKS thresholds 0.50, 0.55 ... 0.95.
+        ap50, ap75: at one threshold.
+        ar, ar50, ar75: average recall.
+        easy, medium, hard: AP on the images of a crowd index below 0.2, up to 0.8, and above.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ar: float
+    ar50: float
+    ar75: float
+    easy: float
+    medium: float
+    hard: float
+
+
+CROWD_LEVELS = {"easy": (-np.inf, 0.2), "medium": (0.2, 0.8), "hard": (0.8, np.inf)}
+"""From which crowd index of an image on, and below which, as CrowdPose's evaluation code has it."""
+
+
 def oks_ap(truth: dict[str, Any], predictions: Sequence[dict[str, Any]], skeleton: Skeleton) -> OksAp:
     """Measure predictions against a COCO-keypoints tree.
 
@@ -44,22 +71,67 @@ def oks_ap(truth: dict[str, Any], predictions: Sequence[dict[str, Any]], skeleto
     Raises:
         ImportError: pycocotools is not installed.
     """
+    if not predictions:
+        return OksAp(*(0.0,) * 6)
+    ap, ap50, ap75, medium, large, ar, *_ = _evaluated(truth, predictions, skeleton).stats.tolist()
+    return OksAp(ap, ap50, ap75, medium, large, ar)
+
+
+def crowd_ap(truth: dict[str, Any], predictions: Sequence[dict[str, Any]], skeleton: Skeleton) -> CrowdAp:
+    """Measure predictions against a CrowdPose tree, as CrowdPose's own evaluation does.
+
+    A person's area is a part of the box (``AREA_OF_BOX``), whatever the annotation says; a person without a
+    visible joint (v = 2, CrowdPose's ``num_keypoints``) is not asked for; easy, medium and hard are
+    evaluations of their own on a part of the images each, and the mean of the whole precision table.
+
+    Args:
+        truth: as :func:`oks_ap`'s; every image has a ``crowdIndex``.
+        predictions: entries as :meth:`lfpose_edge.PoseResult.to_coco` makes them.
+        skeleton: whose sigmas are used, CrowdPose's in general.
+
+    Raises:
+        ImportError: pycocotools is not installed.
+        ValueError: an image has no crowd index.
+    """
+    if any("crowdIndex" not in image for image in truth["images"]):
+        message = "CrowdPose's levels need a crowdIndex of every image"
+        raise ValueError(message)
+    if not predictions:
+        return CrowdAp(*(0.0,) * 9)
+    with_areas = [{**a, "area": AREA_OF_BOX * a["bbox"][2] * a["bbox"][3]} for a in truth["annotations"]]
+    tree = {**truth, "annotations": with_areas}
+    stats = _evaluated(tree, predictions, skeleton).stats
+    levels = []
+    for low, high in CROWD_LEVELS.values():
+        images = [i["id"] for i in truth["images"] if low <= i["crowdIndex"] < high]
+        table = _evaluated(tree, predictions, skeleton, images).eval["precision"]
+        levels.append(float(np.mean(table[:, :, :, 0])) if images else -1.0)
+    ap, ap50, ap75, ar, ar50, ar75 = (float(stats[i]) for i in (0, 1, 2, 5, 6, 7))
+    return CrowdAp(ap, ap50, ap75, ar, ar50, ar75, *levels)
+
+
+def _evaluated(
+    truth: dict[str, Any],
+    predictions: Sequence[dict[str, Any]],
+    skeleton: Skeleton,
+    images: list[int] | None = None,
+) -> Any:
+    """pycocotools' evaluation of all images, or of some."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         message = "OKS AP needs pycocotools: pip install pycocotools"
         raise ImportError(message) from error
-    if not predictions:
-        return OksAp(*(0.0,) * 6)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports by printing
         ground = COCO()
         ground.dataset = truth
         ground.createIndex()
         evaluator = COCOeval(ground, ground.loadRes(list(predictions)), "keypoints")
         evaluator.params.kpt_oks_sigmas = np.array(skeleton.sigmas)
+        if images is not None:
+            evaluator.params.imgIds = images
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    ap, ap50, ap75, medium, large, ar, *_ = (float(v) for v in evaluator.stats)
-    return OksAp(ap, ap50, ap75, medium, large, ar)
+    return evaluator

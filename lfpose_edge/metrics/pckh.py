@@ -1,0 +1,88 @@
+"""MPII's PCKh: joints within half the head's length of the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lfpose_edge.errors import SourceError
+from lfpose_edge.metrics.pck import PckResult, pck
+from lfpose_edge.skeleton import MPII16
+
+HEAD_OF_BOX = 0.6
+"""The head's length over its box's diagonal."""
+
+COUNTED = tuple(joint for joint in MPII16.keypoints if joint not in ("pelvis", "thorax"))
+"""The mean is over these; every joint counts as often as it is labelled."""
+
+
+@dataclass(frozen=True)
+class MpiiTruth:
+    """What MPII's ``gt_valid.mat`` holds of N persons.
+
+    Attributes:
+        joints: (N, 16, 2) pixels, counted from 1 as MATLAB does.
+        labelled: (N, 16) bool.
+        head_boxes: (N, 4) x1, y1, x2, y2.
+    """
+
+    joints: NDArray[np.float64]
+    labelled: NDArray[np.bool_]
+    head_boxes: NDArray[np.float64]
+
+
+def read_mpii_truth(file: Path) -> MpiiTruth:
+    """Read the validation set's ``.mat`` file: ``pos_gt_src``, ``jnt_missing`` and ``headboxes_src``.
+
+    Raises:
+        SourceError: it is missing, or holds something else.
+        ImportError: scipy is not installed.
+    """
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        message = "MPII's .mat files need scipy: pip install scipy"
+        raise ImportError(message) from error
+    try:
+        tree: dict[str, Any] = loadmat(str(file))
+        joints = np.asarray(tree["pos_gt_src"], np.float64).transpose(2, 0, 1)
+        missing = np.asarray(tree["jnt_missing"]).T
+        heads = np.asarray(tree["headboxes_src"], np.float64).transpose(2, 0, 1).reshape(-1, 4)
+        n = len(joints)
+        if joints.shape != (n, 16, 2) or missing.shape != (n, 16) or heads.shape != (n, 4):
+            message = f"shapes {joints.shape}, {missing.shape}, {heads.shape}"
+            raise ValueError(message)  # noqa: TRY301  (one message for every way to be something else)
+    except FileNotFoundError as error:
+        message = f"no file {file}"
+        raise SourceError(message) from error
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        message = f"{file} is not MPII's ground truth: {error}"
+        raise SourceError(message) from error
+    return MpiiTruth(joints, missing == 0, heads)
+
+
+def pckh(predicted: ArrayLike, truth: MpiiTruth, fraction: float = 0.5) -> PckResult:
+    """Count the joints within a part of the head's length (inclusive), as the field reports them.
+
+    The mean leaves out pelvis and thorax, and weighs each joint by how often it is labelled.
+
+    Args:
+        predicted: (N, 16, 2) continuous image coordinates, as the estimator gives them: a pixel's centre is
+            at + 0.5. MATLAB's, which the truth is in, has it at whole numbers from 1 on.
+        truth: of the same persons, in the same order.
+        fraction: of the head's length.
+
+    Raises:
+        ValueError: not as many persons.
+    """
+    places = np.asarray(predicted, np.float64)
+    if places.shape != truth.joints.shape:
+        message = f"predictions must be {truth.joints.shape}, as the truth, got {places.shape}"
+        raise ValueError(message)
+    diagonal = np.linalg.norm(truth.head_boxes[:, 2:] - truth.head_boxes[:, :2], axis=1)
+    thresholds = fraction * HEAD_OF_BOX * diagonal
+    return pck(places + 0.5, truth.joints, truth.labelled, thresholds, MPII16, COUNTED)
