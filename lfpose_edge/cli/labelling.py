@@ -1,4 +1,4 @@
-"""``lfpose data label``."""
+"""``lfpose data label`` and ``lfpose data crowd``: new data sets from old ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
+
+from lfpose_edge.cli.tagging import skeleton_named
+from lfpose_edge.persons import read_coco_keypoints
 
 
 def run_label(
@@ -41,3 +44,18 @@ def run_label(
     console.print(
         f"wrote {out}: {made.persons} of {made.asked} persons, {made.joints / made.persons:.1f} joints each"
     )
+
+
+def run_crowd(annotations: Path, images: Path, out: Path, skeleton: str, seed: int) -> None:
+    """Write crowds and say how many persons found a place in one."""
+    from lfpose_edge.train.data.crowding import write_crowds
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    persons = read_coco_keypoints(annotations, images, skeleton_named(skeleton))
+    made = write_crowds(
+        persons,
+        out,
+        seed=seed,
+        show=lambda rows: track(rows, "persons", console=console, disable=not console.is_terminal),
+    )
+    console.print(f"wrote {out}: " + ", ".join(f"{level} {count}" for level, count in made.items()))

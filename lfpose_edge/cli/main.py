@@ -242,6 +242,20 @@ def label(
     )
 
 
+@data_app.command("crowd")
+def crowd(
+    annotations: Annotated[Path, typer.Argument(help="COCO-keypoints JSON of people who are alone.")],
+    images: Annotated[Path, typer.Argument(help="Folder of its images.")],
+    out: Annotated[Path, typer.Option(help="Folder of easy.json, medium.json, hard.json and images.")],
+    skeleton: Annotated[str, typer.Option(help="Joint set: lsp14, coco17, ...")] = "lsp14",
+    seed: Annotated[int, typer.Option(min=0, help="Decides who comes, and where they stand.")] = 0,
+) -> None:
+    """Make crowds of them, in three degrees: others beside, in front of and behind every person."""
+    from lfpose_edge.cli.labelling import run_crowd
+
+    run_crowd(annotations, images, out, skeleton, seed)
+
+
 tags_app = typer.Typer(help="Questions about which joints can be seen, and answers.", no_args_is_help=True)
 app.add_typer(tags_app, name="tags")
 SkeletonName = Annotated[str, typer.Option(help="Joint set that is asked about: lsp14, coco17, ...")]

@@ -24,7 +24,7 @@ def run_make(annotations: Path, images: Path, out: Path, skeleton: str, regions:
     from lfpose_edge.train.data.tags import make_questions, write_tags
 
     require_writable(out)
-    persons = read_coco_boxes(annotations, images, _skeleton(skeleton))
+    persons = read_coco_boxes(annotations, images, skeleton_named(skeleton))
     tags = make_questions(persons, images, regions, seed)
     write_tags(out, tags)
     Console(stderr=True, highlight=False, markup=False).print(
@@ -45,7 +45,7 @@ def run_simulate(
     )
 
     require_writable(out)
-    joints = _skeleton(skeleton)
+    joints = skeleton_named(skeleton)
     persons = read_coco_keypoints(annotations, images, joints)
     tags = simulate_answers(read_tags(sheet, joints), persons, mistakes=mistakes, seed=seed)
     write_tags(out, tags)
@@ -74,7 +74,7 @@ def _rates(tags: Tags) -> Table:
     return table
 
 
-def _skeleton(name: str) -> Skeleton:
+def skeleton_named(name: str) -> Skeleton:
     if name not in SKELETONS:
         message = f"unknown skeleton {name!r}; {did_you_mean(name, SKELETONS)}"
         raise RecipeError(message)

@@ -1,0 +1,100 @@
+"""Crowds made of single people: how full they are, who is hidden, and that they are the same every time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lfpose_edge.errors import SourceError
+from lfpose_edge.persons import PersonTable, read_coco_keypoints
+from lfpose_edge.skeleton import LSP14
+from lfpose_edge.train.data.crowding import LEVELS, Level, crowd_person, silhouette, write_crowds
+
+
+@pytest.fixture(scope="module")
+def persons(figures: Path) -> PersonTable:
+    return read_coco_keypoints(figures / "train" / "annotations.json", figures / "train" / "images", LSP14)
+
+
+def test_a_silhouette_holds_the_persons_joints_and_little_else(persons: PersonTable) -> None:
+    for row in range(6):
+        size = persons.image(row).shape[:2]
+        mask = silhouette(persons, row, size)
+        assert (mask.shape, mask.dtype) == (size, np.float32)
+        assert 0 <= mask.min() < 0.01
+        assert 0.99 < mask.max() <= 1
+        places = np.floor(persons.joints[row][persons.labelled[row]]).astype(int)
+        inside = places[((places >= 0) & (places < size[::-1])).all(axis=1)]
+        assert (mask[inside[:, 1], inside[:, 0]] > 0.3).mean() > 0.85
+        assert 0.01 < mask.mean() < 0.5
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_crowds_are_as_full_as_the_level_says(level: Level, persons: PersonTable) -> None:
+    hidden = found = 0
+    for row in range(len(persons)):
+        crowd = crowd_person(persons, row, level, np.random.default_rng(row))
+        if crowd is None:
+            continue
+        found += 1
+        low, high = LEVELS[level]
+        assert low < crowd.crowd_index < high
+        before, after = persons.image(row).astype(int), crowd.image.astype(int)
+        assert after.shape == before.shape
+        changed = np.abs(after - before).max(axis=2) > 8
+        for k in np.flatnonzero(crowd.hidden):
+            assert persons.labelled[row, k]
+        hidden += int(crowd.hidden.sum())
+        assert 0 < changed.mean() < 0.9
+    assert found >= 0.6 * len(persons)
+    assert hidden > 0 or level == "easy"
+
+
+def test_what_is_written_is_read_again_and_the_same_every_time(persons: PersonTable, tmp_path: Path) -> None:
+    some = persons.chosen(range(5))
+    counts = write_crowds(some, tmp_path / "a", seed=3)
+    write_crowds(some, tmp_path / "b", seed=3)
+    write_crowds(some, tmp_path / "c", seed=4)
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
+    assert len(files) == 3 + sum(counts.values())
+    assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+    assert (tmp_path / "a" / "hard.json").read_bytes() != (tmp_path / "c" / "hard.json").read_bytes()
+    for level, count in counts.items():
+        table = read_coco_keypoints(tmp_path / "a" / f"{level}.json", tmp_path / "a" / "images", LSP14)
+        assert len(table) == count
+        rows = table.annotation_ids - 1
+        np.testing.assert_allclose(
+            table.joints, some.joints[rows] * some.labelled[rows][..., None], atol=0.01
+        )
+        np.testing.assert_array_equal(table.labelled, some.labelled[rows])
+        tree = json.loads((tmp_path / "a" / f"{level}.json").read_text())
+        assert {v for a in tree["annotations"] for v in a["keypoints"][2::3]} <= {0, 1, 2}
+        low, high = LEVELS[level]
+        assert all(low <= image["crowdIndex"] <= high for image in tree["images"])
+        assert all(cv2.imread(str(p)) is not None for p in table.images)
+
+
+def test_one_person_alone_is_no_crowd(persons: PersonTable, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="two persons"):
+        write_crowds(persons.first(1), tmp_path / "out", seed=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(figures: Path, tmp_path: Path) -> None:
+    source = figures / "train"
+    command = [sys.executable, "-c", "from lfpose_edge.cli.main import main; main()", "data", "crowd"]
+    done = subprocess.run(
+        [*command, source / "annotations.json", source / "images", "--out", tmp_path / "crowds"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "easy " in done.stderr
+    assert (tmp_path / "crowds" / "hard.json").is_file()
