@@ -1,0 +1,199 @@
+"""Pairs of domains, made of one set of located persons by a seed: the same people, seen or posed otherwise.
+
+*Your camera*: half of the persons are photographed again through a poor camera. *Your people*: those who
+stand upright, and those who do not. What an adaptation recovers between such a source and target can be
+measured, because the target's joints are known and can be kept from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge.files import require_writable, whole_file, write_text_whole
+from lfpose_edge.opencv import cv2
+from lfpose_edge.persons import PersonTable
+
+Points = NDArray[np.float64]
+UPRIGHT_DEG, LYING_DEG = 40.0, 60.0
+_SOLVER_STEPS = 30
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera that is worse than the one a model was trained on; its faults are the same in every frame.
+
+    Attributes:
+        barrel: how far the lens pulls the corners in: r becomes r (1 + barrel r^2), r = 1 in the corner.
+        pixels: its resolution along a side, over the original's.
+        gain, gamma: of the light: grey becomes 255 gain (grey / 255)^gamma.
+        tint: the channels' gains, B, G, R.
+        blur_px: the longest smear of motion, of the picture's pixels; its direction and length differ.
+        noise: standard deviation in grey levels of a bright pixel; a black one has a third.
+        jpeg: quality that it stores with.
+    """
+
+    barrel: float = 0.18
+    pixels: float = 0.45
+    gain: float = 0.6
+    gamma: float = 1.5
+    tint: tuple[float, float, float] = (0.85, 1.0, 1.1)
+    blur_px: float = 7.0
+    noise: float = 14.0
+    jpeg: int = 45
+
+    def places(self, points: Points, size: tuple[int, int]) -> Points:
+        """Where points (..., 2) of a picture of ``size`` (height, width) are in what the camera gives."""
+        centre, radius = _lens(size)
+        there = (points - centre) / radius
+        found = there.copy()
+        for _ in range(_SOLVER_STEPS):  # found * (1 + barrel |found|^2) = there
+            found = there / (1 + self.barrel * (found**2).sum(axis=-1, keepdims=True))
+        return found * radius + centre
+
+    def photograph(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """(H, W, 3) BGR through the camera; of the same size, black where the lens sees nothing."""
+        height, width = image.shape[:2]
+        centre, radius = _lens((height, width))
+        rows, columns = np.mgrid[:height, :width].astype(np.float64) + 0.5
+        seen = (np.stack([columns, rows], axis=-1) - centre) / radius
+        source = seen * (1 + self.barrel * (seen**2).sum(axis=-1, keepdims=True)) * radius + centre - 0.5
+        x, y = (np.ascontiguousarray(source[..., axis], np.float32) for axis in (0, 1))
+        out = cv2.remap(image, x, y, cv2.INTER_LINEAR)
+        out = cv2.filter2D(out, -1, _smear(rng.uniform(1, self.blur_px), rng.uniform(0, np.pi)))
+        small = max(8, round(width * self.pixels)), max(8, round(height * self.pixels))
+        light = np.asarray(cv2.resize(out, small, interpolation=cv2.INTER_AREA), np.float64) / 255
+        dark = np.clip(self.gain * light**self.gamma * self.tint, 0, 1)
+        grain = rng.normal(0, self.noise / 255, dark.shape) * (1 / 3 + 2 / 3 * np.sqrt(dark))
+        noisy = (255 * np.clip(dark + grain, 0, 1)).astype(np.uint8)
+        return np.asarray(cv2.resize(noisy, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def through_camera(
+    persons: PersonTable,
+    camera: Camera,
+    out: Path,
+    *,
+    seed: int,
+    show: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> None:
+    """Photograph persons through a camera: ``annotations.json``, COCO keypoints, and ``images`` in a folder.
+
+    Joints and boxes go where the lens puts them. The same persons and seed give the same files.
+
+    Raises:
+        SourceError: an image cannot be read.
+        OSError: ``out`` cannot be written; said before the work.
+    """
+    require_writable(out / "annotations.json")
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for row in show(range(len(persons))):
+        image = persons.image(row)
+        height, width = image.shape[:2]
+        name = f"{int(persons.annotation_ids[row]):06d}.jpg"
+        shot = camera.photograph(image, np.random.default_rng((seed, int(persons.annotation_ids[row]))))
+        with whole_file(out / "images" / name) as temporary:
+            good, data = cv2.imencode(".jpg", shot, [cv2.IMWRITE_JPEG_QUALITY, camera.jpeg])
+            assert good
+            temporary.write_bytes(data.tobytes())
+        images.append({"id": row + 1, "file_name": name, "width": width, "height": height})
+        joints = camera.places(persons.joints[row], (height, width))
+        corners = persons.boxes[row][[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)
+        box = camera.places(corners, (height, width))
+        annotations.append(
+            _annotation(persons, row, joints, np.concatenate([box.min(axis=0), box.max(axis=0)]))
+        )
+    category = {"id": 1, "name": "person", "keypoints": list(persons.skeleton.keypoints)}
+    tree = {"info": {"seed": seed}, "images": images, "annotations": annotations, "categories": [category]}
+    write_text_whole(out / "annotations.json", json.dumps(tree) + "\n")
+
+
+def write_persons(persons: PersonTable, out: Path, folder: Path) -> None:
+    """Write a table as COCO keypoints, image names relative to ``folder``; the images stay where they are."""
+    names = sorted({path.relative_to(folder).as_posix() for path in persons.images})
+    ids = {name: number for number, name in enumerate(names, 1)}
+    annotations = []
+    for row, path in enumerate(persons.images):
+        entry = _annotation(persons, row, persons.joints[row], persons.boxes[row])
+        annotations.append({**entry, "image_id": ids[path.relative_to(folder).as_posix()]})
+    tree = {
+        "images": [{"id": number, "file_name": name} for name, number in ids.items()],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person", "keypoints": list(persons.skeleton.keypoints)}],
+    }
+    write_text_whole(out, json.dumps(tree) + "\n")
+
+
+def halves(persons: PersonTable, seed: int) -> tuple[PersonTable, PersonTable]:
+    """Two halves by chance, no image in both."""
+    images = np.unique(persons.image_ids)
+    first = np.random.default_rng(seed).permutation(images)[: len(images) // 2]
+    in_first = np.isin(persons.image_ids, first)
+    return _those(persons, in_first), _those(persons, ~in_first)
+
+
+def by_posture(persons: PersonTable) -> tuple[PersonTable, PersonTable]:
+    """Those who stand upright, and those who lie or are upside down; who is between is in neither.
+
+    By the trunk's angle from the vertical: below 40 degrees, and above 60. Without a labelled shoulder and
+    hip nobody can tell.
+    """
+    angle = trunk_angle_deg(persons)
+    return _those(persons, angle < UPRIGHT_DEG), _those(persons, angle > LYING_DEG)
+
+
+def trunk_angle_deg(persons: PersonTable) -> NDArray[np.float64]:
+    """(N,) degrees from hips straight below shoulders, 0 to 180; NaN where one of them is not labelled."""
+    angles = np.full(len(persons), np.nan)
+    ends = [
+        [persons.skeleton.index(f"{side}_{j}") for side in ("left", "right")] for j in ("shoulder", "hip")
+    ]
+    for row in range(len(persons)):
+        known = [[k for k in pair if persons.labelled[row, k]] for pair in ends]
+        if all(known):
+            shoulder, hip = (persons.joints[row, pair].mean(axis=0) for pair in known)
+            dx, dy = hip - shoulder
+            angles[row] = np.degrees(np.arctan2(abs(dx), dy))
+    return angles
+
+
+def _those(persons: PersonTable, which: NDArray[np.bool_]) -> PersonTable:
+    return persons.chosen(np.flatnonzero(which).tolist())
+
+
+def _annotation(persons: PersonTable, row: int, joints: Points, box: Points) -> dict[str, Any]:
+    labelled = persons.labelled[row]
+    table = np.column_stack([(joints - 0.5) * labelled[:, None], 2 * labelled])
+    x1, y1, x2, y2 = box.tolist()
+    return {
+        "id": row + 1,
+        "image_id": row + 1,
+        "category_id": 1,
+        "iscrowd": 0,
+        "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
+        "area": float(persons.areas[row]),
+        "keypoints": table.round(2).ravel().tolist(),
+        "num_keypoints": int(labelled.sum()),
+    }
+
+
+def _lens(size: tuple[int, int]) -> tuple[Points, float]:
+    centre = np.array([size[1] / 2, size[0] / 2])
+    return centre, float(np.linalg.norm(centre))
+
+
+def _smear(length: float, angle: float) -> NDArray[np.float32]:
+    """A line of an odd kernel, ``length`` pixels long."""
+    side = 2 * int(np.ceil(length / 2)) + 1
+    reach = np.linspace(-length / 2, length / 2, 64)
+    kernel = np.zeros((side, side), np.float32)
+    x, y = (np.round(side // 2 + reach * f).astype(int) for f in (np.cos(angle), np.sin(angle)))
+    np.add.at(kernel, (y, x), 1)
+    return kernel / kernel.sum()

@@ -1,0 +1,107 @@
+"""Domain pairs: joints go where the lens puts them, halves share nothing, posture is the trunk's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lfpose_edge.persons import PersonTable, read_coco_keypoints
+from lfpose_edge.skeleton import LSP14
+from lfpose_edge.train.data.domains import (
+    Camera,
+    by_posture,
+    halves,
+    through_camera,
+    trunk_angle_deg,
+    write_persons,
+)
+
+
+@pytest.fixture(scope="module")
+def persons(figures: Path) -> PersonTable:
+    return read_coco_keypoints(figures / "train" / "annotations.json", figures / "train" / "images", LSP14)
+
+
+@pytest.mark.parametrize("barrel", [0.0, 0.1, 0.3])
+def test_the_lens_moves_pixels_to_where_it_says(barrel: float) -> None:
+    """White spots on black: each is found again, within a pixel, where ``places`` says."""
+    clean = Camera(
+        barrel=barrel, pixels=1.0, gain=1.0, gamma=1.0, tint=(1, 1, 1), blur_px=1.0, noise=0.0, jpeg=95
+    )
+    rng = np.random.default_rng(0)
+    for x, y in [(30, 40), (100, 75), (170, 20), (60, 130)]:
+        picture = np.zeros((150, 200, 3), np.uint8)
+        cv2.circle(picture, (x, y), 3, (255, 255, 255), -1)
+        shot = clean.photograph(picture, rng)[..., 0].astype(float)
+        rows, columns = np.mgrid[:150, :200] + 0.5
+        centre = np.array([(shot * columns).sum(), (shot * rows).sum()]) / shot.sum()
+        np.testing.assert_allclose(centre, clean.places(np.array([x + 0.5, y + 0.5]), (150, 200)), atol=0.6)
+    corner, middle = clean.places(np.array([[0.0, 0], [100, 75]]), (150, 200))
+    assert (corner[0] > 3) == (barrel > 0.05)
+    np.testing.assert_allclose(middle, (100, 75), atol=1e-9)
+
+
+def test_the_camera_is_dark_and_noisy_and_the_same_for_a_seed(persons: PersonTable) -> None:
+    image = np.full((90, 120, 3), 200, np.uint8)
+    one, two, other = (Camera().photograph(image, np.random.default_rng(s)) for s in (1, 1, 2))
+    np.testing.assert_array_equal(one, two)
+    assert (one != other).any()
+    assert one.shape == image.shape
+    assert one.mean() < 120
+    assert one[30:60, 40:80].std() > 3
+
+
+def test_persons_through_a_camera_are_read_again(persons: PersonTable, tmp_path: Path) -> None:
+    some, camera = persons.chosen(range(4)), Camera()
+    through_camera(some, camera, tmp_path / "a", seed=1)
+    through_camera(some, camera, tmp_path / "b", seed=1)
+    for file in sorted((tmp_path / "a").rglob("*.*")):
+        assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes()
+    found = read_coco_keypoints(tmp_path / "a" / "annotations.json", tmp_path / "a" / "images", LSP14)
+    np.testing.assert_array_equal(found.labelled, some.labelled)
+    for row in range(4):
+        there = camera.places(some.joints[row], some.image(row).shape[:2])
+        np.testing.assert_allclose(found.joints[row], there * some.labelled[row][:, None], atol=0.01)
+        inside = (there >= found.boxes[row, :2] - 6) & (there <= found.boxes[row, 2:] + 6)
+        assert inside.all(axis=1)[some.labelled[row]].mean() > 0.9
+
+
+def test_halves_share_no_image(persons: PersonTable) -> None:
+    twice = replace(persons, image_ids=persons.image_ids // 2)  # two persons an image
+    first, second = halves(twice, 3)
+    assert len(first) + len(second) == len(persons)
+    assert not set(first.image_ids) & set(second.image_ids)
+    assert abs(len(first) - len(second)) <= 2
+    again, _ = halves(twice, 3)
+    assert again.annotation_ids.tolist() == first.annotation_ids.tolist()
+    assert halves(twice, 4)[0].annotation_ids.tolist() != first.annotation_ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("turn_deg", "expected"),
+    [(0, "upright"), (25, "upright"), (50, "neither"), (90, "other"), (180, "other")],
+)
+def test_posture_is_the_trunks(turn_deg: float, expected: str, persons: PersonTable) -> None:
+    some = persons.chosen(range(8))
+    a = np.radians(turn_deg)
+    turned = replace(some, joints=some.joints @ np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]))
+    upright, other = by_posture(turned)
+    known = int(np.isfinite(trunk_angle_deg(turned)).sum())
+    assert known >= 6
+    counts = {"upright": len(upright), "other": len(other), "neither": known - len(upright) - len(other)}
+    assert counts[expected] >= known - 2
+    unlabelled = replace(turned, labelled=np.zeros_like(turned.labelled))
+    assert [len(part) for part in by_posture(unlabelled)] == [0, 0]
+
+
+def test_a_table_is_written_and_read(persons: PersonTable, figures: Path, tmp_path: Path) -> None:
+    some, folder = persons.chosen([5, 2, 9]), figures / "train" / "images"
+    write_persons(some, tmp_path / "some.json", folder)
+    found = read_coco_keypoints(tmp_path / "some.json", folder, LSP14)
+    assert found.images == some.images
+    np.testing.assert_allclose(found.joints, some.joints * some.labelled[..., None], atol=0.01)
+    np.testing.assert_allclose(found.boxes, some.boxes, atol=0.02)
