@@ -14,25 +14,17 @@ A row that is there already is not trained again; a training that was stopped go
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import subprocess
-import sys
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from recording import commit, print_table, write
+from trainings import COUNTS, LFPOSE, compare, evaluate, recorded, run, train
 
-from lfpose_edge.metrics.bootstrap import pck_difference, pck_interval
 from lfpose_edge.persons import data_root
 
 RESULTS = Path(__file__).parent / "results"
 ANSWERS = {14: 1, 28: 2, 70: 5, 140: 10}  # answers about a person: regions
-LFPOSE = str(Path(sys.executable).with_name("lfpose"))
-COUNTS = ("correct", "counted")
 TEACHER = ("loss.teacher=1",)
 METHOD = (
     "network.widths=[96, 64, 48]",
@@ -135,75 +127,13 @@ def make_sheet(row: Row, root: Path) -> None:
         run([LFPOSE, "tags", "simulate", questions, *truth, *wrong, "--out", out], root)
 
 
-def run(arguments: list[str], folder: Path | None = None) -> None:
-    """Run a command; its output is the user's to see, its failure is this program's."""
-    done = subprocess.run(arguments, cwd=folder)
-    if done.returncode:
-        sys.exit(done.returncode)
-
-
-def recorded(path: Path) -> list[dict[str, Any]]:
-    """The rows of a result file; none where there is no file."""
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.is_file() else []
-    return rows
-
-
 def measure(row: Row, seed: int, options: argparse.Namespace, out: Path, root: Path) -> dict[str, Any]:
     """Train a row and evaluate it on the test images."""
-    import torch
-
     changes = recipe_changes(row, seed, options.size, options.epochs)
-    training = ["train", "location_free", *changes]
-    run(
-        [LFPOSE, *training, "--out", str(out), "--data", str(root), "--device", options.device]
-        + ["--validate-every", "1000"]
-    )
-    checkpoint, result = out / "last.pt", out / "test.json"
-    test = ["lspet/test.json", "lspet/images", "--data", str(root), "--json", str(result)]
-    run([LFPOSE, "eval", *test, "--model", str(checkpoint)])
-    measured = json.loads(result.read_text())
-    history = torch.load(checkpoint, weights_only=True)["history"]
-    heard = [value for value in measured["presence_auc"].values() if value is not None]
-    return {
-        "pck_box": measured["pck_box"]["mean"],
-        "either_side": measured["pck_either_side"]["mean"],
-        "presence_auc": sum(heard) / max(1, len(heard)),
-        "minutes": sum(epoch["seconds"] for epoch in history) / 60,
-        "per_joint": measured["pck_box"]["per_joint"],
-        "correct": digits(correct for correct, _ in measured["per_person"]),
-        "counted": digits(counted for _, counted in measured["per_person"]),
-        "lines": {name: line["pck_box"]["mean"] for name, line in measured["lines"].items()},
-        "lines_either_side": {n: line["pck_either_side"]["mean"] for n, line in measured["lines"].items()},
-        "training": shlex.join(["lfpose", *training]),
-    }
-
-
-def digits(joints: Iterable[int]) -> str:
-    """A number of joints, twelve at most, of every person: one hexadecimal digit each."""
-    return "".join(f"{count:x}" for count in joints)
-
-
-def compare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every row alone, and less each of those that it is compared with, in points."""
-    persons = {
-        (row["row"], row["seed"]): np.array([[int(digit, 16) for digit in row[k]] for k in COUNTS]).T
-        for row in rows
-    }
-    table = []
-    for name, row in ROWS.items():
-        for other in (None, *row.against):
-            seeds = [s for n, s in persons if n == name and (other is None or (other, s) in persons)]
-            if not seeds:
-                continue
-            # A person is drawn with what all seeds made of him.
-            ours = sum(persons[name, seed] for seed in seeds).tolist()
-            found = alone = pck_interval(ours)
-            if other is not None:
-                found = pck_difference(ours, sum(persons[other, seed] for seed in seeds).tolist())
-            points = {key: 100 * value for key, value in asdict(found).items()}
-            part_of = {} if other is None else {"part of it": alone.value / (alone.value - found.value)}
-            table.append({"row": name, "seeds": len(seeds), "less": other, **points, **part_of})
-    return table
+    trained = train("location_free", changes, out, root, options.device)
+    measured = evaluate(out / "last.pt", "lspet/test.json", "lspet/images", root)
+    heard = [value for value in measured.pop("presence_auc").values() if value is not None]
+    return {**measured, "presence_auc": sum(heard) / max(1, len(heard)), **trained}
 
 
 def main() -> None:
@@ -226,7 +156,8 @@ def main() -> None:
         return
     if options.compare:
         same = {"size": options.size, "epochs": options.epochs}
-        print_table(compare([row for row in recorded(options.json) if same.items() <= row.items()]))
+        rows = [row for row in recorded(options.json) if same.items() <= row.items()]
+        print_table(compare(rows, {name: row.against for name, row in ROWS.items()}))
         return
 
     root = data_root(None)

@@ -1,0 +1,179 @@
+"""What EFASNet's modules are worth: trainings without them, with each, with all, on people alone and in crowds.
+
+    python benchmarks/efasnet.py                  # all rows, seed 0; hours on a CPU
+    python benchmarks/efasnet.py --rows baseline all --seeds 1 2
+    python benchmarks/efasnet.py --compare        # what is recorded: differences, and how sure they are
+    python benchmarks/efasnet.py --speed          # parameters, multiply-accumulates, milliseconds
+
+Needs Leeds Sports Pose Extended as COCO JSON below $LFPOSE_DATA: lspet/train.json, test.json, val.json and
+images. Makes the crowds (``lfpose data crowd``), trains every row with ``lfpose train`` on the same schedule,
+measures it with ``lfpose eval`` on the test images and on the three degrees of crowding, and writes
+benchmarks/results/efasnet.json after every one. A row that is there is not trained again; a training that was
+stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from recording import commit, interleave, print_table, write
+from trainings import COUNTS, LFPOSE, compare, evaluate, recorded, run, train
+
+from lfpose_edge.persons import data_root
+
+RESULTS = Path(__file__).parent / "results"
+RECIPE = "efasnet_edge"
+NO_FASM, NO_FF, NO_DUC = (
+    "network.aggregate=null",
+    "network.decode.laterals=[]",
+    "network.decode.upsample=nearest",
+)
+ROWS: dict[str, Sequence[str]] = {
+    "baseline": (NO_FASM, NO_FF, NO_DUC),
+    "FASM": (NO_FF, NO_DUC),
+    "FF": (NO_FASM, NO_DUC),
+    "DUC": (NO_FASM, NO_FF),
+    "all": (),
+    "all but FASM": (NO_FASM,),
+    "all, no selection": ("network.aggregate.select=false",),
+    "all, FF by concatenation": ("network.decode.fusion=concat",),
+    "larger baseline": (NO_FASM, NO_FF, NO_DUC, "network.backbone=efficientnet_lite1"),
+}
+AGAINST = {
+    "baseline": (),
+    "FASM": ("baseline",),
+    "FF": ("baseline",),
+    "DUC": ("baseline",),
+    "all": ("baseline", "larger baseline", "FF", "all but FASM"),
+    "all but FASM": ("baseline",),
+    "all, no selection": ("all",),
+    "all, FF by concatenation": ("all",),
+    "larger baseline": ("baseline",),
+}
+PLACES = {
+    "alone": ("lspet/test.json", "lspet/images"),
+    **{level: (f"crowd/{level}.json", "crowd/images") for level in ("easy", "medium", "hard")},
+}
+
+
+def schedule(size: int, epochs: int) -> list[str]:
+    """A third of the epochs at the size, and two thirds before, at two thirds of it."""
+    small = max(32, size * 2 // 3 // 32 * 32)
+    last = max(1, epochs // 3)
+    stages = [(epochs - last, small), (last, size)]
+    written = ", ".join(f"{{epochs: {n}, size: [{side}, {side}]}}" for n, side in stages if n)
+    return [f"stages=[{written}]"]
+
+
+def measure(name: str, seed: int, options: argparse.Namespace, root: Path) -> dict[str, Any]:
+    """Train a row and evaluate it everywhere."""
+    words = [*name.replace(",", "").split(), *map(str, (options.size, options.epochs, seed))]
+    out = options.runs / "-".join(words)
+    changes = [f"seed={seed}", *schedule(options.size, options.epochs), *ROWS[name]]
+    trained = train(RECIPE, changes, out, root, options.device)
+    found = {place: evaluate(out / "last.pt", *where, root) for place, where in PLACES.items()}
+    kept = ("pck_box", "per_joint", *COUNTS)
+    return {**trained, **{place: {k: values[k] for k in kept} for place, values in found.items()}}
+
+
+def speed(size: int) -> list[dict[str, Any]]:
+    """What each row's network costs; milliseconds on ONNX Runtime, one thread, in turns."""
+    import onnxruntime
+    from lfpose_edge.export.to_onnx import to_onnx
+
+    from lfpose_edge.train.networks import build_network
+    from lfpose_edge.train.networks.cam_network import count_macs, count_parameters
+    from lfpose_edge.train.recipe import load_recipe
+
+    rows, calls = [], {}
+    crops = np.random.default_rng(0).normal(size=(1, 3, size, size)).astype(np.float32)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    for name, changes in ROWS.items():
+        recipe = load_recipe(RECIPE, changes)
+        network = build_network(recipe.network, recipe.joints, pretrained=False)
+        rows.append(
+            {
+                "row": name,
+                "parameters_m": count_parameters(network) / 1e6,
+                "gmac": count_macs(network, (size, size)) / 1e9,
+            }
+        )
+        file = to_onnx(network, (size, size)).SerializeToString()
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        calls[name] = _call(session, crops)
+    samples, times_baseline = interleave(calls, seconds=60, warm_up=10)
+    return [
+        {
+            **row,
+            "ms": float(np.median(samples[row["row"]])),
+            "times_baseline": times_baseline[row["row"]],
+        }
+        for row in rows
+    ]
+
+
+def _call(session: Any, crops: np.ndarray) -> Callable[[], object]:
+    return lambda: session.run(None, {"crops": crops})
+
+
+def main() -> None:
+    """Train, measure, write, row by row."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", default=list(ROWS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--size", type=int, default=160, help="side of the crops")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--runs", type=Path, default=Path("runs/efasnet"), help="folder of the checkpoints")
+    parser.add_argument("--list", action="store_true", help="name the rows and stop")
+    parser.add_argument("--json", type=Path, default=RESULTS / "efasnet.json")
+    parser.add_argument(
+        "--speed", action="store_true", help="time the networks, write efasnet-speed.json, stop"
+    )
+    parser.add_argument("--compare", action="store_true", help="print differences between rows and stop")
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(ROWS))
+        return
+    if options.speed:
+        rows = speed(options.size)
+        print_table(rows)
+        write(options.json.with_name("efasnet-speed.json"), rows)
+        return
+    same = {"size": options.size, "epochs": options.epochs}
+    if options.compare:
+        known = [row for row in recorded(options.json) if same.items() <= row.items()]
+        for place in PLACES:
+            print(f"== {place}")
+            print_table(compare([{**row, **row[place]} for row in known], AGAINST))
+        return
+
+    root = data_root(None)
+    if not (root / "crowd" / "hard.json").is_file():
+        run([LFPOSE, "data", "crowd", *PLACES["alone"], "--out", "crowd"], root)
+    for seed in options.seeds:
+        for name in options.rows:
+            key = {"row": name, "seed": seed, **same}
+            if any(key.items() <= row.items() for row in recorded(options.json)):
+                continue
+            print(f"== {name}, seed {seed}", flush=True)
+            row = {**key, "commit": commit(), **measure(name, seed, options, root)}
+            # Another process may have added rows meanwhile.
+            write(options.json, [*recorded(options.json), row])
+    print_table(
+        [
+            {**{k: row[k] for k in ("row", "seed", "minutes")}, **{p: row[p]["pck_box"] for p in PLACES}}
+            for row in recorded(options.json)
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

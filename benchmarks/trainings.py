@@ -1,0 +1,100 @@
+"""What the benchmarks that train have in common: a row is a training, measured on people it has not seen.
+
+Rows are kept in a result file as they come, by several processes if need be. How sure a row and a difference
+are is found by drawing the persons anew.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lfpose_edge.metrics.bootstrap import pck_difference, pck_interval
+
+LFPOSE = str(Path(sys.executable).with_name("lfpose"))
+COUNTS = ("correct", "counted")
+
+
+def run(arguments: Sequence[str], folder: Path | None = None) -> None:
+    """Run a command; its output is the user's to see, its failure is this program's."""
+    done = subprocess.run(arguments, cwd=folder)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def recorded(path: Path) -> list[dict[str, Any]]:
+    """The rows of a result file; none where there is no file."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.is_file() else []
+    return rows
+
+
+def train(recipe: str, changes: Sequence[str], out: Path, root: Path, device: str) -> dict[str, Any]:
+    """Train by a recipe and changes of it; the command and how long it took."""
+    import torch
+
+    training = ["train", recipe, *changes]
+    where = ["--out", str(out), "--data", str(root), "--device", device, "--validate-every", "1000"]
+    run([LFPOSE, *training, *where])
+    history = torch.load(out / "last.pt", weights_only=True)["history"]
+    return {
+        "minutes": sum(epoch["seconds"] for epoch in history) / 60,
+        "training": shlex.join(["lfpose", *training]),
+    }
+
+
+def evaluate(checkpoint: Path, annotations: str, images: str, root: Path) -> dict[str, Any]:
+    """Measure a checkpoint on located persons, paths relative to ``root``."""
+    result = checkpoint.with_name("measured.json")
+    test = [annotations, images, "--data", str(root), "--json", str(result)]
+    run([LFPOSE, "eval", *test, "--model", str(checkpoint)])
+    measured = json.loads(result.read_text())
+    return {
+        "pck_box": measured["pck_box"]["mean"],
+        "either_side": measured["pck_either_side"]["mean"],
+        "per_joint": measured["pck_box"]["per_joint"],
+        "presence_auc": measured["presence_auc"],
+        "lines": {name: line["pck_box"]["mean"] for name, line in measured["lines"].items()},
+        "lines_either_side": {n: line["pck_either_side"]["mean"] for n, line in measured["lines"].items()},
+        **{key: digits(row[i] for row in measured["per_person"]) for i, key in enumerate(COUNTS)},
+    }
+
+
+def digits(joints: Iterable[int]) -> str:
+    """A number of joints, twelve at most, of every person: one hexadecimal digit each."""
+    return "".join(f"{count:x}" for count in joints)
+
+
+def compare(rows: Iterable[dict[str, Any]], against: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Every row alone, and less each of those that it is compared with, in points.
+
+    Args:
+        rows: with ``row``, ``seed`` and what :func:`evaluate` counted.
+        against: names of rows, in order, and those that each is compared with.
+    """
+    persons = {
+        (row["row"], row["seed"]): np.array([[int(digit, 16) for digit in row[k]] for k in COUNTS]).T
+        for row in rows
+    }
+    table = []
+    for name, others in against.items():
+        for other in (None, *others):
+            seeds = [s for n, s in persons if n == name and (other is None or (other, s) in persons)]
+            if not seeds:
+                continue
+            # A person is drawn with what all seeds made of him.
+            ours = sum(persons[name, seed] for seed in seeds).tolist()
+            found = alone = pck_interval(ours)
+            if other is not None:
+                found = pck_difference(ours, sum(persons[other, seed] for seed in seeds).tolist())
+            points = {key: 100 * value for key, value in asdict(found).items()}
+            part_of = {} if other is None else {"part of it": alone.value / (alone.value - found.value)}
+            table.append({"row": name, "seeds": len(seeds), "less": other, **points, **part_of})
+    return table
