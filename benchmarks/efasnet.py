@@ -1,4 +1,4 @@
-"""What EFASNet's modules are worth: trainings without them, with each, with all, on people alone and in crowds.
+"""What EFASNet's modules are worth: trainings without them, with each, with all; on people alone, in crowds.
 
     python benchmarks/efasnet.py                  # all rows, seed 0; hours on a CPU
     python benchmarks/efasnet.py --rows baseline all --seeds 1 2

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from lfpose_edge.errors import LFPoseError, RecipeError
 from lfpose_edge.files import write_json_whole
 from lfpose_edge.persons import PersonTable, joined, read_coco_keypoints
+from lfpose_edge.train.bridge import DomainBridge
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture
@@ -98,12 +99,17 @@ def train(
     if recipe.start_from is not None and not path.is_file():
         origin = start_from(recipe.start_from, network, recipe, plain_crops(train_set, recipe))
     ema = copy.deepcopy(network).eval()
+    bridge = None if recipe.adapt is None else DomainBridge(recipe.adapt, network, recipe.joints)
+    if bridge is not None and fabric.world_size > 1:
+        message = "an adaptation (adapt) trains in one process"
+        raise RecipeError(message)
     options = recipe.optimizer
     groups = network.parameter_groups()
+    head = [*groups["head"], *(() if bridge is None else bridge.parameters())]
     optimizer = torch.optim.AdamW(
         [
             {"params": groups["backbone"], "lr": options.lr_backbone, "peak_lr": options.lr_backbone},
-            {"params": groups["head"], "lr": options.lr_head, "peak_lr": options.lr_head},
+            {"params": head, "lr": options.lr_head, "peak_lr": options.lr_head},
         ],
         weight_decay=options.weight_decay,
     )
@@ -116,18 +122,22 @@ def train(
             raise LFPoseError(message)
         network.load_state_dict(state["network"])
         ema.load_state_dict(state["ema"])
+        if bridge is not None:
+            bridge.load_state_dict(state["bridge"])
         step, history, origin = state["step"], state["history"], state.get("origin")
     if split and fabric.is_global_zero:
         write_json_whole(out / "split.json", {"seed": recipe.seed, "parts": split})
     model, optimizer = fabric.setup(network, optimizer)
     ema = fabric.to_device(ema)
+    if bridge is not None:
+        fabric.to_device(bridge)
     scaler = getattr(fabric.strategy.precision, "scaler", None)  # of float16 alone
     if step:  # now that the parameters are on their device, where the optimizer's state must be too
         optimizer.load_state_dict(state["optimizer"])
         if scaler is not None:
             scaler.load_state_dict(state["scaler"])
     mirror = fabric.to_device(torch.from_numpy(recipe.joints.flip_permutation))
-    objective = Objective(recipe, network, mirror)
+    objective = Objective(recipe, network, mirror, bridge)
 
     steps_per_epoch = len(train_set.epoch_batches(options.batch_size, (recipe.seed, 0)))
     last_step = steps_per_epoch * recipe.epochs
@@ -142,6 +152,7 @@ def train(
                     "recipe": recipe.model_dump(mode="json"),
                     "network": network.state_dict(),
                     "ema": ema.state_dict(),
+                    "bridge": None if bridge is None else bridge.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "scaler": None if scaler is None else scaler.state_dict(),
                     "step": step,
@@ -294,10 +305,10 @@ def _train_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dict[str, 
         tags = read_tags(root / sheet.sheet, recipe.joints)
         if tags.given:
             require_both_answers(tags, str(root / sheet.sheet))
-        elif not recipe.two_views:
+        elif not recipe.two_views and recipe.adapt is None:
             message = (
                 f"{root / sheet.sheet} has no answer: answer its questions, or give loss.teacher or "
-                "loss.equivariance a weight, to learn from its persons without"
+                "loss.equivariance a weight, or adapt to its persons, to learn from them without"
             )
             raise RecipeError(message)
         for table in tables:  # a location says all that its person's tags could

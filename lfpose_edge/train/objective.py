@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lfpose_edge.train.bridge import DomainBridge
 from lfpose_edge.train.data.crops import Sample
 from lfpose_edge.train.data.tagged_crops import TagSample
 from lfpose_edge.train.losses import LossTerms, supervised_loss
@@ -28,10 +29,13 @@ class Objective:
         recipe: the weights.
         network: that is trained; only its constants are read here.
         mirror: (K,) the position of every joint's mirror joint.
+        bridge: between the domains of an adaptation.
     """
 
-    def __init__(self, recipe: Recipe, network: CamNetwork, mirror: Tensor) -> None:
-        self.weights, self.mirror, self.stride = recipe.loss, mirror, network.cam_stride
+    def __init__(
+        self, recipe: Recipe, network: CamNetwork, mirror: Tensor, bridge: DomainBridge | None = None
+    ) -> None:
+        self.weights, self.mirror, self.stride, self.bridge = recipe.loss, mirror, network.cam_stride, bridge
         self.normalize = network.normalize
 
     def __call__(
@@ -60,6 +64,8 @@ class Objective:
             total = total + weights.concentration * concentration_loss(output)
         if weights.contrast:
             total = total + weights.contrast * contrast_loss(output)
+        if self.bridge is not None:
+            total = total + self.bridge(output, sample, progress)
         if isinstance(sample, TagSample):
             if both:
                 easy = _rows(output, slice(len(sample.crop), None))

@@ -238,6 +238,22 @@ class Loss(_Section):
     """How much a nat of evidence, averaged over the joints, counts against a label's sides."""
 
 
+class Adaptation(_Section):
+    """Make persons of a target domain, unlabelled ones (``data.tags``), look to the network like those of the
+    source, the located ones; see ``networks/adaptation.py``. Nothing of it is in the exported network."""
+
+    topology: float = Field(0.0, ge=0)
+    """Weight of the target's joints being related as the source's are: IHTA."""
+    residual: bool = True
+    """Let the graph of the joints grow bones beside the skeleton's."""
+    places: float = Field(0.1, ge=0)
+    """Weight of the graph saying where the source's joints are, which keeps it about bodies."""
+    features: float = Field(0.0, ge=0)
+    """Weight of nobody being able to tell the domain by a person's features: CAFA."""
+    attention: bool = True
+    """Judge them with what they gather from a person of the other domain: BSAM."""
+
+
 class Optimizer(_Section):
     batch_size: int = Field(32, ge=1)
     lr_head: Positive = 1e-3
@@ -263,6 +279,7 @@ class Recipe(_Section):
     stages: tuple[Stage, ...] = Field(min_length=1)
     augment: Augment = Augment()
     loss: Loss = Loss()
+    adapt: Adaptation | None = None
     optimizer: Optimizer = Optimizer()
 
     @model_validator(mode="after")
@@ -280,6 +297,9 @@ class Recipe(_Section):
         views = (self.augment, *(stage.augment for stage in self.stages))
         if not located and any(view is not None and view.intruder for view in views):
             message = "augment.intruder needs located persons: data.train"
+            raise ValueError(message)
+        if self.adapt is not None and not (located and self.data.tags):
+            message = "adapt needs two domains: located persons (data.train), and the target's (data.tags)"
             raise ValueError(message)
         remembers = self.network.prototypes is not None and self.network.prototypes.memory
         coarse = self.network.refine or self.network.context is not None

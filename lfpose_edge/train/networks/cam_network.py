@@ -22,6 +22,18 @@ BACKBONES = {name: EfficientNetLite for name in LITE_VARIANTS} | {name: ResNet f
 _STRIDES = (4, 8, 16, 32)  # of a backbone's maps
 
 
+class Features(NamedTuple):
+    """What the network looks at.
+
+    Attributes:
+        deep: (B, C, H / 16, W / 16), the backbone's.
+        fine: (B, C, h, w), the decoder's; CAMs are read off it.
+    """
+
+    deep: Tensor
+    fine: Tensor
+
+
 class PoseOutput(NamedTuple):
     """What every pose network returns.
 
@@ -30,12 +42,14 @@ class PoseOutput(NamedTuple):
         presence: (B, K) presence logits.
         coarse_cams: logits (B, K, h_l, w_l) of coarser maps, where the network has them; for training only.
         prototypes: where the network makes them; for training only.
+        features: in training only.
     """
 
     cams: Tensor
     presence: Tensor
     coarse_cams: tuple[Tensor, ...] = ()
     prototypes: Prototypes | None = None
+    features: Features | None = None
 
 
 class GaussianRow(nn.Module):
@@ -102,6 +116,7 @@ class CamNetwork(nn.Module):
 
     Attributes:
         cam_stride: crop pixels per CAM cell.
+        deep_channels, fine_channels: of :class:`Features`.
     """
 
     def __init__(self, recipe: Network, skeleton: Skeleton) -> None:
@@ -152,10 +167,12 @@ class CamNetwork(nn.Module):
         self.presence_head = nn.Linear(widths[0], joints)
         self.smoothing = Smoothing(joints, recipe.smooth_cells) if recipe.smooth_cells else None
         self.cam_stride = first // 2 ** (len(widths) - 1)
+        self.deep_channels, self.fine_channels = self.backbone.channels[_STRIDES.index(16)], widths[-1]
 
     def forward(self, crops: Tensor) -> PoseOutput:
         """(B, 3, H, W) normalised crops to CAMs (B, K, H / stride, W / stride) and presence (B, K)."""
         maps = self.backbone(crops, self.aggregations)
+        deep = maps[_STRIDES.index(16)]
         coarse_cams: tuple[Tensor, ...] = ()
         if self.context is not None:
             context, coarse_cams = self.context([maps[_STRIDES.index(s)] for s in self.context.strides])
@@ -173,7 +190,8 @@ class CamNetwork(nn.Module):
             cams = self.cam_head(fine, lift)
         if smoothing is not None:
             cams = smoothing(cams)
-        return PoseOutput(cams, presence, coarse_cams + refined, prototypes)
+        features = Features(deep, fine) if self.training else None
+        return PoseOutput(cams, presence, coarse_cams + refined, prototypes, features)
 
     def freeze(self, stages: int) -> None:
         """Keep the backbone's stem and its first ``stages`` stages as they are; 0 frees everything."""

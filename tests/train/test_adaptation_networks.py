@@ -1,0 +1,82 @@
+"""What stands between two domains: shapes, how it starts, and what it is sensitive to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lfpose_edge.skeleton import COCO17, LSP14, Skeleton
+from lfpose_edge.train.networks.adaptation import (
+    CrossAttention,
+    DomainJudge,
+    TopologyGraph,
+    joint_features,
+    relations,
+    reverse_gradient,
+)
+
+
+def test_a_reversed_gradient_changes_nothing_but_its_sign() -> None:
+    x = torch.randn(3, 4, requires_grad=True)
+    y = reverse_gradient(x, 0.3)
+    assert torch.equal(y, x)
+    (2 * y).sum().backward()
+    torch.testing.assert_close(x.grad, torch.full((3, 4), -0.6))
+
+
+def test_cross_attention_starts_as_nothing_and_gathers_what_is_alike() -> None:
+    """PAPERS: 256x16x12 against 192x192; here smaller, and the two maps of different size."""
+    attention = CrossAttention(16)
+    ours, theirs = torch.randn(2, 16, 4, 3), torch.randn(2, 16, 5, 6)
+    a, b = attention(ours, theirs)
+    assert torch.equal(a, ours)
+    assert torch.equal(b, theirs)
+    attention.weights.data.fill_(1.0)
+    for convolution in (attention.ask, attention.answer, attention.carry):
+        torch.nn.init.dirac_(convolution.weight) if convolution is attention.carry else None
+        torch.nn.init.zeros_(convolution.bias)
+    attention.answer.weight.data.copy_(attention.ask.weight)
+    with torch.no_grad():
+        attention.ask.weight *= 30
+        gathered = attention(ours, ours)[0] - ours
+    # A sharp affinity of a map with itself finds each cell, or one that points the same way and is longer.
+    same = F.cosine_similarity(gathered, ours, dim=1)
+    assert same.mean() > F.cosine_similarity(gathered.flip(2), ours, dim=1).mean() + 0.1
+
+
+def test_the_judge_looks_at_every_cell() -> None:
+    assert DomainJudge(24)(torch.randn(2, 24, 6, 5)).shape == (2, 1, 6, 5)
+
+
+@pytest.mark.parametrize("skeleton", [LSP14, COCO17], ids=lambda s: s.name)
+def test_the_graph_is_the_skeletons(skeleton: Skeleton) -> None:
+    graph = TopologyGraph(20, skeleton)
+    nodes, places = graph(torch.randn(3, len(skeleton), 20))
+    assert nodes.shape == (3, len(skeleton), 128)
+    assert places.shape == (3, len(skeleton), 2)
+    # One layer hears from the neighbours alone.
+    features = torch.randn(1, len(skeleton), 20, requires_grad=True)
+    k = skeleton.index("left_elbow")
+    (graph.bones @ graph.layers[0](features))[0, k].sum().backward()
+    heard = set(features.grad[0].abs().sum(dim=1).nonzero()[:, 0].tolist())
+    assert heard == {k, skeleton.index("left_shoulder"), skeleton.index("left_wrist")}
+    assert TopologyGraph(20, skeleton, residual=False).residual is None
+
+
+def test_a_joints_feature_is_the_maps_where_the_joint_is() -> None:
+    features = torch.randn(2, 5, 6, 7)
+    cams = torch.full((2, 3, 6, 7), -30.0)
+    cams[:, 0, 2, 3] = cams[:, 1, 5, 6] = cams[:, 2, 0, 0] = 30.0
+    found = joint_features(cams, features)
+    expected = torch.stack([features[:, :, 2, 3], features[:, :, 5, 6], features[:, :, 0, 0]], dim=1)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(joint_features(torch.zeros(2, 1, 6, 7), features)[:, 0], features.mean((2, 3)))
+
+
+def test_relations_are_cosines_whatever_the_length() -> None:
+    nodes = torch.randn(4, 3, 8)
+    found = relations(nodes * torch.rand(4, 3, 1).add(0.1))
+    torch.testing.assert_close(found, relations(nodes))
+    torch.testing.assert_close(found.diagonal(), torch.ones(3))
+    torch.testing.assert_close(found[0, 1], F.cosine_similarity(nodes[:, 0], nodes[:, 1], dim=1).mean())

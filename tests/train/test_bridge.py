@@ -1,0 +1,146 @@
+"""Adaptation in training: what the losses pull on, that nothing of it is exported, and that it resumes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lfpose_edge.errors import RecipeError
+from lfpose_edge.persons import read_coco_keypoints
+from lfpose_edge.skeleton import LSP14
+from lfpose_edge.train import loop
+from lfpose_edge.train.bridge import DomainBridge
+from lfpose_edge.train.checkpoint import load_checkpoint
+from lfpose_edge.train.data.crops import Sample
+from lfpose_edge.train.data.tagged_crops import TagSample
+from lfpose_edge.train.data.tags import make_questions, write_tags
+from lfpose_edge.train.networks import build_network
+from lfpose_edge.train.networks.cam_network import Features, PoseOutput
+from lfpose_edge.train.recipe import Adaptation, Recipe
+
+MakeRecipe = Callable[..., Recipe]
+WHOLE = {"topology": 0.1, "features": 0.05}
+NETWORK = {"backbone": "efficientnet_lite0", "pretrained": False, "widths": [16, 16, 16]}
+B, K = 4, len(LSP14)
+
+
+def _source() -> Sample:
+    joints = torch.rand(B, K, 2) * 64
+    return Sample(
+        torch.zeros(B, 3, 64, 64, dtype=torch.uint8), joints, torch.rand(B, K) > 0.2, torch.ones(B, K).bool()
+    )
+
+
+def _target() -> TagSample:
+    empty = torch.zeros(B, 0)
+    fields = dict.fromkeys(TagSample._fields, empty)
+    return TagSample(**{**fields, "crop": torch.zeros(B, 3, 64, 64, dtype=torch.uint8)})
+
+
+def _output(shift: float = 0.0) -> PoseOutput:
+    deep = (torch.randn(B, 112, 4, 4) + shift).requires_grad_()
+    fine = torch.randn(B, 16, 8, 8, requires_grad=True)
+    return PoseOutput(torch.randn(B, K, 8, 8), torch.zeros(B, K), features=Features(deep, fine))
+
+
+@pytest.fixture
+def bridge(make_recipe: MakeRecipe) -> DomainBridge:
+    torch.manual_seed(0)
+    recipe = make_recipe(network=NETWORK)
+    return DomainBridge(Adaptation.model_validate(WHOLE), build_network(recipe.network, LSP14), LSP14)
+
+
+def test_a_target_waits_for_the_source(bridge: DomainBridge) -> None:
+    output = _output()
+    assert bridge(output, _target(), 0.5).item() == 0
+    assert bridge(_output(), _source(), 0.5).item() > 0
+    loss = bridge(output, _target(), 0.5)
+    assert loss.item() > 0
+    loss.backward()
+    assert output.features.deep.grad.abs().max() > 0
+    assert output.features.fine.grad.abs().max() > 0
+
+
+def test_relations_that_are_the_sources_cost_nothing(bridge: DomainBridge) -> None:
+    bridge.judge = None
+    output = _output()
+    bridge(output, _source(), 0.5)
+    assert bridge(output, _target(), 0.5).item() < 1e-9
+    assert bridge(_output(), _target(), 0.5).item() > 1e-4
+
+
+def test_the_judge_learns_and_the_network_learns_against_it(bridge: DomainBridge) -> None:
+    """Two domains that differ: the judge tells them apart, and its gradient on the features is turned."""
+    bridge.graph = None
+    optimizer = torch.optim.Adam(bridge.parameters(), 1e-3)
+    costs = []
+    for step in range(30):
+        sample, shift = (_source(), 0.15) if step % 2 else (_target(), -0.15)
+        loss = bridge(_output(shift), sample, 0.5)
+        if loss.requires_grad:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            costs.append(loss.item())
+    assert sum(costs[-6:]) < 0.9 * sum(costs[:6])
+    told = _output(0.0)
+    deep = told.features.deep
+    bridge(told, _source(), 0.0).backward()
+    assert deep.grad.abs().max() == 0  # it sets in gently
+    bridge(told, _source(), 1.0).backward()
+    downhill = deep.detach() - 0.1 * deep.grad / deep.grad.abs().mean()  # as an optimiser goes
+    moved = told._replace(features=Features(downhill, told.features.fine))
+    assert bridge(moved, _source(), 1.0) > bridge(told, _source(), 1.0)  # the judge is worse off
+
+
+@pytest.fixture
+def root(figures: Path, tmp_path: Path) -> Path:
+    """The figures, and some of them again as unlabelled persons of the target."""
+    root = Path(shutil.copytree(figures, tmp_path / "data"))
+    persons = read_coco_keypoints(root / "val/annotations.json", root / "val/images", LSP14)
+    write_tags(root / "target.csv", make_questions(persons, root / "val/images", 1))
+    return root
+
+
+def _data(**changes: Any) -> dict[str, Any]:
+    sets = {
+        part: {"annotations": f"{part}/annotations.json", "images": f"{part}/images"}
+        for part in ("train", "val")
+    }
+    return {**sets, "tags": {"sheet": "target.csv", "images": "val/images"}, "workers": 0, **changes}
+
+
+def test_a_stopped_adaptation_goes_on_to_the_same_weights(
+    root: Path, make_recipe: MakeRecipe, tmp_path: Path, stop_after: Callable[[int], None]
+) -> None:
+    recipe = make_recipe(data=_data(), network=NETWORK, adapt=WHOLE, loss={"teacher": 0.1})
+
+    def run(out: str) -> loop.Run:
+        return loop.train(recipe, data_root=root, out=tmp_path / out, accelerator="cpu", validate_every=9)
+
+    whole = run("whole")
+    stop_after(4)
+    assert not run("broken").finished
+    assert run("broken").finished
+    ours, theirs = (load_checkpoint(tmp_path / out / "last.pt") for out in ("whole", "broken"))
+    for part in ("network", "bridge"):
+        tensors = {k: v for k, v in ours[part].items() if isinstance(v, torch.Tensor)}
+        assert [k for k, v in tensors.items() if not torch.equal(v, theirs[part][k])] == []
+    assert ours["bridge"]["source_relations"].any()
+    # What is exported is the network alone, and it is the same network as without an adaptation.
+    plain = build_network(make_recipe(network=NETWORK).network, LSP14)
+    assert list(plain.state_dict()) == list(whole.network.state_dict()) == list(ours["ema"])
+    with torch.no_grad():
+        assert whole.network.eval()(torch.zeros(1, 3, 64, 64)).features is None
+
+
+def test_an_adaptation_needs_two_domains(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match="adapt needs two domains"):
+        make_recipe(adapt=WHOLE)
+    with pytest.raises(RecipeError, match="unknown entry 'adapt.topolgy'; did you mean 'topology'"):
+        make_recipe(data=_data(), adapt={"topolgy": 1})
