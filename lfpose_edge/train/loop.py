@@ -22,13 +22,13 @@ from torch.utils.data import DataLoader
 
 from lfpose_edge.errors import LFPoseError, RecipeError
 from lfpose_edge.files import write_json_whole
-from lfpose_edge.persons import PersonTable, joined, read_coco_keypoints
+from lfpose_edge.persons import PersonTable, joined, read_coco_boxes, read_coco_keypoints
 from lfpose_edge.train.bridge import DomainBridge
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture
 from lfpose_edge.train.data.tagged_crops import TaggedCrops
-from lfpose_edge.train.data.tags import read_tags, require_both_answers
+from lfpose_edge.train.data.tags import Tags, make_questions, read_tags, require_both_answers
 from lfpose_edge.train.distributed import anywhere, make_fabric, share_buffers
 from lfpose_edge.train.evaluate import evaluate_network
 from lfpose_edge.train.networks import CamNetwork, build_network
@@ -301,21 +301,30 @@ def _train_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dict[str, 
         if recipe.data.locations < 1
     ]
     crops: list[PersonCrops | TaggedCrops] = [PersonCrops(joined(tables), view)] if tables else []
-    for sheet in recipe.data.tags:
-        tags = read_tags(root / sheet.sheet, recipe.joints)
+    for source, folder, tags in _unlocated(recipe, root):
         if tags.given:
-            require_both_answers(tags, str(root / sheet.sheet))
+            require_both_answers(tags, str(source))
         elif not recipe.two_views and recipe.adapt is None:
             message = (
-                f"{root / sheet.sheet} has no answer: answer its questions, or give loss.teacher or "
-                "loss.equivariance a weight, or adapt to its persons, to learn from them without"
+                f"{source} has no answer: answer its questions, or give loss.teacher or loss.equivariance a "
+                "weight, or adapt to its persons, to learn from them without"
             )
             raise RecipeError(message)
         for table in tables:  # a location says all that its person's tags could
-            tags = tags.without(table, root / sheet.images)
+            tags = tags.without(table, folder)
         if len(tags):
-            crops.append(TaggedCrops(tags, root / sheet.images, view, two_views=recipe.two_views))
+            crops.append(TaggedCrops(tags, folder, view, two_views=recipe.two_views))
     return CropMixture(crops), split
+
+
+def _unlocated(recipe: Recipe, root: Path) -> Iterator[tuple[Path, Path, Tags]]:
+    """Where persons without a location are from, their folder, and what was answered about them."""
+    for sheet in recipe.data.tags:
+        yield root / sheet.sheet, root / sheet.images, read_tags(root / sheet.sheet, recipe.joints)
+    for target in recipe.data.target:
+        annotations, folder = root / target.annotations, root / target.images
+        persons = read_coco_boxes(annotations, folder, recipe.joints)
+        yield annotations, folder, make_questions(persons, folder, 1)
 
 
 def _persons(data: DataSet, recipe: Recipe, root: Path) -> PersonTable:

@@ -40,6 +40,13 @@ class TagSet(_Section):
     images: Path
 
 
+class TargetSet(_Section):
+    """A COCO JSON of which only the persons' boxes are read, and its images, relative to the data root."""
+
+    annotations: Path
+    images: Path
+
+
 def _several(sets: object) -> object:
     return [sets] if isinstance(sets, (dict, _Section)) else sets
 
@@ -51,12 +58,19 @@ class Data(_Section):
     """The part of these persons that is used, drawn once by the seed; of 0 not even the files are read."""
     tags: Annotated[tuple[TagSet, ...], BeforeValidator(_several)] = ()
     """One question sheet, or several: persons without a location. Alone they train without any."""
+    target: Annotated[tuple[TargetSet, ...], BeforeValidator(_several)] = ()
+    """Persons of whom nothing is known but the box: those of another domain, to adapt to."""
     val: DataSet
     """Measured now and then, for the record: nothing is chosen by it."""
     padding: Positive = 1.25
     """The crop's size over the box's."""
     workers: int | None = Field(None, ge=0)
     """Processes that load; None is for what suits the device: see ``loader_workers`` in ``loop.py``."""
+
+    @property
+    def unlocated(self) -> bool:
+        """Whether there are persons without a location."""
+        return bool(self.tags or self.target)
 
     @model_validator(mode="after")
     def _check(self) -> Data:
@@ -239,8 +253,8 @@ class Loss(_Section):
 
 
 class Adaptation(_Section):
-    """Make persons of a target domain, unlabelled ones (``data.tags``), look to the network like those of the
-    source, the located ones; see ``networks/adaptation.py``. Nothing of it is in the exported network."""
+    """Make persons of a target domain, unlabelled ones (``data.target``), look to the network like those of
+    the source, the located ones; see ``networks/adaptation.py``. Nothing of it is in the exported network."""
 
     topology: float = Field(0.0, ge=0)
     """Weight of the target's joints being related as the source's are: IHTA."""
@@ -298,16 +312,16 @@ class Recipe(_Section):
         if not located and any(view is not None and view.intruder for view in views):
             message = "augment.intruder needs located persons: data.train"
             raise ValueError(message)
-        if self.adapt is not None and not (located and self.data.tags):
-            message = "adapt needs two domains: located persons (data.train), and the target's (data.tags)"
+        if self.adapt is not None and not (located and self.data.unlocated):
+            message = "adapt needs two domains: located persons (data.train), and the target's (data.target)"
             raise ValueError(message)
         remembers = self.network.prototypes is not None and self.network.prototypes.memory
         coarse = self.network.refine or self.network.context is not None
         for wanted, possible, lacking in (
             ("contrast", remembers, "network.prototypes with a memory"),
             ("agreement", coarse, "coarse CAMs: network.context or network.refine"),
-            ("teacher", self.data.tags, "persons without a location: data.tags"),
-            ("equivariance", self.data.tags, "persons without a location: data.tags"),
+            ("teacher", self.data.unlocated, "persons without a location: data.tags or data.target"),
+            ("equivariance", self.data.unlocated, "persons without a location: data.tags or data.target"),
         ):
             if getattr(self.loss, wanted) and not possible:
                 message = f"loss.{wanted} needs {lacking}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,12 @@ import pytest
 import torch
 
 from lfpose_edge.errors import RecipeError
-from lfpose_edge.persons import read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train import loop
 from lfpose_edge.train.bridge import DomainBridge
 from lfpose_edge.train.checkpoint import load_checkpoint
 from lfpose_edge.train.data.crops import Sample
 from lfpose_edge.train.data.tagged_crops import TagSample
-from lfpose_edge.train.data.tags import make_questions, write_tags
 from lfpose_edge.train.networks import build_network
 from lfpose_edge.train.networks.cam_network import Features, PoseOutput
 from lfpose_edge.train.recipe import Adaptation, Recipe
@@ -98,30 +96,21 @@ def test_the_judge_learns_and_the_network_learns_against_it(bridge: DomainBridge
     assert bridge(moved, _source(), 1.0) > bridge(told, _source(), 1.0)  # the judge is worse off
 
 
-@pytest.fixture
-def root(figures: Path, tmp_path: Path) -> Path:
-    """The figures, and some of them again as unlabelled persons of the target."""
-    root = Path(shutil.copytree(figures, tmp_path / "data"))
-    persons = read_coco_keypoints(root / "val/annotations.json", root / "val/images", LSP14)
-    write_tags(root / "target.csv", make_questions(persons, root / "val/images", 1))
-    return root
-
-
 def _data(**changes: Any) -> dict[str, Any]:
     sets = {
         part: {"annotations": f"{part}/annotations.json", "images": f"{part}/images"}
         for part in ("train", "val")
     }
-    return {**sets, "tags": {"sheet": "target.csv", "images": "val/images"}, "workers": 0, **changes}
+    return {**sets, "target": sets["val"], "workers": 0, **changes}
 
 
 def test_a_stopped_adaptation_goes_on_to_the_same_weights(
-    root: Path, make_recipe: MakeRecipe, tmp_path: Path, stop_after: Callable[[int], None]
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path, stop_after: Callable[[int], None]
 ) -> None:
     recipe = make_recipe(data=_data(), network=NETWORK, adapt=WHOLE, loss={"teacher": 0.1})
 
     def run(out: str) -> loop.Run:
-        return loop.train(recipe, data_root=root, out=tmp_path / out, accelerator="cpu", validate_every=9)
+        return loop.train(recipe, data_root=figures, out=tmp_path / out, accelerator="cpu", validate_every=9)
 
     whole = run("whole")
     stop_after(4)
@@ -144,3 +133,21 @@ def test_an_adaptation_needs_two_domains(make_recipe: MakeRecipe) -> None:
         make_recipe(adapt=WHOLE)
     with pytest.raises(RecipeError, match="unknown entry 'adapt.topolgy'; did you mean 'topology'"):
         make_recipe(data=_data(), adapt={"topolgy": 1})
+
+
+def test_no_location_of_the_target_is_read(figures: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Its joints may be anything, or nothing: the weights are the same."""
+    file = figures / "val/annotations.json"
+    tree = json.loads(file.read_text())
+    for person in tree["annotations"]:
+        person["keypoints"] = [7] * 42
+    (tmp_path / "target.json").write_text(json.dumps(tree))
+    weights = []
+    for path in (file, tmp_path / "target.json"):
+        target = {"annotations": str(path), "images": "val/images"}
+        recipe = make_recipe(data=_data(target=target), network=NETWORK, adapt=WHOLE)
+        run = loop.train(
+            recipe, data_root=figures, out=tmp_path / path.stem, accelerator="cpu", validate_every=9
+        )
+        weights.append(run.network.state_dict())
+    assert [k for k, v in weights[0].items() if not torch.equal(v, weights[1][k])] == []

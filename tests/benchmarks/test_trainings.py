@@ -1,0 +1,94 @@
+"""The benchmarks that train: every row is a recipe that can be trained, and what they print adds up."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lfpose_edge.train.recipe import Recipe, load_recipe
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def _benchmark(name: str) -> Any:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return import_module(name)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+def _recipes() -> Iterator[tuple[str, Recipe]]:
+    lfpe, efasnet, adaptation = (_benchmark(name) for name in ("lfpe", "efasnet", "adaptation"))
+    for name, row in lfpe.ROWS.items():
+        yield f"lfpe {name}", load_recipe("location_free", lfpe.recipe_changes(row, 0, 96, 10))
+    for name, changes in efasnet.ROWS.items():
+        yield f"efasnet {name}", load_recipe(efasnet.RECIPE, [*efasnet.schedule(160, 12), *changes])
+    options = argparse.Namespace(epochs=12, adapt_epochs=6, size=128)
+    domain = adaptation.Domain("a.json", "images")
+    pair = adaptation.Pair(domain, adaptation.Domain("b.json", "images"), domain, domain)
+    for name in adaptation.ROWS:
+        changes = adaptation.changes_of(name, pair, Path("source/last.pt"), options)
+        yield f"adaptation {name}", load_recipe(adaptation.RECIPE, changes)
+
+
+def test_every_row_is_a_recipe_of_its_own() -> None:
+    recipes = dict(_recipes())
+    assert len(recipes) > 30
+    texts = {recipe.model_dump_json() for recipe in recipes.values()}
+    assert len(texts) == len(recipes)
+    for name, recipe in recipes.items():
+        if name.startswith("adaptation"):
+            adapts = name not in ("adaptation source only", "adaptation oracle")
+            assert bool(recipe.data.target) == (recipe.start_from is not None) == adapts
+            assert [str(part.annotations) for part in recipe.data.train] == (
+                ["b.json"] if name.endswith("oracle") else ["a.json"]
+            )
+
+
+def test_efasnets_rows_train_for_equally_long() -> None:
+    lengths = {recipe.epochs for name, recipe in _recipes() if name.startswith("efasnet")}
+    assert lengths == {12}
+
+
+@pytest.mark.parametrize("name", ["lfpe", "efasnet", "adaptation"])
+def test_rows_are_compared_with_rows_that_there_are(name: str) -> None:
+    module = _benchmark(name)
+    against = getattr(module, "AGAINST", None) or {n: row.against for n, row in module.ROWS.items()}
+    assert set(against) == set(module.ROWS)
+    assert {other for others in against.values() for other in others} <= set(module.ROWS)
+
+
+def test_a_difference_is_of_the_same_persons_and_a_gap_is_recovered_in_part() -> None:
+    trainings, adaptation = _benchmark("trainings"), _benchmark("adaptation")
+    persons = {"source only": "2222", "mean teacher": "6666", "oracle": "aaaa"}
+    rows = [
+        {
+            "row": name,
+            "seed": 0,
+            "correct": correct,
+            "counted": "cccc",
+            "target": {"pck_box": int(correct[0], 16) / 12},
+        }
+        for name, correct in persons.items()
+    ]
+    table = trainings.compare(rows, {"mean teacher": ("source only",)})
+    alone, difference = table
+    assert alone["value"] == pytest.approx(50)
+    assert difference["value"] == pytest.approx(100 * 4 / 12)
+    found = {row["row"]: row["recovered"] for row in adaptation.recovered(rows)}
+    assert found == pytest.approx({"source only": 0.0, "mean teacher": 0.5, "oracle": 1.0})
+
+
+def test_recorded_rows_are_of_the_benchmarks() -> None:
+    for file in sorted((BENCHMARKS / "results").glob("*.json")):
+        if file.stem in ("lfpe", "efasnet", "adaptation"):
+            rows = json.loads(file.read_text())["rows"]
+            assert {row["row"] for row in rows} <= set(_benchmark(file.stem).ROWS)
