@@ -40,7 +40,7 @@ ALLOWED = {
         "pipeline": "_cuda backends errors ops sources",
         "detection": "errors geometry opencv ops zoo",
         "estimator": "backends bundle detection errors geometry ops pipeline results skeleton sources zoo",
-        "cli": "backends bundle errors estimator files machine "
+        "cli": "backends bundle detection errors estimator files machine "
         "metrics opencv package persons results skeleton sources zoo",
         "train": "bundle errors files geometry metrics opencv ops persons skeleton zoo",
         "export": "backends bundle cli detection errors estimator files "

@@ -104,6 +104,28 @@ def train(
     run_train(recipe, overrides or [], out, data, device, validate_every)
 
 
+@app.command()
+def adapt(
+    model: Annotated[str, typer.Argument(help="The checkpoint (last.pt) of a training with locations.")],
+    frames: Annotated[Path, typer.Argument(help="Folder of images of the new camera, unlabelled.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run, and of the bundle if it is any better.")],
+    detector: Annotated[
+        str | None,
+        typer.Option(help="ONNX person detector (YOLOX): a path or a name. None: one person an image."),
+    ] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(help="COCO JSON of the people's boxes, in a detector's place.")
+    ] = None,
+    data: Data = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Over the source's and the new people.")] = 6,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+) -> None:
+    """Adapt a model to a camera whose people nobody has labelled; the source's data are needed too."""
+    from lfpose_edge.cli.adapting import run_adapt
+
+    run_adapt(model, frames, out, detector, boxes, data, epochs, device)
+
+
 @app.command("eval")
 def evaluate(
     annotations: Annotated[Path, typer.Argument(help="COCO-keypoints JSON, relative to --data.")],

@@ -1,0 +1,210 @@
+"""``lfpose adapt``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from lfpose_edge.cli import training
+from lfpose_edge.cli.errors import Stopped
+from lfpose_edge.detection import resolve_detector
+from lfpose_edge.errors import AccuracyGateError, BundleError, RecipeError, SourceError
+from lfpose_edge.files import require_writable, write_text_whole
+from lfpose_edge.opencv import cv2
+from lfpose_edge.persons import PersonTable, data_root, read_coco_boxes, read_coco_keypoints
+from lfpose_edge.skeleton import Skeleton
+from lfpose_edge.sources import IMAGE_SUFFIXES
+
+HELD_OUT = 5  # every so manieth person is kept for the verdict
+LEAST_PEOPLE = 20
+_AS_TRAINING_READS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+def run_adapt(
+    model: str,
+    frames: Path,
+    out: Path,
+    detector: str | None,
+    boxes: Path | None,
+    data: Path | None,
+    epochs: int,
+    device: str,
+) -> None:
+    """Find the people, adapt to them, judge, and write a bundle where the verdict is good."""
+    from lfpose_edge.export import export_bundle
+    from lfpose_edge.train.adapt import Verdict, adaptation_recipe, self_agreement
+    from lfpose_edge.train.checkpoint import load_checkpoint
+    from lfpose_edge.train.evaluate import evaluate_network
+    from lfpose_edge.train.loop import train
+    from lfpose_edge.train.networks import build_network
+    from lfpose_edge.train.recipe import parse_recipe
+    from lfpose_edge.train.start import load_checkpoint_weights
+
+    checkpoint = _checkpoint(model)
+    console = Console(stderr=True, highlight=False, markup=False)
+    source = parse_recipe(load_checkpoint(checkpoint)["recipe"], where=str(checkpoint))
+    if not source.located:
+        message = f"{checkpoint} was trained on no locations: there is no source to adapt from"
+        raise RecipeError(message)
+    training.require_device(device)
+    bundle = out / "bundle"
+    if bundle.exists():
+        message = f"{bundle} is there already: give another --out"
+        raise BundleError(message)
+    require_writable(out / "target.json")
+
+    root = data_root(data)
+    found = read_boxes(boxes, frames) if boxes is not None else find_people(frames, detector, console)
+    write_halves(found, out)
+    size, padding = source.input_size, source.data.padding
+    held_out = read_coco_boxes(out / "held-out.json", frames, source.joints)
+    validation = read_coco_keypoints(
+        root / source.data.val.annotations, root / source.data.val.images, source.joints
+    )
+    # As paths from the data root, which is what a recipe has: a bundle says nothing of where it was made.
+    target, images = (Path(os.path.relpath(path, root)) for path in (out / "target.json", frames))
+    plan = adaptation_recipe(source, checkpoint, target, images, epochs)
+    run = train(plan, data_root=root, out=out / "run", accelerator=device, validate_every=epochs)
+    if not run.finished:
+        raise Stopped
+    old = build_network(source.network, source.joints, pretrained=False)
+    load_checkpoint_weights(old, checkpoint)
+    before, after = (self_agreement(network, held_out, size, padding) for network in (old, run.network))
+    on_source = [evaluate_network(n, validation, size, padding).pck_box.mean for n in (old, run.network)]
+    verdict = Verdict(before, after, *on_source)
+    console.print(verdict_table(verdict, len(held_out)))
+    faults = verdict.faults()
+    if faults:
+        message = (
+            f"the adapted model is not published, for {'; '.join(faults)}; {checkpoint} is as it was, and "
+            f"the adapted checkpoint is {run.checkpoint}"
+        )
+        raise AccuracyGateError(message)
+    made = export_bundle(run.checkpoint, bundle)
+    console.print(f"wrote {made.path}")
+
+
+def _checkpoint(model: str) -> Path:
+    path = Path(model)
+    if path.suffix != ".pt":
+        message = (
+            f"{model} is no checkpoint: an adaptation goes on training, from the last.pt of lfpose train; a "
+            "bundle holds what was exported from one"
+        )
+        raise BundleError(message)
+    if not path.is_file():
+        message = f"no checkpoint at {path}"
+        raise BundleError(message)
+    return path
+
+
+def find_people(frames: Path, detector: str | None, console: Console) -> dict[str, Any]:
+    """The people in a folder of images, as a COCO tree of boxes; without a detector every image is of one.
+
+    Raises:
+        SourceError: the folder holds no image, an image cannot be read, or nobody is found.
+    """
+    if not frames.is_dir():
+        message = f"{frames} is no folder: give a folder of images of your camera"
+        raise SourceError(message)
+    files = sorted(p for p in frames.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not files:
+        message = f"folder {frames} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        raise SourceError(message)
+    find = resolve_detector(detector)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, file in enumerate(
+        track(files, "looking for people", console=console, disable=not console.is_terminal), 1
+    ):
+        image = cv2.imread(str(file), _AS_TRAINING_READS)
+        if image is None:
+            message = f"cannot decode {file}: damaged, or not an image"
+            raise SourceError(message)
+        height, width = image.shape[:2]
+        found = np.array([[0, 0, width, height]], np.float32)
+        if find is not None:
+            found = find(np.asarray(image, np.uint8))[0]
+        if len(found):
+            images.append({"id": number, "file_name": file.relative_to(frames).as_posix()})
+        for x1, y1, x2, y2 in found.tolist():
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                }
+            )
+    if not annotations:
+        message = (
+            f"the detector found nobody in the {len(files)} images of {frames}: is this the right folder?"
+        )
+        raise SourceError(message)
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+
+
+def read_boxes(boxes: Path, frames: Path) -> dict[str, Any]:
+    """The same from a COCO JSON; checked, and without anything but boxes."""
+    table: PersonTable = read_coco_boxes(boxes, frames, Skeleton("box", ("middle",), (), (0.1,)))
+    names = {path: path.relative_to(frames).as_posix() for path in table.images}
+    ids = {name: number for number, name in enumerate(dict.fromkeys(names.values()), 1)}
+    annotations = [
+        {
+            "id": row + 1,
+            "image_id": ids[names[path]],
+            "category_id": 1,
+            "iscrowd": 0,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+        }
+        for row, (path, (x1, y1, x2, y2)) in enumerate(zip(table.images, table.boxes.tolist(), strict=True))
+    ]
+    images = [{"id": number, "file_name": name} for name, number in ids.items()]
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+
+
+def write_halves(found: dict[str, Any], out: Path) -> None:
+    """Write the people to adapt to, ``target.json``, and those for the verdict, ``held-out.json``.
+
+    Every fifth image's people are held out, so that nobody is on both sides.
+
+    Raises:
+        SourceError: there are too few people.
+    """
+    order = {image["id"]: place for place, image in enumerate(found["images"])}
+    kept = [a for a in found["annotations"] if order[a["image_id"]] % HELD_OUT == HELD_OUT - 1]
+    rest = [a for a in found["annotations"] if order[a["image_id"]] % HELD_OUT != HELD_OUT - 1]
+    if len(rest) < LEAST_PEOPLE or not kept:
+        message = (
+            f"{len(found['annotations'])} people in {len(found['images'])} images are too few to adapt to "
+            f"and to judge by: {LEAST_PEOPLE} are needed, in {HELD_OUT} images or more"
+        )
+        raise SourceError(message)
+    for name, people in (("target.json", rest), ("held-out.json", kept)):
+        write_text_whole(out / name, json.dumps({**found, "annotations": people}) + "\n")
+
+
+def verdict_table(verdict: Any, people: int) -> Table:
+    """Before and after, as a table."""
+    table = Table(
+        title=f"{people} people of the target that were held out, and the source's validation people"
+    )
+    for column in ("", "before", "after"):
+        table.add_column(column, justify="left" if not column else "right")
+    rows = {
+        "same place in mirrored and turned views": ("agreement", verdict.before, verdict.after),
+        "spread of the joints, of the box": ("spread", verdict.before, verdict.after),
+        "mean score": ("score", verdict.before, verdict.after),
+    }
+    for label, (name, before, after) in rows.items():
+        table.add_row(label, f"{getattr(before, name):.3f}", f"{getattr(after, name):.3f}")
+    table.add_row("source, PCK@0.1 box", f"{verdict.source_before:.3f}", f"{verdict.source_after:.3f}")
+    return table

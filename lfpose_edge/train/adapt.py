@@ -1,0 +1,159 @@
+"""Adapting a trained model to people of whom only the boxes are known, and judging it without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lfpose_edge import ops
+from lfpose_edge.geometry import crop_affines
+from lfpose_edge.persons import PersonTable
+from lfpose_edge.train.networks import CamNetwork
+from lfpose_edge.train.recipe import Recipe, parse_recipe
+
+VIEWS = ((0.0, True), (20.0, False), (-20.0, False))  # turned by degrees, mirrored
+CLOSE = 0.1  # of the box's longer side
+LEARNING_RATE = 0.4  # of the source's training
+LEAST_AGREEMENT = -0.005  # that an adaptation may lose
+LEAST_SOURCE = -0.03
+LEAST_SPREAD = 0.8  # of what it was
+_BATCH = 32
+
+
+def adaptation_recipe(
+    source: Recipe, checkpoint: Path, annotations: Path, images: Path, epochs: int
+) -> Recipe:
+    """The recipe that adapts a model: its own, with the target's people and their losses.
+
+    Args:
+        source: the recipe of the checkpoint.
+        checkpoint: where the adaptation starts from.
+        annotations: COCO JSON of the target's boxes.
+        images: folder of its images.
+        epochs: at the model's input size.
+
+    Raises:
+        RecipeError: the source was trained on no locations.
+    """
+    tree = source.model_dump(mode="json")
+    optimizer = tree["optimizer"]
+    for rate in ("lr_head", "lr_backbone"):
+        optimizer[rate] *= LEARNING_RATE
+    tree |= {
+        "name": f"{source.name}-adapted",
+        "start_from": str(checkpoint),
+        "stages": [{"epochs": epochs, "size": list(source.input_size)}],
+        "adapt": {"topology": 0.1, "features": 0.05},
+    }
+    tree["data"] |= {"target": [{"annotations": str(annotations), "images": str(images)}]}
+    tree["loss"] |= {"teacher": 1.0}
+    return parse_recipe(tree, where=f"the recipe of {checkpoint}")
+
+
+@dataclass(frozen=True)
+class SelfAgreement:
+    """How a network does on people nobody has labelled, by what it says of them alone.
+
+    Attributes:
+        agreement: part of the joints that it finds in the same place, within 0.1 of the box, in a mirrored or
+            turned view.
+        spread: how far the joints of a person are from their middle, over the box's longer side. A network
+            that puts all joints in one place agrees with itself.
+        score: the mean.
+    """
+
+    agreement: float
+    spread: float
+    score: float
+
+
+def self_agreement(
+    network: CamNetwork, persons: PersonTable, size: tuple[int, int], padding: float
+) -> SelfAgreement:
+    """Look at persons in their boxes, and again mirrored and turned."""
+    plain, scores = predict_in_view(network, persons, size, padding)
+    sides = np.max(persons.boxes[:, 2:] - persons.boxes[:, :2], axis=1)[:, None]
+    same = []
+    for rotation_deg, flip in VIEWS:
+        found, _ = predict_in_view(network, persons, size, padding, rotation_deg=rotation_deg, flip=flip)
+        same.append(np.linalg.norm(found - plain, axis=2) <= CLOSE * sides)
+    middle = plain.mean(axis=1, keepdims=True)
+    spread = np.linalg.norm(plain - middle, axis=2) / sides
+    return SelfAgreement(float(np.mean(same)), float(spread.mean()), float(scores.mean()))
+
+
+@torch.no_grad()
+def predict_in_view(
+    network: CamNetwork,
+    persons: PersonTable,
+    size: tuple[int, int],
+    padding: float,
+    *,
+    rotation_deg: float = 0.0,
+    flip: bool = False,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Joints (N, K, 2) in image pixels and scores (N, K), found in turned or mirrored crops."""
+    config = ops.DecodeConfig(stride=network.cam_stride, upsample=network.cam_stride)
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    parts = []
+    for first in range(0, len(persons), _BATCH):
+        rows = range(first, min(first + _BATCH, len(persons)))
+        boxes = persons.boxes[rows.start : rows.stop]
+        affines = crop_affines(boxes, size, padding=padding, rotation_deg=rotation_deg, flip=flip)
+        crops = np.concatenate(
+            [
+                ops.preprocess(persons.image(row), affines[i : i + 1], size, swap_rb=True, dtype=np.uint8)
+                for i, row in enumerate(rows)
+            ]
+        )
+        output = network(network.normalize(torch.from_numpy(crops).to(device)))
+        cams, presence = (values.float().cpu().numpy() for values in output[:2])
+        keypoints, scores, _ = ops.decode(cams, presence, affines, config)
+        parts.append((keypoints, scores))
+    network.train(was_training)
+    keypoints, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
+    if flip:  # left and right have changed places
+        mirror = persons.skeleton.flip_permutation
+        keypoints, scores = keypoints[:, mirror], scores[:, mirror]
+    return keypoints, scores
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A model before and after it was adapted.
+
+    Attributes:
+        before, after: on held-out people of the target.
+        source_before, source_after: PCK on the source's validation people.
+    """
+
+    before: SelfAgreement
+    after: SelfAgreement
+    source_before: float
+    source_after: float
+
+    def faults(self) -> list[str]:
+        """Why the adapted model should not be used; nothing where it should."""
+        found = []
+        if self.after.agreement - self.before.agreement < LEAST_AGREEMENT:
+            found.append(
+                f"it agrees with itself in {self.after.agreement:.3f} of the target's joints, and did in "
+                f"{self.before.agreement:.3f}"
+            )
+        if self.after.spread < LEAST_SPREAD * self.before.spread:
+            found.append(
+                f"it puts the target's joints closer together: {self.after.spread:.3f} of the box from their "
+                f"middle, and did {self.before.spread:.3f}"
+            )
+        if self.source_after - self.source_before < LEAST_SOURCE:
+            found.append(
+                f"on the source it finds {self.source_after:.3f} of the joints, and did "
+                f"{self.source_before:.3f}"
+            )
+        return found

@@ -1,0 +1,199 @@
+"""``lfpose adapt``: people of a folder, the verdict without labels, and what is published or not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from lfpose_edge.bundle import Bundle
+from lfpose_edge.cli import adapting
+from lfpose_edge.cli.adapting import find_people, read_boxes, run_adapt, write_halves
+from lfpose_edge.errors import AccuracyGateError, BundleError, RecipeError, SourceError
+from lfpose_edge.persons import read_coco_boxes, read_coco_keypoints
+from lfpose_edge.skeleton import LSP14
+from lfpose_edge.train import adapt
+from lfpose_edge.train.adapt import SelfAgreement, Verdict, self_agreement
+from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
+from lfpose_edge.train.networks import build_network
+from lfpose_edge.train.recipe import Network, Recipe
+
+MakeRecipe = Callable[..., Recipe]
+QUIET = Console(quiet=True)
+SMALL = {"backbone": "efficientnet_lite0", "pretrained": False, "widths": [16, 16, 16]}
+
+
+@pytest.fixture
+def frames(figures: Path, tmp_path: Path) -> Path:
+    """A camera's folder: the training figures again, one person an image."""
+    return Path(shutil.copytree(figures / "train" / "images", tmp_path / "frames"))
+
+
+def test_without_a_detector_an_image_is_of_one_person(frames: Path) -> None:
+    found = find_people(frames, None, QUIET)
+    count = len(list(frames.iterdir()))
+    assert len(found["images"]) == len(found["annotations"]) == count
+    assert found["annotations"][3]["bbox"] == [0, 0, 120, 140]
+
+
+def test_who_is_held_out_is_not_adapted_to(frames: Path, tmp_path: Path) -> None:
+    found = find_people(frames, None, QUIET)
+    found["annotations"] += [{**a, "id": 1000 + a["id"]} for a in found["annotations"]]  # two an image
+    write_halves(found, tmp_path)
+    rest, kept = (read_coco_boxes(tmp_path / f"{n}.json", frames, LSP14) for n in ("target", "held-out"))
+    assert not set(rest.images) & set(kept.images)
+    assert len(rest) + len(kept) == len(found["annotations"])
+    assert len(kept) == 2 * (len(found["images"]) // 5)
+
+
+def test_boxes_may_be_given(figures: Path, frames: Path) -> None:
+    found = read_boxes(figures / "train" / "annotations.json", frames)
+    truth = json.loads((figures / "train" / "annotations.json").read_text())["annotations"]
+    assert all("keypoints" not in a for a in found["annotations"])
+    np.testing.assert_allclose([a["bbox"] for a in found["annotations"]], [a["bbox"] for a in truth])
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("nothing", "is no folder"),
+        ("empty", "holds no image"),
+        ("damaged", "cannot decode"),
+        ("few", "too few to adapt to and to judge by"),
+        ("nobody", "the detector found nobody in the 24 images"),
+    ],
+)
+def test_a_folder_that_cannot_be_adapted_to(
+    case: str, words: str, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if case == "nothing":
+        frames = tmp_path / "nothing"
+    elif case == "empty":
+        frames = tmp_path / "empty"
+        frames.mkdir()
+    elif case == "damaged":
+        next(frames.iterdir()).write_bytes(b"no image")
+    elif case == "few":
+        for file in sorted(frames.iterdir())[10:]:
+            file.unlink()
+    else:
+        monkeypatch.setattr(
+            adapting, "resolve_detector", lambda _: lambda image: (np.zeros((0, 4)), np.zeros(0))
+        )
+    with pytest.raises(SourceError, match=words):
+        write_halves(find_people(frames, None, QUIET), tmp_path)
+
+
+GOOD = SelfAgreement(0.6, 0.25, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("after", "source_after", "words"),
+    [
+        (SelfAgreement(0.7, 0.24, 0.6), 0.78, None),
+        (SelfAgreement(0.5, 0.25, 0.6), 0.80, "agrees with itself in 0.500"),
+        (SelfAgreement(0.9, 0.10, 0.9), 0.80, "closer together"),
+        (SelfAgreement(0.7, 0.25, 0.6), 0.70, "on the source it finds 0.700"),
+    ],
+    ids=["better", "unsteady", "collapsed", "forgetful"],
+)
+def test_the_verdict(after: SelfAgreement, source_after: float, words: str | None) -> None:
+    faults = Verdict(GOOD, after, 0.8, source_after).faults()
+    assert len(faults) == (words is not None)
+    assert words is None or words in faults[0]
+
+
+def test_a_network_that_follows_the_picture_agrees_with_itself(figures: Path) -> None:
+    """One that finds a coloured spot does, wherever it is seen from; one of random weights does not."""
+    persons = read_coco_keypoints(figures / "val" / "annotations.json", figures / "val" / "images", LSP14)
+
+    class Spot(torch.nn.Module):
+        cam_stride = 4
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def normalize(self, crops: torch.Tensor) -> torch.Tensor:
+            return crops.float()
+
+        def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            green = torch.nn.functional.avg_pool2d(crops[:, 1:2] - crops[:, 0:1], 9, 4, 4) / 20
+            return green.expand(-1, 14, -1, -1), torch.zeros(len(crops), 14)
+
+    follows = self_agreement(Spot(), persons, (64, 64), 1.25)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    random = build_network(Network.model_validate(SMALL), LSP14)
+    lost = self_agreement(random, persons, (64, 64), 1.25)
+    assert follows.agreement > 0.5
+    assert follows.agreement > lost.agreement + 0.2
+    assert follows.spread < 0.02  # all joints in one place: this is what the spread is for
+    assert lost.spread > 0.05
+
+
+@pytest.fixture
+def checkpoint(make_recipe: MakeRecipe, tmp_path: Path) -> Path:
+    recipe = make_recipe(network=SMALL, stages=[{"epochs": 1, "size": [64, 64]}])
+    torch.manual_seed(0)
+    network = build_network(recipe.network, recipe.joints)
+    state = {"recipe": recipe.model_dump(mode="json"), "ema": network.state_dict(), "step": 5}
+    save_checkpoint(tmp_path / "source.pt", state)
+    return tmp_path / "source.pt"
+
+
+@pytest.mark.parametrize("good", [True, False], ids=["published", "refused"])
+def test_an_adapted_model_is_published_only_if_it_is_no_worse(
+    good: bool,
+    checkpoint: Path,
+    figures: Path,
+    frames: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for limit in ("LEAST_AGREEMENT", "LEAST_SOURCE"):
+        monkeypatch.setattr(adapt, limit, -1.0 if good else 1.0)
+    monkeypatch.setattr(adapt, "LEAST_SPREAD", 0.0)
+    before, out = checkpoint.read_bytes(), tmp_path / "out"
+    arguments = (str(checkpoint), frames, out, None, None, figures, 1, "cpu")
+    if good:
+        run_adapt(*arguments)
+        bundle = Bundle.open(out / "bundle")
+        assert bundle.manifest.name == "figures-adapted"
+        assert str(tmp_path) not in (out / "bundle" / "manifest.json").read_text()
+        with pytest.raises(BundleError, match="is there already"):
+            run_adapt(*arguments)
+    else:
+        with pytest.raises(AccuracyGateError, match=r"not published, for it agrees with itself .*\.pt is as"):
+            run_adapt(*arguments)
+        assert not (out / "bundle").exists()
+    assert checkpoint.read_bytes() == before
+    assert load_checkpoint(out / "run" / "last.pt")["bridge"]["source_relations"].any()
+
+
+def test_only_the_checkpoint_of_a_located_training_is_adapted(
+    checkpoint: Path, make_recipe: MakeRecipe, frames: Path, tmp_path: Path
+) -> None:
+    def run(model: object) -> None:
+        run_adapt(str(model), frames, tmp_path / "out", None, None, None, 1, "cpu")
+
+    with pytest.raises(BundleError, match="lfpose-lite is no checkpoint"):
+        run("lfpose-lite")
+    with pytest.raises(BundleError, match="no checkpoint at"):
+        run(tmp_path / "nothing.pt")
+    data = {
+        "tags": {"sheet": "tags.csv", "images": "images"},
+        "val": {"annotations": "val/annotations.json", "images": "val/images"},
+    }
+    state = load_checkpoint(checkpoint)
+    state["recipe"] = make_recipe(network=SMALL, data=data).model_dump(mode="json")
+    del state["format"]
+    save_checkpoint(tmp_path / "tags.pt", state)
+    with pytest.raises(RecipeError, match="was trained on no locations"):
+        run(tmp_path / "tags.pt")
+    assert not (tmp_path / "out").exists()
