@@ -11,8 +11,9 @@ for the pair ``coco`` a COCO-keypoints JSON, coco/train.json, with images. Makes
     people   those who stand upright; those who lie or are upside down
     coco     athletes (all of LSPET's); everyday people (COCO's)
 
-A source is trained once a pair and seed; every adaptation starts from it. No location of a target is read but
-by the oracle. Every row is measured on target people that nobody has trained on, and on the source's;
+A source is trained once a pair and seed. All other rows start from it and take equally many steps: the
+adaptations, the source trained on, and the oracle, which has the target's locations beside the source's. No
+other row reads one. All are measured on target people that nobody has trained on, and on the source's;
 benchmarks/results/adaptation.json is written after each. A row that is there is not trained again.
 """
 
@@ -20,14 +21,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from recording import commit, print_table, write
 from trainings import COUNTS, compare, evaluate, recorded, train
 
-from lfpose_edge.persons import PersonTable, data_root, read_coco_keypoints
+from lfpose_edge.persons import PersonTable, data_root, joined, read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.data.domains import Camera, by_posture, halves, through_camera, write_persons
 
@@ -36,7 +38,9 @@ RECIPE = "adapt"
 SEED = 0  # of the domains; the trainings have their own
 TEACHER = ("loss.teacher=1",)
 ROWS: dict[str, tuple[str, ...]] = {
-    "source only": (),
+    "source": (),
+    "source, trained on": (),
+    "source, trained on, turned": ("augment.turn=0.3",),
     "mean teacher": TEACHER,
     "mean teacher, IHTA": (*TEACHER, "adapt={topology: 0.1}"),
     "mean teacher, CAFA": (*TEACHER, "adapt={features: 0.05}"),
@@ -44,10 +48,9 @@ ROWS: dict[str, tuple[str, ...]] = {
     "all": (*TEACHER, "adapt={topology: 0.1, features: 0.05}"),
     "oracle": (),
 }
-AGAINST = {
-    name: tuple(other for other in ("source only", "mean teacher", "oracle") if other != name)
-    for name in ROWS
-}
+LOW, HIGH = "source, trained on", "oracle"
+AGAINST = {name: tuple(other for other in (LOW, "mean teacher", HIGH) if other != name) for name in ROWS}
+UNADAPTED = ("source", "source, trained on", "source, trained on, turned", "oracle")
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,14 @@ class Domain:
 
     annotations: str
     images: str
+    unlabelled: str = "absent"
 
-    def entry(self) -> str:
-        """As a recipe has it."""
+    def located(self) -> str:
+        """As a recipe has it among located persons."""
+        return f"{{annotations: {self.annotations}, images: {self.images}, unlabelled: {self.unlabelled}}}"
+
+    def target(self) -> str:
+        """As a recipe has it where only the boxes count."""
         return f"{{annotations: {self.annotations}, images: {self.images}}}"
 
 
@@ -74,54 +82,66 @@ class Pair:
 
 def make_pair(name: str, root: Path) -> Pair:
     """The domains of a pair, made where they are not there yet."""
-    folder = root / "domains" / name
-    images = "lspet/images"
-    sides = {}
-    for part in ("train", "test"):
-        for side in ("source", "target"):
-            own = side == "target" and name == "camera"
-            base = f"domains/{name}/{part}-{side}"
-            sides[part, side] = Domain(
-                f"{base}/annotations.json" if own else f"{base}.json", f"{base}/images" if own else images
-            )
+    folder, images = root / "domains" / name, "lspet/images"
     if name == "coco":
-        everyday = Domain("coco/train.json", "coco/images")
-        return Pair(Domain("lspet/train.json", images), everyday, Domain("lspet/test.json", images), everyday)
-    for part in ("train", "test"):
-        if (root / sides[part, "target"].annotations).is_file():
-            continue
-        persons = read_coco_keypoints(root / f"lspet/{part}.json", root / images, LSP14)
-        folder.mkdir(parents=True, exist_ok=True)
-        source, target = _split(name, persons)
-        write_persons(source, root / sides[part, "source"].annotations, root / images)
+        target, truth = Domain("", "coco/images", "unknown"), ("coco/train.json",)
+        sides = {part: replace(target, annotations=f"domains/coco/{part}.json") for part in ("train", "test")}
+        if not (root / sides["test"].annotations).is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            persons = _read(truth, "coco/images", root)
+            for side, part in zip(sides.values(), halves(persons, SEED), strict=True):
+                write_persons(part, root / side.annotations, root / side.images)
+        source, source_test = (Domain(f"lspet/{part}.json", images) for part in ("train", "test"))
+        return Pair(source, sides["train"], source_test, sides["test"])
+    made = {}
+    # Nothing is chosen by the validation people: they are test people here.
+    for part, files in (("train", ("lspet/train.json",)), ("test", ("lspet/test.json", "lspet/val.json"))):
+        base = f"domains/{name}/{part}"
+        source = Domain(f"{base}-source.json", images)
+        target = Domain(f"{base}-target.json", images)
         if name == "camera":
-            through_camera(target, Camera(), folder / f"{part}-target", seed=SEED)
+            target = Domain(f"{base}-target/annotations.json", f"{base}-target/images")
+        made[part] = (source, target)
+        if (root / target.annotations).is_file():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        persons = _read(files, images, root)
+        ours, theirs = halves(persons, SEED) if name == "camera" else by_posture(persons)
+        write_persons(ours, root / source.annotations, root / images)
+        if name == "camera":
+            through_camera(theirs, Camera(), folder / f"{part}-target", seed=SEED)
         else:
-            write_persons(target, root / sides[part, "target"].annotations, root / images)
-    return Pair(
-        sides["train", "source"], sides["train", "target"], sides["test", "source"], sides["test", "target"]
+            write_persons(theirs, root / target.annotations, root / images)
+    (train_source, train_target), (test_source, test_target) = made["train"], made["test"]
+    return Pair(train_source, train_target, test_source, test_target)
+
+
+def _read(files: Sequence[str], images: str, root: Path) -> PersonTable:
+    """The persons of several files of one folder of images, numbered anew."""
+    persons = joined([read_coco_keypoints(root / file, root / images, LSP14) for file in files])
+    names = {path: number for number, path in enumerate(dict.fromkeys(persons.images))}
+    return replace(
+        persons,
+        image_ids=np.array([names[path] for path in persons.images]),
+        annotation_ids=np.arange(len(persons)),
     )
-
-
-def _split(name: str, persons: PersonTable) -> tuple[PersonTable, PersonTable]:
-    return halves(persons, SEED) if name == "camera" else by_posture(persons)
 
 
 def changes_of(name: str, pair: Pair, source: Path, options: argparse.Namespace) -> list[str]:
     """A row in the words of the recipe."""
-    epochs = options.epochs if name in ("source only", "oracle") else options.adapt_epochs
-    located = pair.target if name == "oracle" else pair.source
-    adapts = name not in ("source only", "oracle")
+    located = [pair.source, pair.target] if name == "oracle" else [pair.source]
+    adapts = name not in UNADAPTED
+    # An epoch of source and target together, or two of the source alone.
+    epochs = options.adapt_epochs * (1 if adapts or name == "oracle" else 2)
+    if name == "source":
+        epochs = options.epochs
+    start = (f"start_from={source}", "optimizer.lr_head=0.0004", "optimizer.lr_backbone=0.0002")
     return [
-        f"data.train={located.entry()}",
-        f"data.target={pair.target.entry() if adapts else '[]'}",
-        f"data.val={pair.source_test.entry()}",
+        f"data.train=[{', '.join(domain.located() for domain in located)}]",
+        f"data.target=[{pair.target.target() if adapts else ''}]",
+        f"data.val={pair.source_test.located()}",
         f"stages=[{{epochs: {epochs}, size: [{options.size}, {options.size}]}}]",
-        *(
-            (f"start_from={source}", "optimizer.lr_head=0.0004", "optimizer.lr_backbone=0.0002")
-            if adapts
-            else ()
-        ),
+        *(() if name == "source" else ("network.pretrained=false", *start)),
         *ROWS[name],
     ]
 
@@ -129,7 +149,7 @@ def changes_of(name: str, pair: Pair, source: Path, options: argparse.Namespace)
 def measure(name: str, pair: Pair, seed: int, options: argparse.Namespace, runs: Path) -> dict[str, Any]:
     """Train a row and evaluate it on both domains' test people."""
     root = data_root(None)
-    source = runs / "source-only" / "last.pt"
+    source = runs / "source" / "last.pt"
     out = runs / "-".join(name.replace(",", "").split())
     changes = [f"seed={seed}", *changes_of(name, pair, source, options)]
     trained = train(RECIPE, changes, out, root, options.device)
@@ -142,19 +162,29 @@ def measure(name: str, pair: Pair, seed: int, options: argparse.Namespace, runs:
 
 
 def recovered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """PCK on target people, the mean over seeds, and the part of the gap between source and oracle."""
-    means = {}
-    for name in ROWS:
-        values = [row["target"]["pck_box"] for row in rows if row["row"] == name]
-        if values:
-            means[name] = (sum(values) / len(values), len(values), max(values) - min(values))
+    """PCK on target people, and the part of the gap between source and oracle, of seeds that have all three.
+
+    ``spread`` is the largest less the smallest of the seeds' gains over the source.
+    """
+    values = {(row["row"], row["seed"]): row["target"]["pck_box"] for row in rows}
     table = []
-    for name, (value, seeds, spread) in means.items():
-        gap = None
-        if {"source only", "oracle"} <= means.keys():
-            low, high = means["source only"][0], means["oracle"][0]
-            gap = (value - low) / (high - low)
-        table.append({"row": name, "seeds": seeds, "target": value, "spread": spread, "recovered": gap})
+    for name in ROWS:
+        seeds = [seed for row, seed in values if row == name]
+        if not seeds:
+            continue
+        whole = [seed for seed in seeds if (LOW, seed) in values and (HIGH, seed) in values]
+        gains = [values[name, seed] - values[LOW, seed] for seed in whole]
+        gaps = [values[HIGH, seed] - values[LOW, seed] for seed in whole]
+        table.append(
+            {
+                "row": name,
+                "seeds": len(seeds),
+                "target": sum(values[name, seed] for seed in seeds) / len(seeds),
+                "gain": sum(gains) / len(gains) if gains else None,
+                "spread": max(gains) - min(gains) if gains else None,
+                "recovered": sum(gains) / sum(gaps) if gaps and sum(gaps) else None,
+            }
+        )
     return table
 
 
@@ -194,18 +224,20 @@ def main() -> None:
     for seed in options.seeds:
         for pair_name in options.pairs:
             pair = make_pair(pair_name, data_root(None))
-            runs = options.runs / f"{pair_name}-{options.size}-{options.epochs}-{seed}"
+            settings = "-".join(map(str, (pair_name, *same.values(), seed)))
+            runs = options.runs / settings
             for name in ROWS:  # the source first
                 key = {"pair": pair_name, "row": name, "seed": seed, **same}
-                wanted = name in options.rows or (
-                    name == "source only" and not (runs / "source-only" / "last.pt").is_file()
-                )
-                if not wanted or any(key.items() <= row.items() for row in recorded(options.json)):
+                if name not in ("source", *options.rows):
+                    continue
+                there = any(key.items() <= row.items() for row in recorded(options.json))
+                if there and (name != "source" or (runs / "source" / "last.pt").is_file()):
                     continue
                 print(f"== {pair_name}: {name}, seed {seed}", flush=True)
                 row = {**key, "commit": commit(), **measure(name, pair, seed, options, runs)}
                 # Another process may have added rows meanwhile.
-                write(options.json, [*recorded(options.json), row])
+                kept = [r for r in recorded(options.json) if not key.items() <= r.items()]
+                write(options.json, [*kept, row])
 
 
 if __name__ == "__main__":

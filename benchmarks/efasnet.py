@@ -41,7 +41,7 @@ ROWS: dict[str, Sequence[str]] = {
     "all but FASM": (NO_FASM,),
     "all, no selection": ("network.aggregate.select=false",),
     "all, FF by concatenation": ("network.decode.fusion=concat",),
-    "larger baseline": (NO_FASM, NO_FF, NO_DUC, "network.backbone=efficientnet_lite1"),
+    "larger baseline": (NO_FASM, NO_FF, NO_DUC, "network.backbone=efficientnet_lite2"),
 }
 AGAINST = {
     "baseline": (),

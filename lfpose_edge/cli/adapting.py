@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.sources import IMAGE_SUFFIXES
 
 HELD_OUT = 5  # every so manieth person is kept for the verdict
-LEAST_PEOPLE = 20
+LEAST_PEOPLE, LEAST_HELD_OUT = 40, 10
 _AS_TRAINING_READS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -61,16 +60,21 @@ def run_adapt(
     require_writable(out / "target.json")
 
     root = data_root(data)
-    found = read_boxes(boxes, frames) if boxes is not None else find_people(frames, detector, console)
-    write_halves(found, out)
+    for part in (*source.data.train, source.data.val):  # before the long search
+        read_coco_keypoints(root / part.annotations, root / part.images, source.joints)
+    if (out / "target.json").is_file() and (out / "held-out.json").is_file():
+        console.print(f"goes on with the people of {out / 'target.json'}")
+    else:
+        found = read_boxes(boxes, frames) if boxes is not None else find_people(frames, detector, console)
+        write_halves(found, out)
     size, padding = source.input_size, source.data.padding
     held_out = read_coco_boxes(out / "held-out.json", frames, source.joints)
     validation = read_coco_keypoints(
         root / source.data.val.annotations, root / source.data.val.images, source.joints
     )
-    # As paths from the data root, which is what a recipe has: a bundle says nothing of where it was made.
-    target, images = (Path(os.path.relpath(path, root)) for path in (out / "target.json", frames))
-    plan = adaptation_recipe(source, checkpoint, target, images, epochs)
+    # Absolute paths: the run goes on from any folder, and an export leaves their folders out.
+    start, target, images = (path.resolve() for path in (checkpoint, out / "target.json", frames))
+    plan = adaptation_recipe(source, start, target, images, epochs)
     run = train(plan, data_root=root, out=out / "run", accelerator=device, validate_every=epochs)
     if not run.finished:
         raise Stopped
@@ -118,7 +122,7 @@ def find_people(frames: Path, detector: str | None, console: Console) -> dict[st
     if not files:
         message = f"folder {frames} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
         raise SourceError(message)
-    find = resolve_detector(detector)
+    find = resolve_detector(None if detector == "none" else detector)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, file in enumerate(
@@ -182,13 +186,13 @@ def write_halves(found: dict[str, Any], out: Path) -> None:
     order = {image["id"]: place for place, image in enumerate(found["images"])}
     kept = [a for a in found["annotations"] if order[a["image_id"]] % HELD_OUT == HELD_OUT - 1]
     rest = [a for a in found["annotations"] if order[a["image_id"]] % HELD_OUT != HELD_OUT - 1]
-    if len(rest) < LEAST_PEOPLE or not kept:
+    if len(rest) < LEAST_PEOPLE or len(kept) < LEAST_HELD_OUT:
         message = (
             f"{len(found['annotations'])} people in {len(found['images'])} images are too few to adapt to "
-            f"and to judge by: {LEAST_PEOPLE} are needed, in {HELD_OUT} images or more"
+            f"and to judge by: {LEAST_PEOPLE} are needed, and {LEAST_HELD_OUT} in every {HELD_OUT}th image"
         )
         raise SourceError(message)
-    for name, people in (("target.json", rest), ("held-out.json", kept)):
+    for name, people in (("held-out.json", kept), ("target.json", rest)):
         write_text_whole(out / name, json.dumps({**found, "annotations": people}) + "\n")
 
 

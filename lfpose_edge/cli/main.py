@@ -108,11 +108,11 @@ def train(
 def adapt(
     model: Annotated[str, typer.Argument(help="The checkpoint (last.pt) of a training with locations.")],
     frames: Annotated[Path, typer.Argument(help="Folder of images of the new camera, unlabelled.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run, and of the bundle if it is any better.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run, and of the bundle if it is no worse.")],
     detector: Annotated[
-        str | None,
-        typer.Option(help="ONNX person detector (YOLOX): a path or a name. None: one person an image."),
-    ] = None,
+        str,
+        typer.Option(help="ONNX person detector (YOLOX): a path or a name; none: every image is one person."),
+    ] = "yolox-nano",
     boxes: Annotated[
         Path | None, typer.Option(help="COCO JSON of the people's boxes, in a detector's place.")
     ] = None,

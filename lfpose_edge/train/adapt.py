@@ -49,7 +49,9 @@ def adaptation_recipe(
         "stages": [{"epochs": epochs, "size": list(source.input_size)}],
         "adapt": {"topology": 0.1, "features": 0.05},
     }
-    tree["data"] |= {"target": [{"annotations": str(annotations), "images": str(images)}]}
+    tree["network"] |= {"pretrained": False}  # start_from has the weights
+    # People of whom there are only tags would count as the target's.
+    tree["data"] |= {"tags": [], "target": [{"annotations": str(annotations), "images": str(images)}]}
     tree["loss"] |= {"teacher": 1.0}
     return parse_recipe(tree, where=f"the recipe of {checkpoint}")
 

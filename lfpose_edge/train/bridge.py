@@ -73,12 +73,15 @@ class DomainBridge(nn.Module):
         """Joints are related as the source's are; the graph says where the source's are."""
         assert output.features is not None
         features = joint_features(output.cams.detach().float(), output.features.fine.float())
-        nodes, places = graph(features)
         kept: Tensor = self.source_relations  # type: ignore[assignment]
         if source is None:
             if not kept.any():  # no source yet
-                return nodes.new_zeros(())
+                return features.new_zeros(())
+            # The graph is the source's: it must not learn to make any features look related.
+            fixed = {name: values.detach() for name, values in graph.state_dict(keep_vars=True).items()}
+            nodes, _ = torch.func.functional_call(graph, fixed, (features,))
             return self.weights.topology * (relations(nodes) - kept).square().sum()
+        nodes, places = graph(features)
         fresh = not bool(kept.any())
         kept.lerp_(relations(nodes.detach()), 1.0 if fresh else _RENEWAL)
         extent = places.new_tensor(source.crop.shape[:1:-1])
@@ -97,9 +100,9 @@ class DomainBridge(nn.Module):
         strength = 2 / (1 + math.exp(-_STEEPNESS * progress)) - 1
         seen = reverse_gradient(deep, strength)
         if self.attention is not None:
+            # Both domains through the same side of it: by two sides it could tell the judge which one it is.
             rows = torch.arange(len(deep), device=deep.device) % len(partner)
-            pair = (seen, partner[rows]) if is_source else (partner[rows], seen)
-            seen = self.attention(*pair)[0 if is_source else 1]
+            seen, _ = self.attention(seen, partner[rows])
         logits = judge(seen)
         truth = torch.full_like(logits, float(is_source))
         person = output.cams.detach().float().sigmoid().amax(dim=1, keepdim=True)

@@ -198,8 +198,10 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad()
                 share_buffers(fabric, network)
-                # A short memory at first: an average over the random start would be worth nothing.
-                update_average(ema, network, min(options.ema_decay, (step + 1) / (step + 10)))
+                # A short memory at first: an average over the random start would be worth nothing. What
+                # started from a trained network is worth something from the first step on.
+                decay = options.ema_decay if origin else min(options.ema_decay, (step + 1) / (step + 10))
+                update_average(ema, network, decay)
                 step += 1
                 losses.append(terms.total.item())
                 progress.advance(terms)
@@ -301,7 +303,8 @@ def _train_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dict[str, 
         if recipe.data.locations < 1
     ]
     crops: list[PersonCrops | TaggedCrops] = [PersonCrops(joined(tables), view)] if tables else []
-    for source, folder, tags in _unlocated(recipe, root):
+    located_count = sum(map(len, tables))
+    for source, folder, tags, is_target in _unlocated(recipe, root):
         if tags.given:
             require_both_answers(tags, str(source))
         elif not recipe.two_views and recipe.adapt is None:
@@ -313,18 +316,20 @@ def _train_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dict[str, 
         for table in tables:  # a location says all that its person's tags could
             tags = tags.without(table, folder)
         if len(tags):
-            crops.append(TaggedCrops(tags, folder, view, two_views=recipe.two_views))
+            part = TaggedCrops(tags, folder, view, two_views=recipe.two_views)
+            # A target is seen as often as the source, however few people there are of it.
+            crops += [part] * (max(1, round(located_count / len(part))) if is_target else 1)
     return CropMixture(crops), split
 
 
-def _unlocated(recipe: Recipe, root: Path) -> Iterator[tuple[Path, Path, Tags]]:
-    """Where persons without a location are from, their folder, and what was answered about them."""
+def _unlocated(recipe: Recipe, root: Path) -> Iterator[tuple[Path, Path, Tags, bool]]:
+    """Where persons without a location are from, their folder, what was answered, and whether a target."""
     for sheet in recipe.data.tags:
-        yield root / sheet.sheet, root / sheet.images, read_tags(root / sheet.sheet, recipe.joints)
+        yield root / sheet.sheet, root / sheet.images, read_tags(root / sheet.sheet, recipe.joints), False
     for target in recipe.data.target:
         annotations, folder = root / target.annotations, root / target.images
         persons = read_coco_boxes(annotations, folder, recipe.joints)
-        yield annotations, folder, make_questions(persons, folder, 1)
+        yield annotations, folder, make_questions(persons, folder, 1), True
 
 
 def _persons(data: DataSet, recipe: Recipe, root: Path) -> PersonTable:

@@ -180,8 +180,12 @@ def presence_costs(cams: Tensor, parts: Tensor, yes: Tensor, no: Tensor, sharpne
         (B, R, K); 0 where there is no answer.
     """
     weights = parts.flatten(2)[:, :, None]  # (B, R, 1, cells)
+    empty = (
+        weights.sum(dim=3, keepdim=True) == 0
+    )  # a region thinner than the grid: its logarithm has no gradient
+    weights = torch.where(empty, torch.ones_like(weights), weights)
     logits = (sharpness * cams.flatten(2))[:, None] + weights.log()
     pooled = (logits.logsumexp(dim=3) - weights.sum(dim=3).log()) / sharpness
-    pooled = torch.where(torch.isfinite(pooled), pooled, torch.zeros_like(pooled))
+    pooled = torch.where(empty[..., 0], torch.zeros_like(pooled), pooled)
     costs = F.binary_cross_entropy_with_logits(pooled, yes.to(pooled.dtype), reduction="none")
     return costs * (yes | no)

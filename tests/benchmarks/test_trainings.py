@@ -46,10 +46,11 @@ def test_every_row_is_a_recipe_of_its_own() -> None:
     assert len(texts) == len(recipes)
     for name, recipe in recipes.items():
         if name.startswith("adaptation"):
-            adapts = name not in ("adaptation source only", "adaptation oracle")
-            assert bool(recipe.data.target) == (recipe.start_from is not None) == adapts
+            unadapted = name.removeprefix("adaptation ") in _benchmark("adaptation").UNADAPTED
+            assert bool(recipe.data.target) == (not unadapted)
+            assert (recipe.start_from is None) == (name == "adaptation source")
             assert [str(part.annotations) for part in recipe.data.train] == (
-                ["b.json"] if name.endswith("oracle") else ["a.json"]
+                ["a.json", "b.json"] if name.endswith("oracle") else ["a.json"]
             )
 
 
@@ -68,7 +69,7 @@ def test_rows_are_compared_with_rows_that_there_are(name: str) -> None:
 
 def test_a_difference_is_of_the_same_persons_and_a_gap_is_recovered_in_part() -> None:
     trainings, adaptation = _benchmark("trainings"), _benchmark("adaptation")
-    persons = {"source only": "2222", "mean teacher": "6666", "oracle": "aaaa"}
+    persons = {adaptation.LOW: "2222", "mean teacher": "6666", adaptation.HIGH: "aaaa"}
     rows = [
         {
             "row": name,
@@ -79,12 +80,15 @@ def test_a_difference_is_of_the_same_persons_and_a_gap_is_recovered_in_part() ->
         }
         for name, correct in persons.items()
     ]
-    table = trainings.compare(rows, {"mean teacher": ("source only",)})
+    table = trainings.compare(rows, {"mean teacher": (adaptation.LOW,)})
     alone, difference = table
     assert alone["value"] == pytest.approx(50)
     assert difference["value"] == pytest.approx(100 * 4 / 12)
     found = {row["row"]: row["recovered"] for row in adaptation.recovered(rows)}
-    assert found == pytest.approx({"source only": 0.0, "mean teacher": 0.5, "oracle": 1.0})
+    assert found == pytest.approx({adaptation.LOW: 0.0, "mean teacher": 0.5, adaptation.HIGH: 1.0})
+    more = [*rows, {**rows[1], "seed": 1, "target": {"pck_box": 0.9}}]  # of a seed that lacks the two ends
+    found = {row["row"]: row["recovered"] for row in adaptation.recovered(more)}
+    assert found["mean teacher"] == pytest.approx(0.5)
 
 
 def test_recorded_rows_are_of_the_benchmarks() -> None:

@@ -96,6 +96,30 @@ def test_the_judge_learns_and_the_network_learns_against_it(bridge: DomainBridge
     assert bridge(moved, _source(), 1.0) > bridge(told, _source(), 1.0)  # the judge is worse off
 
 
+def test_the_attention_does_not_tell_the_judge_the_domain(bridge: DomainBridge) -> None:
+    """Of two domains that are the same there is nothing to learn, however long one tries."""
+    bridge.graph = None
+    optimizer = torch.optim.Adam(bridge.parameters(), 3e-3)
+    costs = []
+    for step in range(150):
+        loss = bridge(_output(), _source() if step % 2 else _target(), 0.0)
+        if loss.requires_grad:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            costs.append(loss.item() / bridge.weights.features)
+    assert sum(costs[-20:]) / 20 > 0.6  # ln 2 is 0.69
+
+
+def test_the_graph_is_the_sources(bridge: DomainBridge) -> None:
+    bridge.judge = None
+    bridge(_output(), _source(), 0.5)
+    output = _output()
+    bridge(output, _target(), 0.5).backward()
+    assert output.features.fine.grad.abs().max() > 0
+    assert all(parameter.grad is None for parameter in bridge.parameters())
+
+
 def _data(**changes: Any) -> dict[str, Any]:
     sets = {
         part: {"annotations": f"{part}/annotations.json", "images": f"{part}/images"}

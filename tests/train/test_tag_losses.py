@@ -257,3 +257,18 @@ def test_a_missing_or_damaged_image_is_named(sheet: Tags, tmp_path: Path) -> Non
     (tmp_path / "b.png").unlink()
     with pytest.raises(SourceError, match=r"not there: .*b\.png"):
         TaggedCrops(sheet, tmp_path, CropView((32, 32), 1.25))
+
+
+def test_a_region_thinner_than_the_grid_costs_nothing_and_has_a_gradient() -> None:
+    """As of a box at the frame's edge: one NaN would end a training."""
+    cams = torch.randn(2, 3, 8, 8, requires_grad=True)
+    parts = torch.zeros(2, 2, 8, 8)
+    parts[:, 1, 2:5, 2:5] = 1
+    yes = torch.ones(2, 2, 3, dtype=torch.bool)
+    costs = presence_costs(cams, parts, yes, ~yes, 3.0)
+    costs[:, 1].sum().backward()
+    assert torch.isfinite(cams.grad).all()
+    assert cams.grad.abs().max() > 0
+    before = cams.grad.clone()
+    presence_costs(cams, parts, yes, ~yes, 3.0).sum().backward()
+    torch.testing.assert_close(cams.grad, 2 * before)  # nothing from the thin one

@@ -27,7 +27,15 @@ class CropMixture(Dataset["Sample | TagSample"]):
 
     def with_view(self, **changes: object) -> CropMixture:
         """The same persons, cropped in another way."""
-        return CropMixture([part.with_view(**changes) for part in self.parts])
+        seed = changes.pop("seed", None)
+        # A part that is there twice is seen in two ways.
+        seeds: list[dict[str, object]] = [
+            {} if seed is None else {"seed": (*seed, number) if number else seed}  # type: ignore[misc]
+            for number in range(len(self.parts))
+        ]
+        return CropMixture(
+            [part.with_view(**changes, **own) for part, own in zip(self.parts, seeds, strict=True)]
+        )
 
     def __len__(self) -> int:
         return self._ends[-1]
