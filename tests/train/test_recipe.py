@@ -58,7 +58,19 @@ def test_overrides_reach_any_depth(recipe_file: Path) -> None:
     assert (recipe.optimizer.batch_size, recipe.network.widths, recipe.seed) == (4, (16, 8), 7)
 
 
-@pytest.mark.parametrize("name", ["lfpose_lite", "lfpose_lite_people", "lfpose_lite_lspet", "location_free"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adapt",
+        "efasnet_edge",
+        "efasnet_r50",
+        "lfpose_lite",
+        "lfpose_lite_lspet",
+        "lfpose_lite_people",
+        "lfpose_lite_votes",
+        "location_free",
+    ],
+)
 def test_shipped_recipes_are_valid(name: str) -> None:
     assert load_recipe(name).name == name.replace("_", "-")
 
