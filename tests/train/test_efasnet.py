@@ -88,19 +88,9 @@ def test_the_decoder_sees_the_maps_that_the_recipe_names(laterals: tuple[int, ..
     assert seen == [*laterals, 32]
 
 
-FORMS = {
-    "all, edge": {"aggregate": {}, "decode": {"upsample": "duc_separable"}},
-    "all, the other way": {
-        "aggregate": {"scales": 3, "select": False},
-        "decode": {"upsample": "duc", "fusion": "concat", "laterals": [4, 16]},
-    },
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_what_is_exported_computes_the_same(form: str) -> None:
+def test_what_is_exported_computes_the_same() -> None:
     torch.manual_seed(0)
-    network = _network(**FORMS[form])
+    network = _network(aggregate={}, decode={"upsample": "duc_separable", "fusion": "concat"})
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # FASM starts as the identity: let it do something
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
