@@ -17,6 +17,11 @@ from lfpose_edge.train.networks.adaptation import (
 )
 
 
+@pytest.fixture(autouse=True)
+def _same_every_time() -> None:
+    torch.manual_seed(0)
+
+
 def test_a_reversed_gradient_changes_nothing_but_its_sign() -> None:
     x = torch.randn(3, 4, requires_grad=True)
     y = reverse_gradient(x, 0.3)
