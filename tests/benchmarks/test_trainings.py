@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
+from benchmark_scripts import BENCHMARKS, benchmark
 
 from lfpose_edge.train.recipe import Recipe, load_recipe
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-def _benchmark(name: str) -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return import_module(name)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
 
 def _recipes() -> Iterator[tuple[str, Recipe]]:
-    lfpe, efasnet, adaptation = (_benchmark(name) for name in ("lfpe", "efasnet", "adaptation"))
+    lfpe, efasnet, adaptation = (benchmark(name) for name in ("lfpe", "efasnet", "adaptation"))
     for name, row in lfpe.ROWS.items():
         yield f"lfpe {name}", load_recipe("location_free", lfpe.recipe_changes(row, 0, 96, 10))
     for name, changes in efasnet.ROWS.items():
@@ -46,7 +34,7 @@ def test_every_row_is_a_recipe_of_its_own() -> None:
     assert len(texts) == len(recipes)
     for name, recipe in recipes.items():
         if name.startswith("adaptation"):
-            unadapted = name.removeprefix("adaptation ") in _benchmark("adaptation").UNADAPTED
+            unadapted = name.removeprefix("adaptation ") in benchmark("adaptation").UNADAPTED
             assert bool(recipe.data.target) == (not unadapted)
             assert (recipe.start_from is None) == (name == "adaptation source")
             assert [str(part.annotations) for part in recipe.data.train] == (
@@ -61,14 +49,14 @@ def test_efasnets_rows_train_for_equally_long() -> None:
 
 @pytest.mark.parametrize("name", ["lfpe", "efasnet", "adaptation"])
 def test_rows_are_compared_with_rows_that_there_are(name: str) -> None:
-    module = _benchmark(name)
+    module = benchmark(name)
     against = getattr(module, "AGAINST", None) or {n: row.against for n, row in module.ROWS.items()}
     assert set(against) == set(module.ROWS)
     assert {other for others in against.values() for other in others} <= set(module.ROWS)
 
 
 def test_a_difference_is_of_the_same_persons_and_a_gap_is_recovered_in_part() -> None:
-    trainings, adaptation = _benchmark("trainings"), _benchmark("adaptation")
+    trainings, adaptation = benchmark("trainings"), benchmark("adaptation")
     persons = {adaptation.LOW: "2222", "mean teacher": "6666", adaptation.HIGH: "aaaa"}
     rows = [
         {
@@ -95,4 +83,4 @@ def test_recorded_rows_are_of_the_benchmarks() -> None:
     for file in sorted((BENCHMARKS / "results").glob("*.json")):
         if file.stem in ("lfpe", "efasnet", "adaptation"):
             rows = json.loads(file.read_text())["rows"]
-            assert {row["row"] for row in rows} <= set(_benchmark(file.stem).ROWS)
+            assert {row["row"] for row in rows} <= set(benchmark(file.stem).ROWS)

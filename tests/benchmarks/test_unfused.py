@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from benchmark_scripts import BENCHMARKS, benchmark
 from kernel_cases import bump, random_image
 
 from lfpose_edge import PoseEstimator, ops
@@ -22,22 +21,12 @@ from lfpose_edge.ops import gpu
 from lfpose_edge.sources import load_image
 from lfpose_edge.zoo import bundle_path
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-def _benchmark(name: str) -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return import_module(name)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
 
 def test_the_crops_are_the_same() -> None:
     image = random_image((120, 150, 3))
     affines = crop_affines(np.array([[20.0, 10, 90, 100], [-10, 30, 60, 140]]), (48, 40), rotation_deg=20)
     mean, std = (10, 20, 30), (1, 2, 3)
-    found = _benchmark("unfused").crop(
+    found = benchmark("unfused").crop(
         torch.from_numpy(image), torch.from_numpy(affines).float(), (48, 40), mean, std
     )
     expected = ops.preprocess(image, affines, (48, 40), swap_rb=True, mean=mean, std=std)
@@ -52,7 +41,7 @@ def test_the_joints_are_the_same() -> None:
     inside = (np.minimum(row, 23 - row) >= 2) & (np.minimum(column, 19 - column) >= 2)
     assert inside.sum() >= 10
     affines = np.tile(np.array([[1.5, 0.2, 30], [-0.2, 1.5, 70]]), (8, 1, 1))
-    found = _benchmark("unfused").decode(
+    found = benchmark("unfused").decode(
         torch.from_numpy(cams), torch.from_numpy(presence), torch.from_numpy(affines).float(), 4
     )
     expected = ops.decode(cams, presence, affines, ops.DecodeConfig(4))
@@ -64,7 +53,7 @@ def test_the_joints_are_the_same() -> None:
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_torch_finds_the_same_people(compiled: bool) -> None:
     """With the shipped network; what is compiled here goes through the graph, without a code generator."""
-    frames = _benchmark("torch_frames").TorchFrames(Bundle.open(bundle_path("lfpose-lite")), "cpu")
+    frames = benchmark("torch_frames").TorchFrames(Bundle.open(bundle_path("lfpose-lite")), "cpu")
     if compiled:
         frames._work = torch.compile(frames._joints, backend="eager")
     photo, boxes = load_image(PHOTO), np.array([[60, 10, 400, 500], [100, 10, 360, 300]], np.float32)

@@ -4,7 +4,7 @@
 #
 #     tests/gpu/sanitize.sh [TOOL ...]      memcheck racecheck synccheck initcheck, if none is named
 #
-# The kernels' tests only: under a tool they take minutes, whole frames hours.
+# The kernels' tests only: every access is watched, which is slow. Not run yet, for want of a GPU.
 set -eu
 cd "$(dirname "$0")/../.."
 command -v compute-sanitizer >/dev/null || {
