@@ -164,7 +164,7 @@ class PoseEstimator:
             image: uint8 array (H, W, 3) in the estimator's colour order, (H, W) or (H, W, 1) grey, or
                 (H, W, 4) with alpha, which is ignored; with the colour ``nv12`` (3 H / 2, W); or a path, or
                 the bytes of an encoded image. A file is turned as its EXIF entry says. On a GPU an array in
-                its memory (torch's, CuPy's, any with DLPack) never leaves it.
+                its memory (torch's, CuPy's, any with DLPack) is read where it lies.
             boxes: (N, 4) or (4,) x1, y1, x2, y2 in pixels, one a person; they are clipped to the image.
                 None asks the detector, or takes the whole image as one person.
             to: where the poses go: ``host``, or ``device``, to stay in the memory of the GPU.

@@ -124,6 +124,9 @@ class DeviceArray:
     def lent_by(array: Any, stream: Stream) -> DeviceArray:
         return DeviceArray(array.memory, stream)
 
+    def head(self, shape: tuple[int, ...]) -> DeviceArray:
+        return DeviceArray(self.memory.reshape(-1)[: math.prod(shape)].reshape(shape), self.stream)
+
     def upload(self, host: np.ndarray) -> None:
         self.copy_from(host, self.stream)
         self.stream.synchronize()

@@ -155,6 +155,17 @@ DeviceArray DeviceArray::lent_by(const py::object& object, std::shared_ptr<cuda:
             std::move(owner)};
 }
 
+DeviceArray DeviceArray::head_of(const py::object& self, Shape shape) {
+    const auto& array = self.cast<const DeviceArray&>();
+    const auto held = static_cast<std::size_t>(array.type_.itemsize() * array.size());
+    if (!array.is_packed() || bytes_of(shape, array.type_) > held) {
+        throw py::value_error(array.describe() + " does not hold " +
+                              std::string(py::str(py::tuple(py::cast(shape)))) + " without gaps");
+    }
+    Shape strides = packed_strides(shape, array.type_.itemsize());
+    return {array.data_, std::move(shape), std::move(strides), array.type_, array.stream_, self};
+}
+
 py::ssize_t DeviceArray::size() const {
     py::ssize_t count = 1;
     for (const py::ssize_t side : shape_) count *= side;
@@ -312,6 +323,8 @@ void register_device_array(py::module_& module) {
         .def_property_readonly("shape", [](const DeviceArray& a) { return py::tuple(py::cast(a.shape())); })
         .def_property_readonly("dtype", &DeviceArray::type)
         .def_property_readonly("device", &DeviceArray::device)
+        .def("head", &DeviceArray::head_of, py::arg("shape"),
+             "The first elements in another shape; the memory stays this array's.")
         .def("upload", &DeviceArray::upload, py::arg("host"))
         .def("numpy", &DeviceArray::download)
         .def("copy_from", &DeviceArray::copy_from, py::arg("host"), py::arg("stream"))

@@ -26,6 +26,9 @@ class DeviceArray {
     // that the object still waits for.
     static DeviceArray lent_by(const py::object& object, std::shared_ptr<cuda::Stream> stream);
 
+    // The first elements of an array of the same memory, in another shape; `self` is a packed DeviceArray.
+    static DeviceArray head_of(const py::object& self, std::vector<py::ssize_t> shape);
+
     void* data() const { return data_; }
     const std::vector<py::ssize_t>& shape() const { return shape_; }
     py::ssize_t size() const;

@@ -1,15 +1,19 @@
 """The pipeline on a GPU: the frame goes up once, K x 4 floats a person come down.
 
-After a warm-up cut, network and decode are one CUDA graph for every number of crops. The next frame goes up,
-and the last one's joints come down, meanwhile.
+After a warm-up cut, network and decode are one CUDA graph for every number of crops. Frames that are on the
+GPU already lie elsewhere every time: their cut is a launch of its own, and the graph is the rest. The next
+frame goes up, and the last one's joints come down, meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from math import prod
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +42,8 @@ class DevicePipeline:
     Three streams: frames and affines go up on the first, crop, network and decode are on the second, joints
     leave on the third. Whoever takes joints over sees the third alone, so that nobody gets into a capture.
 
-    An image may be a GPU array of any library. It is copied within the GPU, where the graph expects it, and
-    may be changed as soon as it was submitted.
+    An image may be a GPU array of any library, also a part of a larger one. It is read where it lies, and may
+    be changed as soon as it was submitted: that waits until its crops are cut, behind the frame before it.
 
     Raises:
         BackendUnavailable: the GPU has no memory left, or fails.
@@ -83,20 +87,18 @@ class DevicePipeline:
             with self._lock, gpu.device_errors():
                 self._uploads.wait(slot.done)  # joints that stayed on the GPU may still be computed from it
                 way = _Stay(len(affines), self._stages.joints, self._leaving) if stay else _Down()
-                lent, layout = self._put(image, slot), layout_of(image, self._stages.color)
+                frame, layout = self._frame_on_gpu(image, slot), layout_of(image, self._stages.color)
                 for first in range(0, len(affines), most):
                     if first:
                         way.settle(slot)  # its memory is needed for the next ones
-                    batch = self._launch(slot, lent, layout, affines[first : first + most])
+                    batch = self._launch(slot, frame, layout, affines[first : first + most])
                     slot.computed.record(self._compute)
                     self._leaving.wait(slot.computed)
                     way.take(batch, first, self._leaving)
                     slot.done.record(self._leaving)
-                if lent is not None:
-                    slot.computed.synchronize()
-                elif slot.lent is not None:
-                    slot.uploaded.synchronize()
-                    slot.lent = None
+            if frame is not slot.frame:
+                with gpu.device_errors():
+                    slot.cut.synchronize()  # it is the caller's again
         except BaseException:
             self._give_back(slot)
             raise
@@ -139,77 +141,78 @@ class DevicePipeline:
         with suppress(BackendUnavailable), gpu.device_errors():  # before its memory goes
             slot.done.synchronize()
 
-    def _put(self, image: Any, slot: _Slot) -> DeviceArray | None:
-        """Bring a frame to where the graph expects it; returned is one of the GPU's that cannot be copied."""
-        if not on_gpu(image):
-            frame, pinned = slot.frame_of(image.shape)
-            np.copyto(pinned, image)
-            frame.copy_from(pinned, self._uploads)
-        else:
-            lent = gpu.on_device(image, self._uploads)
-            if lent.__cuda_array_interface__["strides"] is not None:  # a part of a larger image, say
-                return gpu.on_device(image, self._compute)
-            frame, _ = slot.frame_of(lent.shape)
-            frame.put(lent, 0, lent.shape[0], self._uploads)
-            slot.lent = lent
-        slot.uploaded.record(self._uploads)
-        return None
+    def _frame_on_gpu(self, image: Any, slot: _Slot) -> DeviceArray:
+        """The frame in the GPU's memory: the slot's, which it goes up to, or where it is already."""
+        if on_gpu(image):
+            return gpu.on_device(image, self._compute)
+        frame, pinned = slot.frame_of(image.shape)
+        np.copyto(pinned, image)
+        frame.copy_from(pinned, self._uploads)
+        return frame
 
-    def _launch(self, slot: _Slot, lent: DeviceArray | None, layout: str, affines: Affines) -> _Batch:
-        frame = lent or slot.frame
-        assert frame is not None
+    def _launch(self, slot: _Slot, frame: DeviceArray, layout: str, affines: Affines) -> _Batch:
         batch = slot.batch_for(len(affines), self._new_batch)
         batch.give(affines, self._uploads)
         slot.uploaded.record(self._uploads)
         self._compute.wait(slot.uploaded)
-        if not (self._graphs and lent is None):  # a lent array lies elsewhere every time
-            self._work(batch, frame, layout)
-        elif batch.graph_of is frame and batch.graph is not None:
-            batch.graph.launch(self._compute)
-        elif batch.graph_of is frame:
-            self._capture(batch, frame, layout)
-        else:  # the engine makes itself ready
-            batch.graph, batch.graph_of = None, frame
-            self._work(batch, frame, layout)
+        cut = partial(self._cut, batch, frame, layout)
+        rest = partial(self._rest, batch)
+        if frame is batch.whole.source:
+            self._run(batch.whole, (cut, rest), batch, frame)
+        else:  # the first of its size, or the caller's
+            cut()
+            slot.cut.record(self._compute)
+            self._run(batch.tail, (rest,), batch, batch.crops)
+            if frame is slot.frame:
+                batch.whole = _Captured(frame)
         return batch
 
-    def _work(self, batch: _Batch, frame: DeviceArray, layout: str) -> None:
-        """Queue the three stages."""
-        from lfpose_edge._cuda import preprocess_crops
+    def _run(
+        self, captured: _Captured, stages: Sequence[Callable[[], None]], batch: _Batch, source: DeviceArray
+    ) -> None:
+        """Queue stages that read ``source``, as one graph from the second time on."""
+        if captured.graph is not None and captured.source is source:
+            captured.graph.launch(self._compute)
+        elif self._graphs and captured.source is source:
+            captured.graph = self._capture(stages, (source, *batch.memory))
+        else:  # the engine makes itself ready
+            captured.source = source
+            for stage in stages:
+                stage()
 
-        stages, compute = self._stages, self._compute
-        preprocess_crops(
-            frame,
-            batch.plans,
-            batch.crops,
-            stages.swap_rb,
-            stages.mean,
-            stages.std,
-            stages.border,
-            1.0,
-            compute,
-            layout,
-        )
-        batch.context.enqueue(batch.crops, batch.cams, batch.presence, compute)
-        self._decoder.decode(batch.cams, batch.presence, batch.affines, *batch.joints, compute)
-
-    def _capture(self, batch: _Batch, frame: DeviceArray, layout: str) -> None:
+    def _capture(self, stages: Sequence[Callable[[], None]], memory: Sequence[DeviceArray]) -> Graph | None:
+        """Queue stages as a graph of which they are the whole; one by one where none can be had."""
         from lfpose_edge._cuda import CudaError
 
         compute = self._compute
         try:
             compute.begin_capture()
             try:
-                self._work(batch, frame, layout)
+                for stage in stages:
+                    stage()
             finally:
-                graph = compute.end_capture(batch.crops, batch.cams, batch.presence, *batch.joints, frame)
+                graph = compute.end_capture(*memory)
             graph.launch(compute)
         except (CudaError, BundleError) as error:
             self._graphs = False
             logger.warning("no CUDA graph, stages are launched one by one: %s", error)
-            self._work(batch, frame, layout)
-        else:
-            batch.graph = graph
+            for stage in stages:
+                stage()
+            return None
+        return graph
+
+    def _cut(self, batch: _Batch, frame: DeviceArray, layout: str) -> None:
+        """Queue the first stage."""
+        from lfpose_edge._cuda import preprocess_crops
+
+        stages, compute = self._stages, self._compute
+        look = (stages.swap_rb, stages.mean, stages.std, stages.border, 1.0)
+        preprocess_crops(frame, batch.plans, batch.crops, *look, compute, layout)
+
+    def _rest(self, batch: _Batch) -> None:
+        """Queue network and decode."""
+        batch.context.enqueue(batch.crops, batch.cams, batch.presence, self._compute)
+        self._decoder.decode(batch.cams, batch.presence, batch.affines, *batch.joints, self._compute)
 
     def _new_batch(self, crops: int) -> _Batch:
         bucket = min(self._stages.max_batch, 1 << (crops - 1).bit_length())
@@ -269,9 +272,9 @@ class _Slot:
     """The memory of one frame on its way.
 
     Attributes:
-        frame: of the last size that came from the host.
-        lent: the last frame that was in the GPU's memory already; it must live until it was copied.
+        frame: the last one that came from the host; of the same size it is the same array again.
         uploaded: when what the frame needs is there.
+        cut: when a frame that is the caller's is read no more.
         computed: when its memory is read no more.
         done: when the joints are where they go.
     """
@@ -280,21 +283,24 @@ class _Slot:
         from lfpose_edge._cuda import Event
 
         self._stream = stream
-        self.uploaded, self.computed, self.done = (Event(stream.device) for _ in range(3))
+        self.uploaded, self.cut, self.computed, self.done = (Event(stream.device) for _ in range(4))
         self.frame: DeviceArray | None = None
-        self.lent: DeviceArray | None = None
-        self._pinned: NDArray[np.uint8] | None = None
+        self._memory: tuple[DeviceArray, NDArray[np.uint8]] | None = None
         self._batches: dict[int, _Batch] = {}
 
     def frame_of(self, shape: tuple[int, ...]) -> tuple[DeviceArray, NDArray[np.uint8]]:
-        """Memory of the device and of the host for a frame; of the last frame's size the same again."""
+        """Memory of the device and of the host for a frame; it grows, and is never smaller again."""
         from lfpose_edge._cuda import DeviceArray, pinned_array
 
-        if self.frame is None or self._pinned is None or self.frame.shape != shape:
-            frame = DeviceArray.empty(shape, _BYTE, self._stream)
-            self._pinned = pinned_array(shape, _BYTE, self._stream.device)
-            self.frame = frame
-        return self.frame, self._pinned
+        size = prod(shape)
+        if self._memory is None or self._memory[1].size < size:
+            self.frame = self._memory = None
+            pinned = pinned_array((size,), _BYTE, self._stream.device)
+            self._memory = DeviceArray.empty((size,), _BYTE, self._stream), pinned
+        on_device, pinned = self._memory
+        if self.frame is None or self.frame.shape != shape:
+            self.frame = on_device.head(shape)
+        return self.frame, pinned[:size].reshape(shape)
 
     def batch_for(self, crops: int, make: Callable[[int], _Batch]) -> _Batch:
         """The smallest batch that there is memory for and that holds so many crops, but not twice as many."""
@@ -309,6 +315,14 @@ class _Slot:
         self.done.synchronize()
 
 
+@dataclass
+class _Captured:
+    """What stages read, and the stages as a graph once they were captured."""
+
+    source: DeviceArray | None = None
+    graph: Graph | None = None
+
+
 class _Batch:
     """The memory of a number of crops; fewer are filled up with the last one.
 
@@ -316,7 +330,9 @@ class _Batch:
         size: how many crops it holds.
         count: how many there are.
         joints: keypoints, scores and presence on the GPU.
-        graph: the stages as one launch, once they were captured, for the frame ``graph_of``.
+        memory: what network and decode read and write.
+        whole: all stages as one launch, of a frame of the host.
+        tail: network and decode as one launch, of crops that were cut out of a frame of the GPU.
     """
 
     def __init__(self, size: int, stages: Stages, context: Context, stream: Stream) -> None:
@@ -337,8 +353,8 @@ class _Batch:
         self.joints = (keypoints[0], scores[0], presence[0])
         self._joints = (keypoints[1], scores[1], presence[1])
         self.context = context
-        self.graph: Graph | None = None
-        self.graph_of: DeviceArray | None = None
+        self.memory = (self.crops, self.cams, self.presence, *self.joints)
+        self.whole, self.tail = _Captured(), _Captured()
         self.count = 0
 
     def give(self, affines: Affines, stream: Stream) -> None:

@@ -207,6 +207,15 @@ def test_affines_map_to_the_image(stream: Any) -> None:
     np.testing.assert_allclose(found[0].numpy(), expected[0], atol=2e-4)
 
 
+def test_the_head_of_an_array_is_the_same_memory(stream: Any) -> None:
+    memory = gpu.on_device(np.arange(24, dtype=np.uint8), stream)
+    head = memory.head((4, 5))
+    del memory
+    np.testing.assert_array_equal(head.numpy(), np.arange(20).reshape(4, 5))
+    with pytest.raises(ValueError, match=r"does not hold \(3, 7\) without gaps"):
+        head.head((3, 7))
+
+
 def test_an_output_may_lie_anywhere(stream: Any) -> None:
     """Also where no four pixels at once can be written."""
     from lfpose_edge._cuda import DeviceArray, plan_crops, preprocess_crops

@@ -113,6 +113,13 @@ def test_frames_of_every_number_of_people(pipeline: DevicePipeline) -> None:
     assert pipeline._graphs == captured  # no capture has failed
 
 
+def test_frames_of_sizes_in_turns(pipeline: DevicePipeline) -> None:
+    """Their memory is one that grows, and is read behind its first rows' shape."""
+    for number in range(12):
+        frame, affines = _frame(number, [(480, 640), (720, 800), (400, 480)][number % 3]), _affines(3, number)
+        _assert_same(pipeline.submit(frame, affines)(), frame, affines)
+
+
 def test_two_frames_are_on_their_way(pipeline: DevicePipeline) -> None:
     frames = [_frame(seed) for seed in range(20)]
     affines = [_affines(1 + seed % 5, seed) for seed in range(20)]

@@ -108,8 +108,18 @@ def test_from_the_second_frame_on_it_is_a_graph(on_gpu: Make, on_cpu: PoseEstima
         _assert_same(pose(_picture(seed), BOXES), on_cpu(_picture(seed), BOXES))
         launched.append(Graph.launched)
     assert launched == [0, 1, 2, 3, 4]
-    _assert_same(pose(_picture(9, (300, 200, 3)), BOXES), on_cpu(_picture(9, (300, 200, 3)), BOXES))
-    assert Graph.launched == 4  # a frame of another size warms up again
+
+
+def test_frames_of_sizes_in_turns_are_cut_and_a_graph(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pose = on_gpu()
+    sizes = [(200, 150, 3), (300, 200, 3), (120, 110, 3)]
+    for seed in range(6):
+        picture = _picture(seed, sizes[seed % 3])
+        _assert_same(pose(picture, BOXES), on_cpu(picture, BOXES))
+        if seed == 2:
+            allocated = len(gpu_doubles.MEMORY)
+    assert len(gpu_doubles.MEMORY) == allocated
+    assert Graph.launched == 5
 
 
 def test_without_graphs_the_stages_go_one_by_one(
@@ -224,12 +234,27 @@ def test_a_tensor_on_the_gpu_is_read_where_it_lies(on_gpu: Make, on_cpu: PoseEst
         _assert_same(pose(part, BOXES[:2]), on_cpu(part.memory.copy(), BOXES[:2]))
 
 
-def test_tensors_on_the_gpu_become_graphs_too(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+def test_behind_the_cut_tensors_on_the_gpu_are_graphs_too(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    """One graph serves them all, wherever they lie; the host's frames have their own."""
     pose = on_gpu()
-    for seed in range(5):
-        tensor = TorchLike(_picture(seed))
-        _assert_same(pose(tensor, BOXES), on_cpu(_picture(seed), BOXES))
-    assert Graph.launched == 4
+    launched = []
+    for seed in range(8):
+        picture = _picture(seed, (100 + 10 * seed, 120, 3)) if seed < 5 else _picture(seed)
+        frame = TorchLike(picture)
+        _assert_same(pose(frame if seed < 5 else picture, BOXES), on_cpu(picture, BOXES))
+        launched.append(Graph.launched)
+    assert launched == list(range(8))
+
+
+def test_a_tensor_is_waited_for_until_it_is_cut_and_no_longer(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pose = on_gpu()
+    tensor = TorchLike(_picture(1))
+    kept = pose(tensor, BOXES, to="device")
+    network_and_decode = pose._pipeline._compute.work
+    assert network_and_decode
+    tensor.memory[:] = 0  # it is ours again
+    _assert_same(kept.to_host(), on_cpu(_picture(1), BOXES))
+    assert network_and_decode == []
 
 
 def test_a_tensor_is_one_image_and_not_its_rows(on_gpu: Make, on_cpu: PoseEstimator) -> None:
@@ -295,8 +320,8 @@ def test_results_that_are_collected_at_any_moment_stop_nothing(
     pose = on_gpu()
     left = pose.stream([_picture(seed) for seed in range(5)])
     next(left)
-    put = type(pose._pipeline)._put
-    monkeypatch.setattr(type(pose._pipeline), "_put", lambda *all_: (left.close(), put(*all_))[1])
+    put = type(pose._pipeline)._frame_on_gpu
+    monkeypatch.setattr(type(pose._pipeline), "_frame_on_gpu", lambda *all_: (left.close(), put(*all_))[1])
     worker = threading.Thread(
         target=lambda: _assert_same(pose(_picture(2)), on_cpu(_picture(2))), daemon=True
     )
