@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lfpose_edge.errors import SourceError
+from lfpose_edge.errors import SourceError, did_you_mean
 from lfpose_edge.mpii import mpii_as_coco
 from lfpose_edge.opencv import cv2
 from lfpose_edge.skeleton import Skeleton
@@ -83,12 +83,14 @@ def read_coco_keypoints(
     skeleton: Skeleton,
     *,
     unlabelled: Unlabelled = "absent",
+    names: Mapping[str, str | None] | None = None,
 ) -> PersonTable:
     """Read the persons that have at least one labelled joint.
 
     Joints are matched by name: those that the file has and ``skeleton`` lacks are left out, those that
-    it lacks stay unlabelled. Crowd annotations are left out. An unlabelled joint counts as known to be
-    absent, or as ``unknown``: a joint that the file has no column for is always unknown then.
+    it lacks stay unlabelled. ``names`` has those of ``skeleton`` that the file has under another name, or
+    that are not its joint of the same name (None). Crowd annotations are left out. An unlabelled joint counts
+    as known to be absent, or as ``unknown``: a joint that the file has no column for is always unknown then.
     MPII's annotation list (:func:`lfpose_edge.mpii.mpii_as_coco`) is read likewise.
 
     Raises:
@@ -100,7 +102,7 @@ def read_coco_keypoints(
         tree = json.loads(annotations.read_text(encoding="utf-8"))
         if isinstance(tree, list):
             tree = mpii_as_coco(tree)
-        names = next(c["keypoints"] for c in tree["categories"] if c.get("keypoints"))
+        columns = next(c["keypoints"] for c in tree["categories"] if c.get("keypoints"))
         files = {image["id"]: images / image["file_name"] for image in tree["images"]}
         if len(files) < len(tree["images"]):
             message = "two images share an id"
@@ -115,12 +117,9 @@ def read_coco_keypoints(
         message = f"{annotations}: not a COCO-keypoints JSON ({type(error).__name__}: {error})"
         raise SourceError(message) from error
 
-    shared = [joint for joint in skeleton.keypoints if joint in names]
-    if not shared:
-        message = f"{annotations}: none of its joints ({', '.join(names)}) is in skeleton {skeleton.name!r}"
-        raise SourceError(message)
+    shared = _shared_joints(annotations, columns, skeleton, names or {})
     for row, person in enumerate(present):
-        problem = _problem(person, files, len(names))
+        problem = _problem(person, files, len(columns))
         if problem is not None:
             message = f"{annotations}: annotation {person.get('id', f'number {row}')}: {problem}"
             raise SourceError(message)
@@ -132,9 +131,9 @@ def read_coco_keypoints(
     paths = [files[p["image_id"]] for p in persons]
     xywh = np.array([p["bbox"] for p in persons], np.float64)
     ids = np.array([(p["image_id"], p["id"]) for p in persons], np.int64)
-    table = np.array([p["keypoints"] for p in persons], np.float64).reshape(len(persons), len(names), 3)
+    table = np.array([p["keypoints"] for p in persons], np.float64).reshape(len(persons), len(columns), 3)
     keypoints = np.zeros((len(persons), len(skeleton), 3))
-    keypoints[:, [skeleton.index(j) for j in shared]] = table[:, [names.index(j) for j in shared]]
+    keypoints[:, list(shared)] = table[:, list(shared.values())]
     labelled = keypoints[..., 2] > 0
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
@@ -153,6 +152,23 @@ def read_coco_keypoints(
         ),
         skeleton=skeleton,
     )
+
+
+def _shared_joints(
+    annotations: Path, columns: Sequence[str], skeleton: Skeleton, names: Mapping[str, str | None]
+) -> dict[int, int]:
+    """The skeleton's joints that a file has: their numbers in the skeleton, and in the file."""
+    for joint, name in names.items():
+        skeleton.index(joint)
+        if name is not None and name not in columns:
+            message = f"{annotations} has no joint {name!r} to be {joint}; {did_you_mean(name, columns)}"
+            raise SourceError(message)
+    called = {joint: names.get(joint, joint) for joint in skeleton.keypoints}
+    shared = {skeleton.index(j): columns.index(name) for j, name in called.items() if name in columns}
+    if not shared:
+        message = f"{annotations}: none of its joints ({', '.join(columns)}) is in skeleton {skeleton.name!r}"
+        raise SourceError(message)
+    return shared
 
 
 def coco_persons(annotations: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

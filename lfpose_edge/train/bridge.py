@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lfpose_edge.errors import LFPoseError
 from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.train.data.crops import Sample
 from lfpose_edge.train.data.tagged_crops import TagSample
+from lfpose_edge.train.losses import gaussian_maps, to_distribution
 from lfpose_edge.train.networks.adaptation import (
     CrossAttention,
     DomainJudge,
+    StructureMemory,
     TopologyGraph,
     joint_features,
     relations,
@@ -24,6 +27,10 @@ from lfpose_edge.train.networks.cam_network import CamNetwork, PoseOutput
 from lfpose_edge.train.recipe import Adaptation
 
 _RENEWAL = 0.02  # of the source's mean relations, a batch
+_SIGMA_CELLS = 1.5  # around a located joint, of what it looks like
+SURE_AT_FIRST, SURE_AT_LAST = 0.3, 0.5  # a CAM's peak, of a joint that is drawn to the located ones
+_WATCHED = 50  # batches of the source
+_ASTRAY = 1.0  # nats
 _STEEPNESS = 10.0  # with which the reversed gradient sets in (Ganin and Lempitsky)
 
 
@@ -36,57 +43,87 @@ class DomainBridge(nn.Module):
 
     Args:
         recipe: the weights.
-        network: that is adapted; only its sizes are read here.
+        network: that is adapted; its sizes are read here, and whose statistics it keeps is decided.
         skeleton: K joints.
     """
 
     def __init__(self, recipe: Adaptation, network: CamNetwork, skeleton: Skeleton) -> None:
         super().__init__()
         self.weights = recipe
+        self._renewals = [(m, m.momentum) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
         deep, fine = network.deep_channels, network.fine_channels
         self.graph = TopologyGraph(fine, skeleton, residual=recipe.residual) if recipe.topology else None
         self.attention = CrossAttention(deep) if recipe.features and recipe.attention else None
         self.judge = DomainJudge(deep) if recipe.features else None
+        self.memory = StructureMemory(len(skeleton), fine) if recipe.structure else None
         joints = len(skeleton)
         self.register_buffer("source_relations", torch.zeros(joints, joints))
+        self.register_buffer("watched", torch.zeros(3))  # batches of the source, their loss at first, and now
+        self.watched: Tensor
         self._last: dict[str, Tensor] = {}  # features of each domain's last batch
 
+    def prepare(self, sample: Sample | TagSample) -> None:
+        """Before the network sees a batch: whether BatchNorm keeps its statistics."""
+        if self.weights.statistics == "target":
+            kept = bool(sample.of_target.any())
+            for norm, renewal in self._renewals:
+                norm.momentum = renewal if kept else 0.0
+
     def forward(self, output: PoseOutput, sample: Sample | TagSample, progress: float) -> Tensor:
-        """The loss of one batch: of the source where it is a ``Sample``, else of the target.
+        """The loss of one batch, all of it of one domain.
 
         Args:
             output: of the network in training; B persons, or 2 B where both views were looked at.
             sample: B persons.
             progress: of the training, 0 to 1.
         """
-        assert output.features is not None
-        source = sample if isinstance(sample, Sample) else None
-        total = output.cams.new_zeros(())
-        if self.graph is not None:
-            total = total + self._topology(self.graph, output, source)
+        of_target = bool(sample.of_target.any())
+        weights, total = self.weights, output.cams.new_zeros(())
+        if self.graph is not None and of_target:
+            total = total + weights.topology * self._topology(self.graph, output)
+        elif self.graph is not None and isinstance(sample, Sample):
+            total = total + weights.places * self._places(self.graph, output, sample)
         if self.judge is not None:
-            alignment = self._alignment(self.judge, output, source is not None, progress)
-            total = total + self.weights.features * alignment
+            total = total + weights.features * self._alignment(self.judge, output, not of_target, progress)
+        if self.memory is not None and of_target:
+            total = total + weights.structure * self._structure(self.memory, output, sample, progress)
         return total
 
-    def _topology(self, graph: TopologyGraph, output: PoseOutput, source: Sample | None) -> Tensor:
-        """Joints are related as the source's are; the graph says where the source's are."""
-        assert output.features is not None
-        features = joint_features(output.cams.detach().float(), output.features.fine.float())
+    def _places(self, graph: TopologyGraph, output: PoseOutput, sample: Sample) -> Tensor:
+        """The graph says where the source's joints are; how they are related is remembered."""
+        nodes, places = graph(_seen_joints(output))
         kept: Tensor = self.source_relations  # type: ignore[assignment]
-        if source is None:
-            if not kept.any():  # no source yet
-                return features.new_zeros(())
-            # The graph is the source's: it must not learn to make any features look related.
-            fixed = {name: values.detach() for name, values in graph.state_dict(keep_vars=True).items()}
-            nodes, _ = torch.func.functional_call(graph, fixed, (features,))
-            return self.weights.topology * (relations(nodes) - kept).square().sum()
-        nodes, places = graph(features)
-        fresh = not bool(kept.any())
-        kept.lerp_(relations(nodes.detach()), 1.0 if fresh else _RENEWAL)
-        extent = places.new_tensor(source.crop.shape[:1:-1])
-        off = F.smooth_l1_loss(places, source.joints / extent, reduction="none").sum(dim=2)
-        return self.weights.places * (off * source.labelled).sum() / source.labelled.sum().clamp_min(1)
+        kept.lerp_(relations(nodes.detach()), _RENEWAL if kept.any() else 1.0)
+        extent = places.new_tensor(sample.crop.shape[:1:-1])
+        off = F.smooth_l1_loss(places, sample.joints / extent, reduction="none").sum(dim=2)
+        return (off * sample.labelled).sum() / sample.labelled.sum().clamp_min(1)
+
+    def _topology(self, graph: TopologyGraph, output: PoseOutput) -> Tensor:
+        """The target's joints are related as the source's are."""
+        kept: Tensor = self.source_relations  # type: ignore[assignment]
+        if not kept.any():  # no source yet
+            return output.cams.new_zeros(())
+        # The graph is the source's: it must not learn to make any features look related.
+        fixed = {name: values.detach() for name, values in graph.state_dict(keep_vars=True).items()}
+        nodes, _ = torch.func.functional_call(graph, fixed, (_seen_joints(output),))
+        return (relations(nodes) - kept).square().sum()
+
+    def _structure(
+        self, memory: StructureMemory, output: PoseOutput, sample: Sample | TagSample, progress: float
+    ) -> Tensor:
+        """Joints look like, and are related as, those of the target's located persons."""
+        assert output.features is not None
+        fine = output.features.fine.float()
+        if isinstance(sample, Sample):
+            stride = sample.crop.shape[3] / fine.shape[3]
+            places = gaussian_maps(sample.joints, (fine.shape[2], fine.shape[3]), stride, _SIGMA_CELLS)
+            features = to_distribution(places).flatten(2) @ fine.flatten(2).transpose(1, 2)
+            memory.remember(features.detach(), sample.labelled)
+            return fine.new_zeros(())
+        peaks = output.cams.detach().float().sigmoid().amax(dim=(2, 3))
+        sure = peaks > SURE_AT_FIRST + progress * (SURE_AT_LAST - SURE_AT_FIRST)
+        loss: Tensor = memory(_seen_joints(output), sure)
+        return loss
 
     def _alignment(self, judge: DomainJudge, output: PoseOutput, is_source: bool, progress: float) -> Tensor:
         """Nobody can tell the domain by a person's cells; the judge learns to."""
@@ -110,6 +147,33 @@ class DomainBridge(nn.Module):
         cost = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         return (cost * weight).sum() / weight.sum().clamp_min(1e-6)
 
+    def watch(self, sample: Sample | TagSample, location: float) -> None:
+        """Notice when what was known of the source is unlearned, as when the judge drives the network astray.
+
+        Args:
+            sample: a batch.
+            location: its location loss, nats a joint.
+
+        Raises:
+            LFPoseError: the source's is a nat worse than at the start.
+        """
+        if not isinstance(sample, Sample) or sample.of_target.any():
+            return
+        count, first, last = self.watched.tolist()
+        if count < _WATCHED:
+            first += (location - first) / (count + 1)
+            last = first
+        else:
+            last += (location - last) / _WATCHED
+        self.watched.copy_(torch.tensor([count + 1, first, last]))
+        if last > first + _ASTRAY:
+            message = (
+                f"the adaptation runs astray: the source's location loss is {last:.2f} nats, and was "
+                f"{first:.2f} at its start; lower adapt.features or the learning rates, and start anew with "
+                "another --out"
+            )
+            raise LFPoseError(message)
+
     def get_extra_state(self) -> dict[str, Tensor]:
         """The last features of each domain: with them a resumed training does what an unbroken one does."""
         return self._last
@@ -122,3 +186,9 @@ class DomainBridge(nn.Module):
         super()._apply(fn, recurse)
         self._last = {name: fn(values) for name, values in self._last.items()}
         return self
+
+
+def _seen_joints(output: PoseOutput) -> Tensor:
+    """What the joints look like where the network finds them, (B, K, C)."""
+    assert output.features is not None
+    return joint_features(output.cams.detach().float(), output.features.fine.float())

@@ -22,21 +22,18 @@ from torch.utils.data import DataLoader
 
 from lfpose_edge.errors import LFPoseError, RecipeError
 from lfpose_edge.files import write_json_whole
-from lfpose_edge.persons import PersonTable, joined, read_coco_boxes, read_coco_keypoints
 from lfpose_edge.train.bridge import DomainBridge
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
-from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture
-from lfpose_edge.train.data.tagged_crops import TaggedCrops
-from lfpose_edge.train.data.tags import Tags, make_questions, read_tags, require_both_answers
 from lfpose_edge.train.distributed import anywhere, make_fabric, share_buffers
 from lfpose_edge.train.evaluate import evaluate_network
 from lfpose_edge.train.networks import CamNetwork, build_network
 from lfpose_edge.train.objective import Objective
 from lfpose_edge.train.process import keep_freed_memory, quiet_worker, stop_request
 from lfpose_edge.train.progress import TrainingProgress
-from lfpose_edge.train.recipe import DataSet, Recipe, parse_recipe
+from lfpose_edge.train.recipe import Recipe, parse_recipe
 from lfpose_edge.train.start import Origin, start_from
+from lfpose_edge.train.training_set import make_training_set, read_persons
 
 logger = logging.getLogger("lfpose_edge")
 
@@ -91,8 +88,8 @@ def train(
     fabric.launch()
     torch.manual_seed(recipe.seed)
 
-    train_set, split = _train_set(recipe, data_root)
-    val_set = _persons(recipe.data.val, recipe, data_root)
+    train_set, split = make_training_set(recipe, data_root)
+    val_set = read_persons(recipe.data.val, recipe, data_root)
     network = build_network(recipe.network, recipe.joints).to(memory_format=torch.channels_last)
     path = out / "last.pt"
     origin: Origin | None = None
@@ -285,54 +282,3 @@ def loader_workers(recipe: Recipe, device: torch.device) -> int:
     if recipe.data.workers is not None:
         return recipe.data.workers
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
-
-
-def _train_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dict[str, Any]]]:
-    """All located and tagged persons of a recipe; and who is located, where that is a part of them."""
-    view = CropView((0, 0), recipe.data.padding)
-    tables = []
-    located = recipe.data.train if recipe.data.locations else ()
-    for number, part in enumerate(located):
-        table = _persons(part, recipe, root)
-        drawn = np.random.default_rng((recipe.seed, number)).permutation(len(table))
-        count = max(1, round(recipe.data.locations * len(table)))
-        tables.append(table.chosen(sorted(drawn[:count].tolist())))
-    split = [
-        {"annotations": str(part.annotations), "located": table.annotation_ids.tolist()}
-        for part, table in zip(located, tables, strict=True)
-        if recipe.data.locations < 1
-    ]
-    crops: list[PersonCrops | TaggedCrops] = [PersonCrops(joined(tables), view)] if tables else []
-    located_count = sum(map(len, tables))
-    for source, folder, tags, is_target in _unlocated(recipe, root):
-        if tags.given:
-            require_both_answers(tags, str(source))
-        elif not recipe.two_views and recipe.adapt is None:
-            message = (
-                f"{source} has no answer: answer its questions, or give loss.teacher or loss.equivariance a "
-                "weight, or adapt to its persons, to learn from them without"
-            )
-            raise RecipeError(message)
-        for table in tables:  # a location says all that its person's tags could
-            tags = tags.without(table, folder)
-        if len(tags):
-            part = TaggedCrops(tags, folder, view, two_views=recipe.two_views)
-            # A target is seen as often as the source, however few people there are of it.
-            crops += [part] * (max(1, round(located_count / len(part))) if is_target else 1)
-    return CropMixture(crops), split
-
-
-def _unlocated(recipe: Recipe, root: Path) -> Iterator[tuple[Path, Path, Tags, bool]]:
-    """Where persons without a location are from, their folder, what was answered, and whether a target."""
-    for sheet in recipe.data.tags:
-        yield root / sheet.sheet, root / sheet.images, read_tags(root / sheet.sheet, recipe.joints), False
-    for target in recipe.data.target:
-        annotations, folder = root / target.annotations, root / target.images
-        persons = read_coco_boxes(annotations, folder, recipe.joints)
-        yield annotations, folder, make_questions(persons, folder, 1), True
-
-
-def _persons(data: DataSet, recipe: Recipe, root: Path) -> PersonTable:
-    return read_coco_keypoints(
-        root / data.annotations, root / data.images, recipe.joints, unlabelled=data.unlabelled
-    )

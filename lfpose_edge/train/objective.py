@@ -54,6 +54,8 @@ class Objective:
         both = isinstance(sample, TagSample) and weights.equivariance > 0
         if isinstance(sample, TagSample) and both:
             crops = torch.cat([crops, sample.easy])  # one pass: BatchNorm sees both views together
+        if self.bridge is not None:
+            self.bridge.prepare(sample)
         output: PoseOutput = model(self.normalize(crops))
         first = _rows(output, slice(len(sample.crop))) if both else output
         terms = LABEL_LOSSES[type(sample)](first, sample, self.mirror, self.stride, weights)
@@ -65,6 +67,7 @@ class Objective:
         if weights.contrast:
             total = total + weights.contrast * contrast_loss(output)
         if self.bridge is not None:
+            self.bridge.watch(sample, terms.location.item())
             total = total + self.bridge(output, sample, progress)
         if isinstance(sample, TagSample):
             if both:

@@ -28,6 +28,8 @@ class DataSet(_Section):
     images: Path
     unlabelled: Unlabelled = "absent"
     """What a joint without a location is: not to be seen, or nobody knows."""
+    joints: dict[str, str | None] = {}
+    """Of the skeleton's joints that are not the file's of the same name: its name of them, or null."""
 
 
 class TagSet(_Section):
@@ -40,11 +42,11 @@ class TagSet(_Section):
     images: Path
 
 
-class TargetSet(_Section):
-    """A COCO JSON of which only the persons' boxes are read, and its images, relative to the data root."""
+class TargetSet(DataSet):
+    """A COCO JSON of which only the persons' boxes are read, but for the part that is located."""
 
-    annotations: Path
-    images: Path
+    locations: Fraction = 0.0
+    """The part of the persons whose locations are used, drawn once by the seed; of 0 none is read."""
 
 
 def _several(sets: object) -> object:
@@ -59,7 +61,7 @@ class Data(_Section):
     tags: Annotated[tuple[TagSet, ...], BeforeValidator(_several)] = ()
     """One question sheet, or several: persons without a location. Alone they train without any."""
     target: Annotated[tuple[TargetSet, ...], BeforeValidator(_several)] = ()
-    """Persons of whom nothing is known but the box: those of another domain, to adapt to."""
+    """Persons of another domain, to adapt to, of whom the boxes are known, and of a few the locations."""
     val: DataSet
     """Measured now and then, for the record: nothing is chosen by it."""
     padding: Positive = 1.25
@@ -266,6 +268,10 @@ class Adaptation(_Section):
     """Weight of nobody being able to tell the domain by a person's features: CAFA."""
     attention: bool = True
     """Judge them with what they gather from a person of the other domain: BSAM."""
+    structure: float = Field(0.0, ge=0)
+    """Weight of the target's joints looking like those of its located persons (``data.target``): ISA."""
+    statistics: Literal["both", "target"] = "both"
+    """Whose crops BatchNorm keeps the mean and variance of."""
 
 
 class Optimizer(_Section):
@@ -301,6 +307,13 @@ class Recipe(_Section):
         if self.skeleton not in SKELETONS:
             message = f"unknown skeleton {self.skeleton!r}; {did_you_mean(self.skeleton, SKELETONS)}"
             raise ValueError(message)
+        for data in (*self.data.train, *self.data.target, self.data.val):
+            for joint in data.joints.keys() - set(self.joints.keypoints):
+                message = (
+                    f"{data.annotations} is to give the joint {joint!r}, which {self.skeleton} lacks; "
+                    f"{did_you_mean(joint, self.joints.keypoints)}"
+                )
+                raise ValueError(message)
         located = self.located
         if not located and self.start_from is not None and self.start_from.suffix != ".pt":
             message = (
@@ -312,8 +325,11 @@ class Recipe(_Section):
         if not located and any(view is not None and view.intruder for view in views):
             message = "augment.intruder needs located persons: data.train"
             raise ValueError(message)
-        if self.adapt is not None and not (located and self.data.unlocated):
+        if self.adapt is not None and not (located and self.data.target):
             message = "adapt needs two domains: located persons (data.train), and the target's (data.target)"
+            raise ValueError(message)
+        if self.adapt is not None and self.adapt.structure and not any(t.locations for t in self.data.target):
+            message = "adapt.structure needs some located persons of the target: data.target's locations"
             raise ValueError(message)
         remembers = self.network.prototypes is not None and self.network.prototypes.memory
         coarse = self.network.refine or self.network.context is not None

@@ -10,6 +10,7 @@ from lfpose_edge.skeleton import COCO17, LSP14, Skeleton
 from lfpose_edge.train.networks.adaptation import (
     CrossAttention,
     DomainJudge,
+    StructureMemory,
     TopologyGraph,
     joint_features,
     relations,
@@ -85,3 +86,49 @@ def test_relations_are_cosines_whatever_the_length() -> None:
     torch.testing.assert_close(found, relations(nodes))
     torch.testing.assert_close(found.diagonal(), torch.ones(3))
     torch.testing.assert_close(found[0, 1], F.cosine_similarity(nodes[:, 0], nodes[:, 1], dim=1).mean())
+
+
+def test_relations_of_those_who_count() -> None:
+    nodes = torch.randn(4, 3, 8)
+    counted = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]], dtype=torch.bool)
+    found = relations(nodes, counted)
+    torch.testing.assert_close(found[:2, :2][0, 1], relations(nodes[[0, 2]])[0, 1])
+    assert not found[2].any()
+    torch.testing.assert_close(relations(nodes, torch.ones(4, 3).bool()), relations(nodes))
+
+
+def test_a_memory_of_joints_is_of_those_located() -> None:
+    memory = StructureMemory(3, 8)
+    example = torch.randn(5, 3, 8)
+    located = torch.tensor([[True, True, False]]).repeat(5, 1)
+    located[0, 0] = False
+    memory.remember(example, located)
+    torch.testing.assert_close(memory.centres[0], example[1:, 0].mean(dim=0))
+    assert memory.seen.tolist() == [True, True, False]
+    assert not memory.centres[2].any()
+    # A batch without the joint changes nothing of it; another one is averaged in.
+    memory.remember(torch.randn(5, 3, 8), torch.tensor([[False, True, False]]).repeat(5, 1))
+    torch.testing.assert_close(memory.centres[0], example[1:, 0].mean(dim=0))
+    before = memory.centres[1].clone()
+    memory.remember(torch.zeros(5, 3, 8), torch.tensor([[False, True, False]]).repeat(5, 1))
+    torch.testing.assert_close(memory.centres[1], 0.9 * before)
+    sure = torch.ones(5, 3, dtype=torch.bool)
+    alike = memory.centres.expand(5, 3, 8)
+    assert memory(alike, sure) < memory(alike.flip(1), sure)
+    assert memory(torch.randn(5, 3, 8), ~sure) == 0
+    wild = torch.randn(5, 3, 8)
+    wild[:, 2] *= 1e4  # of a joint nobody has located nothing is asked
+    torch.testing.assert_close(
+        memory(wild, sure), memory(wild.clone().index_fill_(1, torch.tensor(2), 1), sure)
+    )
+
+
+def test_joints_in_their_places_cost_what_telling_them_apart_does() -> None:
+    memory = StructureMemory(2, 4)
+    axes = torch.eye(2, 4).expand(3, 2, 4)
+    memory.remember(axes, torch.ones(3, 2, dtype=torch.bool))
+    left = memory(axes, torch.ones(3, 2, dtype=torch.bool))
+    told = -F.log_softmax(torch.tensor([10.0, 0.0]), dim=0)[0]  # cosines 1 and 0 over 0.1
+    torch.testing.assert_close(left, 0.5 * told)
+    swapped = memory(axes.flip(1), torch.ones(3, 2, dtype=torch.bool))
+    torch.testing.assert_close(swapped, 1 + 0.5 * (told + 10))

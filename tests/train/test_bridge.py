@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from lfpose_edge.errors import RecipeError
+from lfpose_edge.errors import LFPoseError, RecipeError
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train import loop
 from lfpose_edge.train.bridge import DomainBridge
@@ -18,7 +19,7 @@ from lfpose_edge.train.checkpoint import load_checkpoint
 from lfpose_edge.train.data.crops import Sample
 from lfpose_edge.train.data.tagged_crops import TagSample
 from lfpose_edge.train.networks import build_network
-from lfpose_edge.train.networks.cam_network import Features, PoseOutput
+from lfpose_edge.train.networks.cam_network import CamNetwork, Features, PoseOutput
 from lfpose_edge.train.recipe import Adaptation, Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -27,17 +28,18 @@ NETWORK = {"backbone": "efficientnet_lite0", "pretrained": False, "widths": [16,
 B, K = 4, len(LSP14)
 
 
-def _source() -> Sample:
+CROPS = torch.zeros(B, 3, 64, 64, dtype=torch.uint8)
+TARGET = torch.ones(B, dtype=torch.bool)
+
+
+def _source(of_target: torch.Tensor = ~TARGET) -> Sample:
     joints = torch.rand(B, K, 2) * 64
-    return Sample(
-        torch.zeros(B, 3, 64, 64, dtype=torch.uint8), joints, torch.rand(B, K) > 0.2, torch.ones(B, K).bool()
-    )
+    return Sample(CROPS, joints, torch.rand(B, K) > 0.2, torch.ones(B, K).bool(), of_target)
 
 
-def _target() -> TagSample:
-    empty = torch.zeros(B, 0)
-    fields = dict.fromkeys(TagSample._fields, empty)
-    return TagSample(**{**fields, "crop": torch.zeros(B, 3, 64, 64, dtype=torch.uint8)})
+def _target(of_target: torch.Tensor = TARGET) -> TagSample:
+    fields = dict.fromkeys(TagSample._fields, torch.zeros(B, 0))
+    return TagSample(**{**fields, "crop": CROPS, "of_target": of_target})
 
 
 def _output(shift: float = 0.0) -> PoseOutput:
@@ -47,10 +49,18 @@ def _output(shift: float = 0.0) -> PoseOutput:
 
 
 @pytest.fixture
-def bridge(make_recipe: MakeRecipe) -> DomainBridge:
-    torch.manual_seed(0)
-    recipe = make_recipe(network=NETWORK)
-    return DomainBridge(Adaptation.model_validate(WHOLE), build_network(recipe.network, LSP14), LSP14)
+def make_bridge(make_recipe: MakeRecipe) -> Callable[..., DomainBridge]:
+    def make(network: CamNetwork | None = None, **weights: Any) -> DomainBridge:
+        torch.manual_seed(0)
+        network = network or build_network(make_recipe(network=NETWORK).network, LSP14)
+        return DomainBridge(Adaptation.model_validate(weights), network, LSP14)
+
+    return make
+
+
+@pytest.fixture
+def bridge(make_bridge: Callable[..., DomainBridge]) -> DomainBridge:
+    return make_bridge(**WHOLE)
 
 
 def test_a_target_waits_for_the_source(bridge: DomainBridge) -> None:
@@ -120,6 +130,67 @@ def test_the_graph_is_the_sources(bridge: DomainBridge) -> None:
     assert all(parameter.grad is None for parameter in bridge.parameters())
 
 
+def test_the_sources_tagged_persons_are_no_target(bridge: DomainBridge) -> None:
+    """The judge sees them as the source; nothing of them is taken for a place."""
+    bridge.graph = None
+    bridge(_output(), _source(), 0.5)
+    assert bridge(_output(), _target(~TARGET), 0.5).item() == 0  # there is no target to tell them from
+    assert list(bridge._last) == ["source"]
+
+
+def test_the_targets_joints_are_drawn_to_the_located_ones(
+    make_bridge: Callable[..., DomainBridge],
+) -> None:
+    bridge = make_bridge(structure=1.0)
+    output = _output()
+    bridge(output, _source(), 0.5)  # the source is no example
+    assert not bridge.memory.seen.any()
+    assert bridge(output, _target(), 0.5).item() == 0
+    bridge(_output(), _source(TARGET), 0.5)
+    assert bridge.memory.seen.all()
+    optimizer = torch.optim.SGD([output.features.fine], 5.0)
+    costs = []
+    for _ in range(60):
+        loss = bridge(output, _target(), 0.5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        costs.append(loss.item())
+    assert costs[-1] < 0.5 * costs[0]
+    hidden = output._replace(cams=torch.full_like(output.cams, -3.0))  # nobody is sure of a joint
+    assert bridge(hidden, _target(), 0.5).item() == 0
+
+
+def test_batch_norm_keeps_the_targets_statistics(
+    make_bridge: Callable[..., DomainBridge], make_recipe: MakeRecipe
+) -> None:
+    network = build_network(make_recipe(network=NETWORK).network, LSP14).train()
+    norm = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    for weights, kept in (({"statistics": "target"}, False), ({}, True)):
+        bridge = make_bridge(network, **weights)
+        for sample, moves in ((_source(), kept), (_target(), True), (_source(TARGET), True)):
+            before = norm.running_mean.clone()
+            bridge.prepare(sample)
+            network(torch.randn(2, 3, 64, 64))
+            assert torch.equal(norm.running_mean, before) != moves
+
+
+def test_an_adaptation_that_unlearns_the_source_is_stopped(bridge: DomainBridge) -> None:
+    for _ in range(50):
+        bridge.watch(_source(), 2.0)
+    for _ in range(200):  # what is not the source's may be as hard as it is
+        bridge.watch(_target(), 9.0)
+        bridge.watch(_source(TARGET), 9.0)
+        bridge.watch(_source(), 2.8)
+    again = copy.deepcopy(bridge)
+    for watching in (bridge, again):
+        with pytest.raises(
+            LFPoseError, match=r"astray: the source's location loss is 3.0. nats, and was 2.00"
+        ):
+            for _ in range(40):
+                watching.watch(_source(), 4.0)
+
+
 def _data(**changes: Any) -> dict[str, Any]:
     sets = {
         part: {"annotations": f"{part}/annotations.json", "images": f"{part}/images"}
@@ -131,7 +202,9 @@ def _data(**changes: Any) -> dict[str, Any]:
 def test_a_stopped_adaptation_goes_on_to_the_same_weights(
     figures: Path, make_recipe: MakeRecipe, tmp_path: Path, stop_after: Callable[[int], None]
 ) -> None:
-    recipe = make_recipe(data=_data(), network=NETWORK, adapt=WHOLE, loss={"teacher": 0.1})
+    target = {**_data()["target"], "locations": 0.4}
+    weights = {**WHOLE, "structure": 0.1, "statistics": "target"}
+    recipe = make_recipe(data=_data(target=target), network=NETWORK, adapt=weights, loss={"teacher": 0.1})
 
     def run(out: str) -> loop.Run:
         return loop.train(recipe, data_root=figures, out=tmp_path / out, accelerator="cpu", validate_every=9)
@@ -145,6 +218,7 @@ def test_a_stopped_adaptation_goes_on_to_the_same_weights(
         tensors = {k: v for k, v in ours[part].items() if isinstance(v, torch.Tensor)}
         assert [k for k, v in tensors.items() if not torch.equal(v, theirs[part][k])] == []
     assert ours["bridge"]["source_relations"].any()
+    assert ours["bridge"]["memory.seen"].any()
     # What is exported is the network alone, and it is the same network as without an adaptation.
     plain = build_network(make_recipe(network=NETWORK).network, LSP14)
     assert list(plain.state_dict()) == list(whole.network.state_dict()) == list(ours["ema"])
@@ -157,6 +231,8 @@ def test_an_adaptation_needs_two_domains(make_recipe: MakeRecipe) -> None:
         make_recipe(adapt=WHOLE)
     with pytest.raises(RecipeError, match="unknown entry 'adapt.topolgy'; did you mean 'topology'"):
         make_recipe(data=_data(), adapt={"topolgy": 1})
+    with pytest.raises(RecipeError, match="adapt.structure needs some located persons of the target"):
+        make_recipe(data=_data(), adapt={"structure": 1})
 
 
 def test_no_location_of_the_target_is_read(figures: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:

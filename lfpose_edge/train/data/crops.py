@@ -17,6 +17,8 @@ from lfpose_edge.persons import PersonTable
 from lfpose_edge.train.data.augment import coarsen, intrude, random_crop_affine, random_pixels
 from lfpose_edge.train.recipe import Augment
 
+OF_THE_SOURCE = torch.tensor(False)
+
 
 class Sample(NamedTuple):
     """One crop, or a batch of them (every field then has a leading B).
@@ -26,12 +28,14 @@ class Sample(NamedTuple):
         joints: (K, 2) float32 crop pixels.
         labelled: (K,) bool, the joint is labelled and inside the crop.
         known: (K,) bool, it is known whether the joint is there; True where labelled.
+        of_target: () bool, it is of the domain that is adapted to.
     """
 
     crop: Tensor
     joints: Tensor
     labelled: Tensor
     known: Tensor
+    of_target: Tensor = OF_THE_SOURCE
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,14 @@ class CropView:
 class PersonCrops(Dataset[Sample]):
     """Crops of the persons of a table, each image decoded when it is asked for."""
 
-    def __init__(self, persons: PersonTable, view: CropView) -> None:
-        self.persons = persons
-        self.view = view
+    def __init__(self, persons: PersonTable, view: CropView, *, of_target: bool = False) -> None:
+        self.persons, self.view, self.of_target = persons, view, of_target
         self._mirror = persons.skeleton.flip_permutation
 
     def with_view(self, **changes: object) -> PersonCrops:
         """The same persons, cropped in another way."""
-        return PersonCrops(self.persons, replace(self.view, **changes))  # type: ignore[arg-type]
+        view = replace(self.view, **changes)  # type: ignore[arg-type]
+        return PersonCrops(self.persons, view, of_target=self.of_target)
 
     def __len__(self) -> int:
         return len(self.persons)
@@ -98,6 +102,7 @@ class PersonCrops(Dataset[Sample]):
             torch.from_numpy(joints.astype(np.float32)),
             torch.from_numpy(labelled),
             torch.from_numpy(known),
+            torch.tensor(self.of_target),
         )
 
     def _cut(self, index: int, affine: Affines) -> NDArray[np.uint8]:

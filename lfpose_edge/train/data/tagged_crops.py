@@ -17,7 +17,7 @@ from lfpose_edge.errors import SourceError
 from lfpose_edge.geometry import Affines, crop_affines
 from lfpose_edge.opencv import cv2
 from lfpose_edge.train.data.augment import random_pixels
-from lfpose_edge.train.data.crops import CropView
+from lfpose_edge.train.data.crops import OF_THE_SOURCE, CropView
 from lfpose_edge.train.data.tags import OPEN, Tags
 
 
@@ -33,6 +33,7 @@ class TagSample(NamedTuple):
         rates: (K,) float32, how often the answer about a joint is yes in all that is trained on, likewise.
         easy: (3, H, W) uint8 RGB, the plain crop of the same person, never mirrored; empty without two views.
         easy_affine: (2, 3) float32, its crop to image pixels.
+        of_target: () bool, it is of the domain that is adapted to.
     """
 
     crop: Tensor
@@ -43,6 +44,7 @@ class TagSample(NamedTuple):
     rates: Tensor
     easy: Tensor
     easy_affine: Tensor
+    of_target: Tensor = OF_THE_SOURCE
 
 
 class TaggedCrops(Dataset[TagSample]):
@@ -53,13 +55,17 @@ class TaggedCrops(Dataset[TagSample]):
         folder: of its images.
         view: how crops are cut.
         two_views: cut the plain crop too.
+        of_target: they are of the domain that is adapted to.
 
     Raises:
         SourceError: an image is not in the folder.
     """
 
-    def __init__(self, tags: Tags, folder: Path, view: CropView, *, two_views: bool = False) -> None:
-        self.tags, self.folder, self.view, self.two_views = tags, folder, view, two_views
+    def __init__(
+        self, tags: Tags, folder: Path, view: CropView, *, two_views: bool = False, of_target: bool = False
+    ) -> None:
+        self.tags, self.folder, self.view = tags, folder, view
+        self.two_views, self.of_target = two_views, of_target
         self._rates = np.nan_to_num(tags.rates(), nan=0.5).astype(np.float32)
         self._rows = tags.rows_by_person()
         self._most = max(map(len, self._rows), default=0)
@@ -110,6 +116,7 @@ class TaggedCrops(Dataset[TagSample]):
             torch.from_numpy(rates),
             torch.from_numpy(easy),
             torch.from_numpy(easy_affine.astype(np.float32)),
+            torch.tensor(self.of_target),
         )
 
     def _cut(self, image: NDArray[Any], affine: Affines) -> NDArray[np.uint8]:

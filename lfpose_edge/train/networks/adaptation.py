@@ -1,8 +1,9 @@
 """What stands between two domains while a network is adapted, and is in no exported network.
 
 After "Alleviating Human-level Shift" (Xu et al., ACM MM 2020), which names the modules: cross-attentive
-feature alignment (CAFA, with the bidirectional spatial attention module, BSAM) and inter-domain human-
-topology alignment (IHTA, a graph convolution over the skeleton). What is in them here is our reconstruction.
+feature alignment (CAFA, with the bidirectional spatial attention module, BSAM), intra-domain structure
+adaptation (ISA, of a target of which a few persons are located) and inter-domain human-topology alignment
+(IHTA, a graph convolution over the skeleton). What is in them here is our reconstruction.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from lfpose_edge.skeleton import Skeleton
 
 _NODE_WIDTH = 128
+_MEMORY_RENEWAL = 0.1  # of what is remembered of located persons, a batch
+_TEMPERATURE = 0.1
 
 
 class _Reversal(torch.autograd.Function):
@@ -123,7 +126,66 @@ def joint_features(cams: Tensor, features: Tensor, temperature: float = 1.0) -> 
     return where @ features.flatten(2).transpose(1, 2)
 
 
-def relations(nodes: Tensor) -> Tensor:
-    """How alike the joints' nodes are: (B, K, C) to the mean over B of their cosines, (K, K)."""
+def relations(nodes: Tensor, counted: Tensor | None = None) -> Tensor:
+    """How alike the joints' nodes are: (B, K, C) to the mean over B of their cosines, (K, K).
+
+    Of ``counted`` (B, K) the mean is over those persons of whom both joints are; 0 where there is none.
+    """
     unit = nn.functional.normalize(nodes, dim=2)
-    return (unit @ unit.transpose(1, 2)).mean(dim=0)
+    alike = unit @ unit.transpose(1, 2)
+    if counted is None:
+        return alike.mean(dim=0)
+    both = counted[:, :, None] & counted[:, None]
+    return (alike * both).sum(dim=0) / both.sum(dim=0).clamp_min(1)
+
+
+class StructureMemory(nn.Module):
+    """ISA: what a joint of the target looks like, and how its joints are related, learned of the located few.
+
+    What is remembered is no parameter and is averaged over batches; the others' joints are drawn to it.
+
+    Args:
+        joints: K.
+        channels: C of a joint's feature.
+    """
+
+    def __init__(self, joints: int, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("centres", torch.zeros(joints, channels))
+        self.register_buffer("alike", torch.zeros(joints, joints))
+        self.register_buffer("seen", torch.zeros(joints, dtype=torch.bool))
+        self.centres: Tensor
+        self.alike: Tensor
+        self.seen: Tensor
+
+    @torch.no_grad()
+    def remember(self, features: Tensor, located: Tensor) -> None:
+        """Take in features (B, K, C) of joints, where they are ``located`` (B, K)."""
+        count = located.sum(dim=0)
+        fresh = (features * located[..., None]).sum(dim=0) / count.clamp_min(1)[:, None]
+        pairs = relations(features, located)
+        there = count > 0
+        share = torch.where(self.seen, _MEMORY_RENEWAL, 1.0) * there
+        self.centres.lerp_(fresh, share[:, None])
+        both = (located[:, :, None] & located[:, None]).any(dim=0)
+        known = self.seen[:, None] & self.seen
+        self.alike.lerp_(pairs, torch.where(known, _MEMORY_RENEWAL, 1.0) * both)
+        self.seen |= there
+
+    def forward(self, features: Tensor, sure: Tensor) -> Tensor:
+        """How far joints' features (B, K, C) are from what is remembered, where they are ``sure`` (B, K).
+
+        The mean cosine distance to a joint's centre; half the cross-entropy of its being told from the other
+        joints' centres; and half the squared difference of the relations.
+        """
+        counted = sure & self.seen
+        unit = nn.functional.normalize(features, dim=2)
+        near = unit @ nn.functional.normalize(self.centres, dim=1).T  # (B, K, K)
+        own = near.diagonal(dim1=1, dim2=2)
+        told = (near / _TEMPERATURE).masked_fill(~self.seen, -torch.inf).log_softmax(dim=2)
+        told = told.diagonal(dim1=1, dim2=2)
+        count = counted.sum().clamp_min(1)
+        apart = torch.where(counted, 1 - own - 0.5 * told, 0.0).sum() / count
+        both = (counted[:, :, None] & counted[:, None]).any(dim=0)
+        related = ((relations(features, counted) - self.alike).square() * both).sum()
+        return apart + 0.5 * related

@@ -1,0 +1,101 @@
+"""Whom a recipe trains on: located and tagged persons of the source, and those of a target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lfpose_edge.errors import RecipeError
+from lfpose_edge.persons import PersonTable, joined, read_coco_boxes, read_coco_keypoints
+from lfpose_edge.train.data.crops import CropView, PersonCrops
+from lfpose_edge.train.data.mixture import CropMixture
+from lfpose_edge.train.data.tagged_crops import TaggedCrops
+from lfpose_edge.train.data.tags import Tags, make_questions, read_tags, require_both_answers
+from lfpose_edge.train.recipe import DataSet, Recipe, TargetSet
+
+_OF_THE_TARGET = 1  # beside the seed: whom of it the locations are of
+_FEW = 0.25  # of the source: how often a target's located persons are seen at least
+
+
+def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dict[str, Any]]]:
+    """All persons that a recipe trains on; and who is located, where that is a part of them.
+
+    A target is seen as often as the source, and its located persons a quarter as often, however few there
+    are of them.
+
+    Raises:
+        RecipeError, SourceError: the recipe or its data cannot be used.
+    """
+    view = CropView((0, 0), recipe.data.padding)
+    split: list[dict[str, Any]] = []
+    source = [
+        _drawn(part, recipe.data.locations, (recipe.seed, number), recipe, root, split)
+        for number, part in enumerate(recipe.data.train if recipe.data.locations else ())
+    ]
+    few = [
+        _drawn(part, part.locations, (recipe.seed, number, _OF_THE_TARGET), recipe, root, split)
+        for number, part in enumerate(recipe.data.target)
+        if part.locations
+    ]
+    crops: list[PersonCrops | TaggedCrops] = [PersonCrops(joined(source), view)] if source else []
+    seen = sum(map(len, source))
+    if few:
+        of_target = PersonCrops(joined(few), view, of_target=True)
+        crops += [of_target] * max(1, round(_FEW * seen / len(of_target)))
+    for file, folder, tags, is_target in _unlocated(recipe, root):
+        if tags.given:
+            require_both_answers(tags, str(file))
+        elif not recipe.two_views and recipe.adapt is None:
+            message = (
+                f"{file} has no answer: answer its questions, or give loss.teacher or loss.equivariance a "
+                "weight, or adapt to its persons, to learn from them without"
+            )
+            raise RecipeError(message)
+        for table in (*source, *few):  # a location says all that its person's tags could
+            tags = tags.without(table, folder)
+        if len(tags):
+            part = TaggedCrops(tags, folder, view, two_views=recipe.two_views, of_target=is_target)
+            crops += [part] * (max(1, round(seen / len(part))) if is_target else 1)
+    return CropMixture(crops), split
+
+
+def read_persons(data: DataSet | TargetSet, recipe: Recipe, root: Path) -> PersonTable:
+    """The located persons of one of a recipe's data sets."""
+    return read_coco_keypoints(
+        root / data.annotations,
+        root / data.images,
+        recipe.joints,
+        unlabelled=data.unlabelled,
+        names=data.joints,
+    )
+
+
+def _drawn(
+    data: DataSet | TargetSet,
+    locations: float,
+    seed: tuple[int, ...],
+    recipe: Recipe,
+    root: Path,
+    split: list[dict[str, Any]],
+) -> PersonTable:
+    """The part of a data set's persons that is located; it is put down in ``split``."""
+    persons = read_persons(data, recipe, root)
+    order = np.random.default_rng(seed).permutation(len(persons))
+    count = max(1, round(locations * len(persons)))
+    drawn = persons.chosen(sorted(order[:count].tolist()))
+    if locations < 1:
+        split.append({"annotations": str(data.annotations), "located": drawn.annotation_ids.tolist()})
+    return drawn
+
+
+def _unlocated(recipe: Recipe, root: Path) -> Iterator[tuple[Path, Path, Tags, bool]]:
+    """Where persons without a location are from, their folder, what was answered, and whether a target."""
+    for sheet in recipe.data.tags:
+        yield root / sheet.sheet, root / sheet.images, read_tags(root / sheet.sheet, recipe.joints), False
+    for target in recipe.data.target:
+        annotations, folder = root / target.annotations, root / target.images
+        persons = read_coco_boxes(annotations, folder, recipe.joints)
+        yield annotations, folder, make_questions(persons, folder, 1), True

@@ -1,0 +1,79 @@
+"""Whom a recipe trains on: a target's located few, and whose joint is called what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lfpose_edge.errors import RecipeError, SourceError
+from lfpose_edge.train.data.crops import PersonCrops
+from lfpose_edge.train.data.tagged_crops import TaggedCrops
+from lfpose_edge.train.recipe import Recipe
+from lfpose_edge.train.training_set import make_training_set, read_persons
+
+MakeRecipe = Callable[..., Recipe]
+VAL = {"annotations": "val/annotations.json", "images": "val/images"}
+TRAIN = {"annotations": "train/annotations.json", "images": "train/images"}
+
+
+def _data(**changes: Any) -> dict[str, Any]:
+    return {"train": TRAIN, "target": VAL, "val": VAL, "workers": 0, **changes}
+
+
+def test_a_targets_located_few_are_drawn_once(figures: Path, make_recipe: MakeRecipe) -> None:
+    """24 of the source, 8 of the target, 2 of whom are located: both are seen often enough."""
+    recipe = make_recipe(data=_data(target={**VAL, "locations": 0.25}), adapt={})
+    mixture, split = make_training_set(recipe, figures)
+    kinds = [(type(part), part.of_target, len(part)) for part in mixture.parts]
+    assert kinds == [
+        (PersonCrops, False, 24),
+        *[(PersonCrops, True, 2)] * 3,  # a quarter of the source's 24
+        *[(TaggedCrops, True, 6)] * 4,
+    ]
+    assert [part["annotations"] for part in split] == [VAL["annotations"]]
+    (located,) = (part["located"] for part in split)
+    assert located == mixture.parts[1].persons.annotation_ids.tolist()
+    assert sorted([*located, *mixture.parts[-1].tags.persons.tolist()]) == list(range(8))
+    assert make_training_set(recipe, figures)[1] == split
+    others = [
+        make_training_set(make_recipe(data=recipe.data.model_dump(), adapt={}, seed=seed), figures)[1]
+        for seed in range(1, 4)
+    ]
+    assert split not in others
+    of_target = [part.with_view(size=(64, 64))[0].of_target.item() for part in mixture.parts]
+    assert of_target == [part.of_target for part in mixture.parts]
+
+
+def test_a_target_that_is_located_whole_leaves_nobody(figures: Path, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(data=_data(target={**VAL, "locations": 1.0}), adapt={})
+    mixture, split = make_training_set(recipe, figures)
+    assert [len(part) for part in mixture.parts] == [24, 8]
+    assert split == []
+
+
+def test_a_recipe_says_whose_joint_is_called_what(figures: Path, make_recipe: MakeRecipe) -> None:
+    plain = make_recipe()
+    joints = plain.joints
+    named = make_recipe(data=_data(val={**VAL, "joints": {"neck": "head_top", "left_wrist": None}}))
+    before, after = (read_persons(recipe.data.val, recipe, figures) for recipe in (plain, named))
+    neck, head, wrist = (joints.index(name) for name in ("neck", "head_top", "left_wrist"))
+    np.testing.assert_array_equal(after.joints[:, neck], before.joints[:, head])
+    np.testing.assert_array_equal(after.joints[:, head], before.joints[:, head])
+    assert not after.labelled[:, wrist].any()
+    assert before.labelled[:, wrist].any()
+
+
+def test_joints_that_are_not_there_are_named(figures: Path, make_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match="joint 'nek', which lsp14 lacks; did you mean 'neck'"):
+        make_recipe(data=_data(val={**VAL, "joints": {"nek": "neck"}}))
+    recipe = make_recipe(data=_data(val={**VAL, "joints": {"neck": "torax"}}))
+    with pytest.raises(SourceError, match="has no joint 'torax' to be neck"):
+        read_persons(recipe.data.val, recipe, figures)
+    nothing = dict.fromkeys(recipe.joints.keypoints)
+    recipe = make_recipe(data=_data(val={**VAL, "joints": nothing}))
+    with pytest.raises(SourceError, match="none of its joints .* is in skeleton 'lsp14'"):
+        read_persons(recipe.data.val, recipe, figures)
