@@ -61,8 +61,8 @@ PLACES = {
 
 
 def schedule(size: int, epochs: int) -> list[str]:
-    """A third of the epochs at the size, and two thirds before, at two thirds of it."""
-    small = max(32, size * 2 // 3 // 32 * 32)
+    """A third of the epochs at the size, and two thirds before, at three quarters of it or less."""
+    small = max(32, size * 3 // 4 // 32 * 32)
     last = max(1, epochs // 3)
     stages = [(epochs - last, small), (last, size)]
     written = ", ".join(f"{{epochs: {n}, size: [{side}, {side}]}}" for n, side in stages if n)
@@ -128,8 +128,8 @@ def main() -> None:
     )
     parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", default=list(ROWS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--size", type=int, default=160, help="side of the crops")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--size", type=int, default=128, help="side of the crops")
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     parser.add_argument("--runs", type=Path, default=Path("runs/efasnet"), help="folder of the checkpoints")
     parser.add_argument("--list", action="store_true", help="name the rows and stop")

@@ -34,8 +34,10 @@ def test_every_row_is_a_recipe_of_its_own() -> None:
     assert len(texts) == len(recipes)
     for name, recipe in recipes.items():
         if name.startswith("adaptation"):
-            unadapted = name.removeprefix("adaptation ") in benchmark("adaptation").UNADAPTED
-            assert bool(recipe.data.target) == (not unadapted)
+            row = benchmark("adaptation").ROWS[name.removeprefix("adaptation ")]
+            assert [target.locations for target in recipe.data.target] == (
+                [row.located] if row.adapts else []
+            )
             assert (recipe.start_from is None) == (name == "adaptation source")
             assert [str(part.annotations) for part in recipe.data.train] == (
                 ["a.json", "b.json"] if name.endswith("oracle") else ["a.json"]
