@@ -33,6 +33,9 @@ def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
     import torch
 
     network = network.eval().to(memory_format=torch.contiguous_format)
+    for module in network.modules():
+        if getattr(module, "inplace", False):  # gives the same file, in twice the time
+            module.inplace = False
     example = (torch.zeros(2, 3, *size),)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # about the exporter's own insides
