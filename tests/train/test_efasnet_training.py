@@ -1,0 +1,107 @@
+"""EFASNet's way from pictures of people to an INT8 bundle and an engine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from lfpose_edge.export import cli
+
+from lfpose_edge.bundle import Bundle
+from lfpose_edge.train import loop
+from lfpose_edge.train.checkpoint import load_checkpoint
+from lfpose_edge.train.recipe import Recipe, load_recipe
+
+MODULES = {"aggregate": {"scales": 4}, "decode": {"upsample": "duc_separable", "fusion": "add"}}
+PEOPLE, SIZE = 32, 64
+
+
+@pytest.fixture(scope="module")
+def real_people(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with ``people.json``: 32 of Leeds Sports Pose Extended."""
+    lspet = shared_data / "data" / "lspet"
+    tree = json.loads((lspet / "train.json").read_text())
+    persons = tree["annotations"][::250][:PEOPLE]
+    shown = {person["image_id"] for person in persons}
+    root = tmp_path_factory.mktemp("people")
+    images = [image for image in tree["images"] if image["id"] in shown]
+    (root / "people.json").write_text(json.dumps({**tree, "annotations": persons, "images": images}))
+    (root / "images").symlink_to(lspet / "images")
+    return root
+
+
+@pytest.fixture(scope="module")
+def overfitted(real_people: Path, tmp_path_factory: pytest.TempPathFactory) -> loop.Run:
+    """The edge form, made to learn these people by heart."""
+    people = "{annotations: people.json, images: images}"
+    recipe = load_recipe(
+        "efasnet_edge",
+        [
+            f"data={{train: {people}, val: {people}, workers: 0}}",
+            f"stages=[{{epochs: 40, size: [{SIZE}, {SIZE}]}}]",
+            "augment={rotation_deg: 0, scale: 0, shift: 0, flip: 0, color: 0, cutout: 0}",
+            "loss={sigma_cells: 1.0}",
+            "network.smooth_cells=1.0",
+            "optimizer={batch_size: 8, lr_head: 0.004, lr_backbone: 0.004, warmup_steps: 5, ema_decay: 0.9}",
+            "precision=32-true",
+        ],
+    )
+    out = tmp_path_factory.mktemp("overfitted")
+    return loop.train(recipe, data_root=real_people, out=out, accelerator="cpu", validate_every=40)
+
+
+def test_it_learns_32_people_by_heart(overfitted: loop.Run) -> None:
+    assert overfitted.history[-1]["val_pck"] >= 0.95
+
+
+def test_it_is_quantised_and_built_as_any_other_network(
+    overfitted: loop.Run, real_people: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    """On the people it knows: the engine has an operator for DUC."""
+    has_rtx = importlib.util.find_spec("tensorrt_rtx") is not None
+    engine = ("--engine", "tensorrt-rtx", "--gpu", "SM86") if has_rtx else ()
+    people = real_people / "people.json"
+    data = ("--data", real_people, "--proof", "people.json", "--proof-images", "images")
+    calib = ("--int8", "--calib", people, "--ranges", "minmax", "--max-drop", "3")
+    code, _, err = command(
+        cli.main, "lfpose-export", overfitted.checkpoint, "--out", "efas8", *calib, *data, *engine
+    )
+    assert code == 0, err
+    bundle = Bundle.open(tmp_path / "efas8")
+    for precision in ("fp32", "int8-cpu", "int8-trt"):
+        operators = [node.op_type for node in onnx.load(bundle.model_file(precision)).graph.node]
+        assert operators.count("DepthToSpace") == 3, precision
+    report = json.loads((bundle.path / "report.json").read_text())
+    assert report["precisions"][0]["pck_points"] >= 95
+    assert len(list((bundle.path / "engines").glob("*.engine"))) == (2 if has_rtx else 0)
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(
+    figures: Path,
+    make_recipe: Callable[..., Recipe],
+    tmp_path: Path,
+    stop_after: Callable[[int], None],
+) -> None:
+    network = {"backbone": "efficientnet_lite0", "pretrained": False, "widths": [16, 16, 16, 16], **MODULES}
+    recipe = make_recipe(network=network)
+
+    def run(out: str) -> loop.Run:
+        return loop.train(recipe, data_root=figures, out=tmp_path / out, accelerator="cpu", validate_every=9)
+
+    assert run("whole").finished
+    stop_after(4)
+    assert not run("broken").finished
+    assert run("broken").finished
+    ours, theirs = (_weights(tmp_path / out / "last.pt") for out in ("whole", "broken"))
+    assert [name for name, values in ours.items() if not torch.equal(values, theirs[name])] == []
+
+
+def _weights(checkpoint: Path) -> Mapping[str, torch.Tensor]:
+    weights: Mapping[str, torch.Tensor] = load_checkpoint(checkpoint)["network"]
+    return weights
