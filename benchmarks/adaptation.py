@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ import numpy as np
 from recording import commit, print_table, write
 from trainings import COUNTS, compare, evaluate, recorded, train
 
-from lfpose_edge.persons import PersonTable, data_root, joined, read_coco_keypoints
+from lfpose_edge.persons import PersonTable, data_root, joined, read_coco_boxes, read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
+from lfpose_edge.train.adapt import SelfAgreement, Verdict, self_agreement
 from lfpose_edge.train.data.domains import Camera, by_posture, halves, through_camera, write_persons
+from lfpose_edge.train.start import trained_network
 
 RESULTS = Path(__file__).parent / "results"
 RECIPE = "adapt"
@@ -189,7 +191,37 @@ def measure(name: str, pair: Pair, seed: int, options: argparse.Namespace, runs:
         for place, domain in (("target", pair.target_test), ("source", pair.source_test))
     }
     kept = ("pck_box", "per_joint", *COUNTS)
-    return {**trained, **{place: {k: values[k] for k in kept} for place, values in found.items()}}
+    network, recipe = trained_network(out / "last.pt")
+    people = read_coco_boxes(root / pair.target_test.annotations, root / pair.target_test.images, LSP14)
+    alone = self_agreement(network, people, recipe.input_size, recipe.data.padding)
+    return {
+        **trained,
+        **{place: {k: values[k] for k in kept} for place, values in found.items()},
+        "without_labels": asdict(alone),
+    }
+
+
+def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What ``lfpose adapt`` would have said of a row, knowing no label of the target; beside the truth."""
+    sources = {row["seed"]: row for row in rows if row["row"] == "source"}
+    table = []
+    for row in rows:
+        source = sources.get(row["seed"])
+        if source is None or row is source:
+            continue
+        before, after = (SelfAgreement(**which["without_labels"]) for which in (source, row))
+        verdict = Verdict(before, after, source["source"]["pck_box"], row["source"]["pck_box"])
+        table.append(
+            {
+                "row": row["row"],
+                "seed": row["seed"],
+                "target": 100 * (row["target"]["pck_box"] - source["target"]["pck_box"]),
+                "agreement": 100 * (after.agreement - before.agreement),
+                "source": 100 * (verdict.source_after - verdict.source_before),
+                "published": not verdict.faults(),
+            }
+        )
+    return table
 
 
 def recovered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -249,6 +281,7 @@ def main() -> None:
             if known:
                 print(f"== {pair}")
                 print_table(recovered(known))
+                print_table(judged(known))
                 against = {name: row.against for name, row in ROWS.items()}
                 print_table(compare([{**row, **row["target"]} for row in known], against))
         return

@@ -39,16 +39,13 @@ def run_adapt(
     """Find the people, adapt to them, judge, and write a bundle where the verdict is good."""
     from lfpose_edge.export import export_bundle
     from lfpose_edge.train.adapt import Verdict, adaptation_recipe, self_agreement
-    from lfpose_edge.train.checkpoint import load_checkpoint
     from lfpose_edge.train.evaluate import evaluate_network
     from lfpose_edge.train.loop import train
-    from lfpose_edge.train.networks import build_network
-    from lfpose_edge.train.recipe import parse_recipe
-    from lfpose_edge.train.start import load_checkpoint_weights
+    from lfpose_edge.train.start import trained_network
 
     checkpoint = _checkpoint(model)
     console = Console(stderr=True, highlight=False, markup=False)
-    source = parse_recipe(load_checkpoint(checkpoint)["recipe"], where=str(checkpoint))
+    old, source = trained_network(checkpoint)
     if not source.located:
         message = f"{checkpoint} was trained on no locations: there is no source to adapt from"
         raise RecipeError(message)
@@ -78,8 +75,6 @@ def run_adapt(
     run = train(plan, data_root=root, out=out / "run", accelerator=device, validate_every=epochs)
     if not run.finished:
         raise Stopped
-    old = build_network(source.network, source.joints, pretrained=False)
-    load_checkpoint_weights(old, checkpoint)
     before, after = (self_agreement(network, held_out, size, padding) for network in (old, run.network))
     on_source = [evaluate_network(n, validation, size, padding).pck_box.mean for n in (old, run.network)]
     verdict = Verdict(before, after, *on_source)

@@ -234,16 +234,10 @@ def _of_estimator(estimator: PoseEstimator) -> _Predictor:
 
 def _of_checkpoint(checkpoint: Path) -> _Predictor:
     from lfpose_edge.cli import training  # noqa: F401  (says what to install where torch is missing)
-    from lfpose_edge.train.checkpoint import load_checkpoint
     from lfpose_edge.train.evaluate import predict_maps, predict_persons
-    from lfpose_edge.train.networks import build_network
-    from lfpose_edge.train.recipe import parse_recipe
-    from lfpose_edge.train.start import load_checkpoint_weights
+    from lfpose_edge.train.start import trained_network
 
-    state = load_checkpoint(checkpoint)
-    recipe = parse_recipe(state["recipe"], where=str(checkpoint))
-    network = build_network(recipe.network, recipe.joints, pretrained=False)
-    load_checkpoint_weights(network, checkpoint)
+    network, recipe = trained_network(checkpoint)
     size, padding = recipe.input_size, recipe.data.padding
 
     def maps(persons: PersonTable, row: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -20,7 +20,7 @@ from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BackendUnavailable, BundleError, RecipeError
 from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.train.checkpoint import load_checkpoint
-from lfpose_edge.train.networks import CamNetwork
+from lfpose_edge.train.networks import CamNetwork, build_network
 from lfpose_edge.train.networks.cam_network import Smoothing
 from lfpose_edge.train.recipe import Recipe, parse_recipe
 from lfpose_edge.zoo import bundle_path
@@ -65,6 +65,18 @@ def start_from(source: Path, network: CamNetwork, recipe: Recipe, crops: Iterabl
     manifest = bundle.manifest
     weights = manifest.files[manifest.models["fp32"]].sha256
     return {"bundle": manifest.name, "version": manifest.version, "sha256": weights}
+
+
+def trained_network(checkpoint: Path) -> tuple[CamNetwork, Recipe]:
+    """The averaged network of a checkpoint, and the recipe that it was trained by.
+
+    Raises:
+        BundleError, RecipeError: it is missing or damaged, or of another version of this package.
+    """
+    recipe = parse_recipe(load_checkpoint(checkpoint)["recipe"], where=str(checkpoint))
+    network = build_network(recipe.network, recipe.joints, pretrained=False)
+    load_checkpoint_weights(network, checkpoint)
+    return network, recipe
 
 
 def load_checkpoint_weights(network: CamNetwork, checkpoint: Path) -> None:

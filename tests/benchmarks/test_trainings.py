@@ -81,6 +81,17 @@ def test_a_difference_is_of_the_same_persons_and_a_gap_is_recovered_in_part() ->
     assert found["mean teacher"] == pytest.approx(0.5)
 
 
+def test_a_verdict_without_labels_is_shown_beside_the_truth() -> None:
+    def row(name: str, target: float, agreement: float) -> dict[str, object]:
+        alone = {"agreement": agreement, "spread": 0.3, "score": 0.5}
+        places = {"target": {"pck_box": target}, "source": {"pck_box": 0.6}}
+        return {"row": name, "seed": 0, "without_labels": alone, **places}
+
+    rows = [row("source", 0.3, 0.5), row("mean teacher", 0.4, 0.6), row("all", 0.2, 0.4)]
+    found = {r["row"]: (r["target"], r["published"]) for r in benchmark("adaptation").judged(rows)}
+    assert found == {"mean teacher": (pytest.approx(10), True), "all": (pytest.approx(-10), False)}
+
+
 def test_recorded_rows_are_of_the_benchmarks() -> None:
     for file in sorted((BENCHMARKS / "results").glob("*.json")):
         if file.stem in ("lfpe", "efasnet", "adaptation"):
