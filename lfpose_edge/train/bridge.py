@@ -25,10 +25,11 @@ from lfpose_edge.train.networks.adaptation import (
 )
 from lfpose_edge.train.networks.cam_network import CamNetwork, PoseOutput
 from lfpose_edge.train.recipe import Adaptation
+from lfpose_edge.train.view_losses import mass_around_peak
 
 _RENEWAL = 0.02  # of the source's mean relations, a batch
 _SIGMA_CELLS = 1.5  # around a located joint, of what it looks like
-SURE_AT_FIRST, SURE_AT_LAST = 0.3, 0.5  # a CAM's peak, of a joint that is drawn to the located ones
+SURE_AT_FIRST, SURE_AT_LAST = 0.3, 0.5  # of a CAM's mass around the peak, to draw a joint to the located ones
 _WATCHED = 50  # batches of the source
 _ASTRAY = 1.0  # nats
 _STEEPNESS = 10.0  # with which the reversed gradient sets in (Ganin and Lempitsky)
@@ -39,7 +40,9 @@ class DomainBridge(nn.Module):
 
     Batches come from one domain each, so the other is remembered: the mean relations of the source's joints,
     and the last features of both. The network is decoded as ever: what a person gathers from one of the other
-    domain is seen by the judge alone, as there is no such partner when the network is used.
+    domain is seen by the judge alone, as there is no such partner when the network is used. So the attention
+    is the judge's, and learns with it to tell the domains apart; the gradient is reversed in front of both.
+    It could otherwise make the domains look alike itself, and the network would have nothing to do.
 
     Args:
         recipe: the weights.
@@ -58,7 +61,8 @@ class DomainBridge(nn.Module):
         self.memory = StructureMemory(len(skeleton), fine) if recipe.structure else None
         joints = len(skeleton)
         self.register_buffer("source_relations", torch.zeros(joints, joints))
-        self.register_buffer("watched", torch.zeros(3))  # batches of the source, their loss at first, and now
+        # Batches of the source, their loss at first and now, and the side of the crops.
+        self.register_buffer("watched", torch.zeros(4))
         self.watched: Tensor
         self._last: dict[str, Tensor] = {}  # features of each domain's last batch
 
@@ -120,9 +124,10 @@ class DomainBridge(nn.Module):
             features = to_distribution(places).flatten(2) @ fine.flatten(2).transpose(1, 2)
             memory.remember(features.detach(), sample.labelled)
             return fine.new_zeros(())
-        peaks = output.cams.detach().float().sigmoid().amax(dim=(2, 3))
-        sure = peaks > SURE_AT_FIRST + progress * (SURE_AT_LAST - SURE_AT_FIRST)
-        loss: Tensor = memory(_seen_joints(output), sure)
+        mass = output.cams.detach().float().flatten(2).softmax(dim=2)
+        around = mass_around_peak(mass, output.cams.shape[2:], _SIGMA_CELLS).sum(dim=2)
+        least = SURE_AT_FIRST + progress * (SURE_AT_LAST - SURE_AT_FIRST)
+        loss: Tensor = memory(_seen_joints(output), around > least)
         return loss
 
     def _alignment(self, judge: DomainJudge, output: PoseOutput, is_source: bool, progress: float) -> Tensor:
@@ -137,9 +142,8 @@ class DomainBridge(nn.Module):
         strength = 2 / (1 + math.exp(-_STEEPNESS * progress)) - 1
         seen = reverse_gradient(deep, strength)
         if self.attention is not None:
-            # Both domains through the same side of it: by two sides it could tell the judge which one it is.
             rows = torch.arange(len(deep), device=deep.device) % len(partner)
-            seen, _ = self.attention(seen, partner[rows])
+            seen = self.attention(seen, partner[rows])
         logits = judge(seen)
         truth = torch.full_like(logits, float(is_source))
         person = output.cams.detach().float().sigmoid().amax(dim=1, keepdim=True)
@@ -155,22 +159,24 @@ class DomainBridge(nn.Module):
             location: its location loss, nats a joint.
 
         Raises:
-            LFPoseError: the source's is a nat worse than at the start.
+            LFPoseError: the source's is a nat worse than when crops of this size were first seen.
         """
         if not isinstance(sample, Sample) or sample.of_target.any():
             return
-        count, first, last = self.watched.tolist()
+        count, first, last, side = self.watched.tolist()
+        if side != sample.crop.shape[3]:  # a stage of another size, where the loss is another
+            count, first, last, side = 0, 0.0, 0.0, sample.crop.shape[3]
         if count < _WATCHED:
             first += (location - first) / (count + 1)
             last = first
         else:
             last += (location - last) / _WATCHED
-        self.watched.copy_(torch.tensor([count + 1, first, last]))
+        self.watched.copy_(torch.tensor([count + 1, first, last, side]))
         if last > first + _ASTRAY:
             message = (
                 f"the adaptation runs astray: the source's location loss is {last:.2f} nats, and was "
-                f"{first:.2f} at its start; lower adapt.features or the learning rates, and start anew with "
-                "another --out"
+                f"{first:.2f} at first; lower the weights of adapt, loss.teacher's or the learning rates, "
+                "and start anew with another --out"
             )
             raise LFPoseError(message)
 

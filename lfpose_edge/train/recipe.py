@@ -70,13 +70,18 @@ class Data(_Section):
     """Processes that load; None is for what suits the device: see ``loader_workers`` in ``loop.py``."""
 
     @property
+    def source(self) -> tuple[DataSet, ...]:
+        """The sets of located persons that are read: with no locations, none."""
+        return self.train if self.locations else ()
+
+    @property
     def unlocated(self) -> bool:
         """Whether there are persons without a location."""
         return bool(self.tags or self.target)
 
     @model_validator(mode="after")
     def _check(self) -> Data:
-        if not (self.train and self.locations) and not self.tags:
+        if not self.source and not self.tags:
             message = "a training needs located persons (train), answered tag sheets (tags), or both"
             raise ValueError(message)
         return self
@@ -270,8 +275,9 @@ class Adaptation(_Section):
     """Judge them with what they gather from a person of the other domain: BSAM."""
     structure: float = Field(0.0, ge=0)
     """Weight of the target's joints looking like those of its located persons (``data.target``): ISA."""
-    statistics: Literal["both", "target"] = "both"
-    """Whose crops BatchNorm keeps the mean and variance of."""
+    statistics: Literal["target", "both"] = "target"
+    """Whose crops the network's BatchNorm has the mean and variance of. Batches are of one domain each, so
+    those of both are of no batch that was ever trained on."""
 
 
 class Optimizer(_Section):
@@ -325,7 +331,7 @@ class Recipe(_Section):
         if not located and any(view is not None and view.intruder for view in views):
             message = "augment.intruder needs located persons: data.train"
             raise ValueError(message)
-        if self.adapt is not None and not (located and self.data.target):
+        if self.adapt is not None and not (self.data.source and self.data.target):
             message = "adapt needs two domains: located persons (data.train), and the target's (data.target)"
             raise ValueError(message)
         if self.adapt is not None and self.adapt.structure and not any(t.locations for t in self.data.target):
@@ -347,7 +353,7 @@ class Recipe(_Section):
     @property
     def located(self) -> bool:
         """Whether any location of a joint is trained on."""
-        return bool(self.data.train and self.data.locations)
+        return bool(self.data.source or any(target.locations for target in self.data.target))
 
     @property
     def two_views(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from lfpose_edge.train.data.tags import Tags, make_questions, read_tags, require
 from lfpose_edge.train.recipe import DataSet, Recipe, TargetSet
 
 _OF_THE_TARGET = 1  # beside the seed: whom of it the locations are of
-_FEW = 0.25  # of the source: how often a target's located persons are seen at least
+_FEW = 0.25  # of the target's crops: those of its located persons, if there are fewer
 
 
 def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dict[str, Any]]]:
     """All persons that a recipe trains on; and who is located, where that is a part of them.
 
-    A target is seen as often as the source, and its located persons a quarter as often, however few there
-    are of them.
+    A target is seen as often as the source, and a quarter of that its located persons, however few there are
+    of them: an epoch is as long with them as without.
 
     Raises:
         RecipeError, SourceError: the recipe or its data cannot be used.
@@ -33,19 +33,15 @@ def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dic
     split: list[dict[str, Any]] = []
     source = [
         _drawn(part, recipe.data.locations, (recipe.seed, number), recipe, root, split)
-        for number, part in enumerate(recipe.data.train if recipe.data.locations else ())
+        for number, part in enumerate(recipe.data.source)
     ]
     few = [
         _drawn(part, part.locations, (recipe.seed, number, _OF_THE_TARGET), recipe, root, split)
         for number, part in enumerate(recipe.data.target)
         if part.locations
     ]
-    crops: list[PersonCrops | TaggedCrops] = [PersonCrops(joined(source), view)] if source else []
-    seen = sum(map(len, source))
-    if few:
-        of_target = PersonCrops(joined(few), view, of_target=True)
-        crops += [of_target] * max(1, round(_FEW * seen / len(of_target)))
-    for file, folder, tags, is_target in _unlocated(recipe, root):
+    parts: list[PersonCrops | TaggedCrops] = [PersonCrops(joined(source), view)] if source else []
+    for file, folder, tags, of_target in _unlocated(recipe, root):
         if tags.given:
             require_both_answers(tags, str(file))
         elif not recipe.two_views and recipe.adapt is None:
@@ -57,9 +53,28 @@ def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dic
         for table in (*source, *few):  # a location says all that its person's tags could
             tags = tags.without(table, folder)
         if len(tags):
-            part = TaggedCrops(tags, folder, view, two_views=recipe.two_views, of_target=is_target)
-            crops += [part] * (max(1, round(seen / len(part))) if is_target else 1)
-    return CropMixture(crops), split
+            parts.append(TaggedCrops(tags, folder, view, two_views=recipe.two_views, of_target=of_target))
+    if few:
+        parts.append(PersonCrops(joined(few), view, of_target=True))
+    return CropMixture(parts, _lengths(parts)), split
+
+
+def _lengths(parts: Sequence[PersonCrops | TaggedCrops]) -> list[int]:
+    """How many crops of each part an epoch has."""
+    source = sum(len(part) for part in parts if not part.of_target)
+    located = sum(len(part) for part in parts if part.of_target and isinstance(part, PersonCrops))
+    others = sum(len(part) for part in parts if part.of_target) - located
+    target = max(source, located + others)
+    for_located = max(located, round(_FEW * target)) if located and others else target
+
+    def length(part: PersonCrops | TaggedCrops) -> int:
+        if not part.of_target:
+            return len(part)
+        if isinstance(part, PersonCrops):
+            return for_located
+        return round((target - (for_located if located else 0)) * len(part) / others)
+
+    return [length(part) for part in parts]
 
 
 def read_persons(data: DataSet | TargetSet, recipe: Recipe, root: Path) -> PersonTable:

@@ -117,17 +117,10 @@ def teacher_places(
     evidence = evidence_in_cells(evidence, logits.shape[2:]).flatten(2)
     mass = (logits.flatten(2) + evidence).softmax(dim=2)
 
-    height, width = logits.shape[2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, device=mass.device), torch.arange(width, device=mass.device), indexing="ij"
-    )
-    at = torch.stack([x, y], dim=2).flatten(0, 1).float()  # (cells, 2)
-    best = mass.argmax(dim=2)
-    agrees = evidence.gather(2, best[..., None])[..., 0] > _PART_OF_A_CELL
-    peak = at[best]  # (B, K, 2)
-    near = ((at - peak[:, :, None]) ** 2).sum(dim=3) <= (_AROUND * weights.sigma_cells) ** 2
-    around = mass * near
+    agrees = evidence.gather(2, mass.argmax(dim=2, keepdim=True))[..., 0] > _PART_OF_A_CELL
+    around = mass_around_peak(mass, logits.shape[2:], weights.sigma_cells)
     trust = around.sum(dim=2)
+    at = _cells(logits.shape[2:], mass.device)
     cell = torch.einsum("bkc,cd->bkd", around, at) / trust.clamp_min(1e-6)[..., None]
     crop = (cell + 0.5) * stride
     places = torch.einsum("bij,bkj->bki", sample.easy_affine[:, :, :2].float(), crop)
@@ -136,6 +129,20 @@ def teacher_places(
     told_yes, told_no = yes.any(dim=1), (no & sample.whole[..., None]).any(dim=1)
     there = told_yes | (seen & ~told_no)
     return places, trust * (trust >= weights.teacher_sure) * agrees * there * telling
+
+
+def mass_around_peak(mass: Tensor, shape: torch.Size, sigma_cells: float) -> Tensor:
+    """Of maps' mass (B, K, h w) what lies within two standard deviations of the peak; elsewhere 0."""
+    at = _cells(shape, mass.device)
+    peak = at[mass.argmax(dim=2)]  # (B, K, 2)
+    near = ((at - peak[:, :, None]) ** 2).sum(dim=3) <= (_AROUND * sigma_cells) ** 2
+    return mass * near
+
+
+def _cells(shape: torch.Size, device: torch.device) -> Tensor:
+    """Column and row of every cell of a map (h, w), (h w, 2)."""
+    y, x = torch.meshgrid(*(torch.arange(n, device=device) for n in shape), indexing="ij")
+    return torch.stack([x, y], dim=2).flatten(0, 1).float()
 
 
 def named_alike(values: Tensor, affine: Tensor, mirror: Tensor) -> Tensor:

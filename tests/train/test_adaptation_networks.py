@@ -35,17 +35,15 @@ def test_cross_attention_starts_as_nothing_and_gathers_what_is_alike() -> None:
     """PAPERS: 256x16x12 against 192x192; here smaller, and the two maps of different size."""
     attention = CrossAttention(16)
     ours, theirs = torch.randn(2, 16, 4, 3), torch.randn(2, 16, 5, 6)
-    a, b = attention(ours, theirs)
-    assert torch.equal(a, ours)
-    assert torch.equal(b, theirs)
-    attention.weights.data.fill_(1.0)
+    assert torch.equal(attention(ours, theirs), ours)
+    attention.weight.data.fill_(1.0)
     for convolution in (attention.ask, attention.answer, attention.carry):
         torch.nn.init.dirac_(convolution.weight) if convolution is attention.carry else None
         torch.nn.init.zeros_(convolution.bias)
     attention.answer.weight.data.copy_(attention.ask.weight)
     with torch.no_grad():
         attention.ask.weight *= 30
-        gathered = attention(ours, ours)[0] - ours
+        gathered = attention(ours, ours) - ours
     # A sharp affinity of a map with itself finds each cell, or one that points the same way and is longer.
     same = F.cosine_similarity(gathered, ours, dim=1)
     assert same.mean() > F.cosine_similarity(gathered.flip(2), ours, dim=1).mean() + 0.1
@@ -106,6 +104,7 @@ def test_a_memory_of_joints_is_of_those_located() -> None:
     torch.testing.assert_close(memory.centres[0], example[1:, 0].mean(dim=0))
     assert memory.seen.tolist() == [True, True, False]
     assert not memory.centres[2].any()
+    torch.testing.assert_close(memory.alike[0, 1], relations(example[1:])[0, 1])
     # A batch without the joint changes nothing of it; another one is averaged in.
     memory.remember(torch.randn(5, 3, 8), torch.tensor([[False, True, False]]).repeat(5, 1))
     torch.testing.assert_close(memory.centres[0], example[1:, 0].mean(dim=0))
@@ -132,3 +131,17 @@ def test_joints_in_their_places_cost_what_telling_them_apart_does() -> None:
     torch.testing.assert_close(left, 0.5 * told)
     swapped = memory(axes.flip(1), torch.ones(3, 2, dtype=torch.bool))
     torch.testing.assert_close(swapped, 1 + 0.5 * (told + 10))
+
+
+def test_joints_that_were_never_located_together_are_not_related() -> None:
+    memory = StructureMemory(2, 4)
+    example = torch.randn(3, 1, 4).expand(3, 2, 4)  # both joints look the same
+    for joint in range(2):
+        memory.remember(example, torch.arange(2).expand(3, 2) == joint)
+    assert memory.seen.all()
+    assert not memory.seen_together[0, 1]
+    sure = torch.ones(3, 2, dtype=torch.bool)
+    alone = memory(example, sure)
+    memory.remember(example, sure)
+    torch.testing.assert_close(memory.alike[0, 1], torch.tensor(1.0))  # at once, not by a tenth
+    torch.testing.assert_close(memory(example, sure), alone)

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lfpose_edge.errors import RecipeError, SourceError
-from lfpose_edge.train.data.crops import PersonCrops
+from lfpose_edge.train.data.crops import CropView, PersonCrops
+from lfpose_edge.train.data.mixture import CropMixture
 from lfpose_edge.train.data.tagged_crops import TaggedCrops
 from lfpose_edge.train.recipe import Recipe
 from lfpose_edge.train.training_set import make_training_set, read_persons
@@ -29,15 +31,12 @@ def test_a_targets_located_few_are_drawn_once(figures: Path, make_recipe: MakeRe
     recipe = make_recipe(data=_data(target={**VAL, "locations": 0.25}), adapt={})
     mixture, split = make_training_set(recipe, figures)
     kinds = [(type(part), part.of_target, len(part)) for part in mixture.parts]
-    assert kinds == [
-        (PersonCrops, False, 24),
-        *[(PersonCrops, True, 2)] * 3,  # a quarter of the source's 24
-        *[(TaggedCrops, True, 6)] * 4,
-    ]
+    assert kinds == [(PersonCrops, False, 24), (TaggedCrops, True, 6), (PersonCrops, True, 2)]
+    assert mixture.lengths == [24, 18, 6]
     assert [part["annotations"] for part in split] == [VAL["annotations"]]
     (located,) = (part["located"] for part in split)
-    assert located == mixture.parts[1].persons.annotation_ids.tolist()
-    assert sorted([*located, *mixture.parts[-1].tags.persons.tolist()]) == list(range(8))
+    assert located == mixture.parts[2].persons.annotation_ids.tolist()
+    assert sorted([*located, *mixture.parts[1].tags.persons.tolist()]) == list(range(8))
     assert make_training_set(recipe, figures)[1] == split
     others = [
         make_training_set(make_recipe(data=recipe.data.model_dump(), adapt={}, seed=seed), figures)[1]
@@ -52,7 +51,42 @@ def test_a_target_that_is_located_whole_leaves_nobody(figures: Path, make_recipe
     recipe = make_recipe(data=_data(target={**VAL, "locations": 1.0}), adapt={})
     mixture, split = make_training_set(recipe, figures)
     assert [len(part) for part in mixture.parts] == [24, 8]
+    assert mixture.lengths == [24, 24]
     assert split == []
+
+
+@pytest.mark.parametrize("locations", [0.0, 0.01, 0.25, 1.0])
+def test_an_epoch_is_as_long_whoever_is_located(
+    locations: float, figures: Path, make_recipe: MakeRecipe
+) -> None:
+    """The same number of steps, in full batches, and of the target as many crops as of the source."""
+    recipe = make_recipe(data=_data(target={**VAL, "locations": locations}), adapt={})
+    mixture, _ = make_training_set(recipe, figures)
+    batches = mixture.with_view(seed=(0, 0)).epoch_batches(6, (0, 0))
+    assert [len(batch) for batch in batches] == [6] * 8
+    of_target = [mixture.with_view(size=(32, 32))[i].of_target.item() for batch in batches for i in batch]
+    assert sum(of_target) == 24
+
+
+def test_persons_seen_again_are_seen_in_other_views_and_equally_often(
+    figures: Path, make_recipe: MakeRecipe
+) -> None:
+    recipe = make_recipe()
+    persons = read_persons(recipe.data.val, recipe, figures)
+    view = CropView((32, 32), 1.25, recipe.augment)
+    mixture = CropMixture([PersonCrops(persons, view)], [20])
+    seen = [i for batch in mixture.epoch_batches(5, (3, 1)) for i in batch]
+    counts = np.bincount([i % 8 for i in seen], minlength=8)
+    assert sorted(counts.tolist()) == [2] * 4 + [3] * 4
+    assert not torch.equal(mixture[1].crop, mixture[9].crop)
+    torch.testing.assert_close(mixture[1].labelled.sum(), mixture[9].labelled.sum(), atol=3, rtol=0)
+    two = CropMixture([PersonCrops(persons, view), PersonCrops(persons, view, of_target=True)], [20, 11])
+    parts = [two[i].of_target.item() for batch in two.epoch_batches(40, (3, 1)) for i in batch]
+    assert sorted(parts) == [False] * 20 + [True] * 11
+    fewer = CropMixture([PersonCrops(persons, view)], [5])
+    drawn = [fewer.epoch_batches(5, (3, epoch))[0] for epoch in range(30)]
+    assert {len(set(batch)) for batch in drawn} == {5}
+    assert set().union(*drawn) == set(range(8))
 
 
 def test_a_recipe_says_whose_joint_is_called_what(figures: Path, make_recipe: MakeRecipe) -> None:

@@ -19,11 +19,20 @@ class CropMixture(Dataset["Sample | TagSample"]):
 
     Args:
         parts: at least one.
+        lengths: how many crops of each an epoch has; as many as there are persons when not given. Of fewer
+            the persons are drawn anew every epoch; of more they are seen several times, equally often but
+            for chance.
     """
 
-    def __init__(self, parts: Sequence[PersonCrops | TaggedCrops]) -> None:
+    def __init__(
+        self, parts: Sequence[PersonCrops | TaggedCrops], lengths: Sequence[int] | None = None
+    ) -> None:
         self.parts = list(parts)
-        self._ends = list(accumulate(map(len, self.parts)))
+        self.lengths = list(lengths or map(len, self.parts))
+        # Persons who are seen again have numbers of their own.
+        rounds = [-(-length // len(part)) for part, length in zip(self.parts, self.lengths, strict=True)]
+        self._ends = list(accumulate(n * len(part) for part, n in zip(self.parts, rounds, strict=True)))
+        self._starts = [0, *self._ends[:-1]]
 
     def with_view(self, **changes: object) -> CropMixture:
         """The same persons, cropped in another way."""
@@ -33,16 +42,19 @@ class CropMixture(Dataset["Sample | TagSample"]):
             {} if seed is None else {"seed": (*seed, number) if number else seed}  # type: ignore[misc]
             for number in range(len(self.parts))
         ]
-        return CropMixture(
-            [part.with_view(**changes, **own) for part, own in zip(self.parts, seeds, strict=True)]
-        )
+        parts = [part.with_view(**changes, **own) for part, own in zip(self.parts, seeds, strict=True)]
+        return CropMixture(parts, self.lengths)
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Sample | TagSample:
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        return self.parts[part][index - self._ends[part] + len(self.parts[part])]
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        part = self.parts[number]
+        again, row = divmod(index - self._starts[number], len(part))
+        if again:  # the same person in another view
+            part = part.with_view(seed=(*part.view.seed, 0, again))
+        return part[row]
 
     def __getitems__(self, indices: list[int]) -> list[Sample | TagSample]:
         """A batch, as torch's loader asks for it: on all cores where the trainer itself loads.
@@ -61,10 +73,14 @@ class CropMixture(Dataset["Sample | TagSample"]):
         before.
         """
         batches = []
-        for number, (part, end) in enumerate(zip(self.parts, self._ends, strict=True)):
-            own_seed = (*seed, number) if number else seed
-            order = np.random.default_rng(own_seed).permutation(len(part)) + end - len(part)
-            own = [order[i : i + batch_size].tolist() for i in range(0, len(part), batch_size)]
+        for number, (part, length) in enumerate(zip(self.parts, self.lengths, strict=True)):
+            rng = np.random.default_rng((*seed, number) if number else seed)
+            chosen = np.arange(length)
+            again = length - length % len(part)
+            if again < length:
+                chosen[again:] = again + rng.choice(len(part), length - again, replace=False)
+            order = rng.permutation(chosen) + self._starts[number]
+            own = [order[i : i + batch_size].tolist() for i in range(0, length, batch_size)]
             if len(own) > 1 and len(own[-1]) == 1 < batch_size:
                 own[-2:] = [own[-2] + own[-1]]
             batches += own

@@ -41,8 +41,9 @@ def reverse_gradient(x: Tensor, strength: float) -> Tensor:
 class CrossAttention(nn.Module):
     """BSAM: every cell of one person's map gathers what is like it in another person's.
 
-    The affinity of two maps is looked at from both sides, so that each gathers from the other; what is
-    gathered is added with a learned weight that starts at 0.
+    What is gathered is added with a learned weight that starts at 0. The paper's is bidirectional: a source's
+    person gathers from a target's and the other way round. Here both ask in turn, batch by batch, and through
+    the same weights: by two sets of them it could tell the judge behind it which domain asks.
 
     Args:
         channels: C of the maps.
@@ -53,18 +54,14 @@ class CrossAttention(nn.Module):
         narrow = max(8, channels // 4)
         self.ask, self.answer = nn.Conv2d(channels, narrow, 1), nn.Conv2d(channels, narrow, 1)
         self.carry = nn.Conv2d(channels, channels, 1)
-        self.weights = nn.Parameter(torch.zeros(2))
+        self.weight = nn.Parameter(torch.zeros(()))
 
-    def forward(self, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps (B, C, h, w) and (B, C, H, W) of B pairs to the same, each with what it gathers."""
+    def forward(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        """Maps (B, C, h, w), and (B, C, H, W) of B partners, to (B, C, h, w) with what ours gathers."""
         asked, answered = self.ask(ours).flatten(2), self.answer(theirs).flatten(2)
         affinity = asked.transpose(1, 2) @ answered / asked.shape[1] ** 0.5  # (B, h w, H W)
-        from_them = self.carry(theirs).flatten(2) @ affinity.softmax(dim=2).transpose(1, 2)
-        from_us = self.carry(ours).flatten(2) @ affinity.softmax(dim=1)
-        return (
-            ours + self.weights[0] * from_them.view_as(ours),
-            theirs + self.weights[1] * from_us.view_as(theirs),
-        )
+        gathered = self.carry(theirs).flatten(2) @ affinity.softmax(dim=2).transpose(1, 2)
+        return ours + self.weight * gathered.view_as(ours)
 
 
 class DomainJudge(nn.Sequential):
@@ -154,23 +151,24 @@ class StructureMemory(nn.Module):
         self.register_buffer("centres", torch.zeros(joints, channels))
         self.register_buffer("alike", torch.zeros(joints, joints))
         self.register_buffer("seen", torch.zeros(joints, dtype=torch.bool))
+        self.register_buffer("seen_together", torch.zeros(joints, joints, dtype=torch.bool))
         self.centres: Tensor
         self.alike: Tensor
         self.seen: Tensor
+        self.seen_together: Tensor
 
     @torch.no_grad()
     def remember(self, features: Tensor, located: Tensor) -> None:
         """Take in features (B, K, C) of joints, where they are ``located`` (B, K)."""
         count = located.sum(dim=0)
         fresh = (features * located[..., None]).sum(dim=0) / count.clamp_min(1)[:, None]
-        pairs = relations(features, located)
-        there = count > 0
-        share = torch.where(self.seen, _MEMORY_RENEWAL, 1.0) * there
-        self.centres.lerp_(fresh, share[:, None])
-        both = (located[:, :, None] & located[:, None]).any(dim=0)
-        known = self.seen[:, None] & self.seen
-        self.alike.lerp_(pairs, torch.where(known, _MEMORY_RENEWAL, 1.0) * both)
-        self.seen |= there
+        together = (located[:, :, None] & located[:, None]).any(dim=0)
+        for kept, new, seen, there in (
+            (self.centres.T, fresh.T, self.seen, count > 0),
+            (self.alike, relations(features, located), self.seen_together, together),
+        ):
+            kept.lerp_(new, torch.where(seen, _MEMORY_RENEWAL, 1.0) * there)
+            seen |= there
 
     def forward(self, features: Tensor, sure: Tensor) -> Tensor:
         """How far joints' features (B, K, C) are from what is remembered, where they are ``sure`` (B, K).
@@ -186,6 +184,6 @@ class StructureMemory(nn.Module):
         told = told.diagonal(dim1=1, dim2=2)
         count = counted.sum().clamp_min(1)
         apart = torch.where(counted, 1 - own - 0.5 * told, 0.0).sum() / count
-        both = (counted[:, :, None] & counted[:, None]).any(dim=0)
+        both = (counted[:, :, None] & counted[:, None]).any(dim=0) & self.seen_together
         related = ((relations(features, counted) - self.alike).square() * both).sum()
         return apart + 0.5 * related
