@@ -193,8 +193,14 @@ def coco_persons(annotations: Path) -> tuple[dict[str, Any], list[dict[str, Any]
     if not persons:
         message = f"{annotations}: no person in it; crowds and other categories than person do not count"
         raise SourceError(message)
-    for person in persons:
-        problem = _image_problem(person, files) or box_problem(person.get("bbox"))
+    for row, person in enumerate(persons):
+        person.setdefault("id", row)
+        problem = (
+            _id_problem(person)
+            or _image_problem(person, files)
+            or _place_problem(files[person["image_id"]])
+            or box_problem(person.get("bbox"))
+        )
         if problem is not None:
             message = f"{annotations}: annotation {person.get('id')}: {problem}"
             raise SourceError(message)
@@ -208,8 +214,11 @@ def read_coco_boxes(annotations: Path, images: Path, skeleton: Skeleton) -> Pers
     boxes = np.array([p["bbox"] for p in persons], np.float64)
     boxes[:, 2:] += boxes[:, :2]
     table = unlabelled_persons([files[p["image_id"]] for p in persons], boxes, skeleton)
-    numbers = np.array([p.get("id", row) for row, p in enumerate(persons)], np.int64)
-    return replace(table, annotation_ids=numbers, exif=False)
+    return replace(table, annotation_ids=np.array([p["id"] for p in persons], np.int64), exif=False)
+
+
+def _id_problem(person: dict[str, Any]) -> str | None:
+    return None if type(person.get("id")) is int else "it needs an id, a whole number"
 
 
 def _image_problem(person: dict[str, Any], files: dict[Any, Path]) -> str | None:
@@ -217,11 +226,14 @@ def _image_problem(person: dict[str, Any], files: dict[Any, Path]) -> str | None
     return None if type(image) is int and image in files else f"the file has no image {image!r}"
 
 
+def _place_problem(file: Path) -> str | None:
+    inside = not file.is_absolute() and ".." not in file.parts
+    return None if inside else f"file_name {str(file)!r} must be relative to the folder of the images"
+
+
 def _problem(person: dict[str, Any], files: dict[Any, Path], joints: int) -> str | None:
     """Why an annotation cannot be used, or None."""
-    if type(person.get("id")) is not int:
-        return "it needs an id, a whole number"
-    if (problem := _image_problem(person, files)) is not None:
+    if (problem := _id_problem(person) or _image_problem(person, files)) is not None:
         return problem
     keypoints = person["keypoints"]
     if not _numbers(keypoints, 3 * joints):

@@ -21,7 +21,7 @@ from lfpose_edge.persons import PersonTable, data_root, read_coco_boxes, read_co
 from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.sources import IMAGE_SUFFIXES
 
-HELD_OUT = 5  # every so manieth person is kept for the verdict
+HELD_OUT = 5  # the last of so many parts of the images is kept for the verdict
 LEAST_PEOPLE, LEAST_HELD_OUT = 40, 10
 _AS_TRAINING_READS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -38,7 +38,7 @@ def run_adapt(
 ) -> None:
     """Find the people, adapt to them, judge, and write a bundle where the verdict is good."""
     from lfpose_edge.export import export_bundle
-    from lfpose_edge.train.adapt import Verdict, adaptation_recipe, self_agreement
+    from lfpose_edge.train.adapt import Verdict, adaptation_recipe, self_agreement, with_statistics_of
     from lfpose_edge.train.evaluate import evaluate_network
     from lfpose_edge.train.loop import train
     from lfpose_edge.train.start import trained_network
@@ -46,7 +46,7 @@ def run_adapt(
     checkpoint = _checkpoint(model)
     console = Console(stderr=True, highlight=False, markup=False)
     old, source = trained_network(checkpoint)
-    if not source.located:
+    if not source.data.source:
         message = f"{checkpoint} was trained on no locations: there is no source to adapt from"
         raise RecipeError(message)
     training.require_device(device)
@@ -69,14 +69,16 @@ def run_adapt(
     validation = read_coco_keypoints(
         root / source.data.val.annotations, root / source.data.val.images, source.joints
     )
+    before = self_agreement(old, held_out, size, padding)
     # Absolute paths: the run goes on from any folder, and an export leaves their folders out.
     start, target, images = (path.resolve() for path in (checkpoint, out / "target.json", frames))
     plan = adaptation_recipe(source, start, target, images, epochs)
     run = train(plan, data_root=root, out=out / "run", accelerator=device, validate_every=epochs)
     if not run.finished:
         raise Stopped
-    before, after = (self_agreement(network, held_out, size, padding) for network in (old, run.network))
-    on_source = [evaluate_network(n, validation, size, padding).pck_box.mean for n in (old, run.network)]
+    after = self_agreement(run.network, held_out, size, padding)
+    of_source = with_statistics_of(run.network, validation, size, padding)
+    on_source = [evaluate_network(n, validation, size, padding).pck_box.mean for n in (old, of_source)]
     verdict = Verdict(before, after, *on_source)
     console.print(verdict_table(verdict, len(held_out)))
     faults = verdict.faults()
@@ -155,6 +157,10 @@ def read_boxes(boxes: Path, frames: Path) -> dict[str, Any]:
     """The same from a COCO JSON; checked, and without anything but boxes."""
     table: PersonTable = read_coco_boxes(boxes, frames, Skeleton("box", ("middle",), (), (0.1,)))
     names = {path: path.relative_to(frames).as_posix() for path in table.images}
+    missing = next((path for path in names if not path.is_file()), None)
+    if missing is not None:
+        message = f"{boxes} names an image that is not there: {missing}"
+        raise SourceError(message)
     ids = {name: number for number, name in enumerate(dict.fromkeys(names.values()), 1)}
     annotations = [
         {
@@ -173,18 +179,20 @@ def read_boxes(boxes: Path, frames: Path) -> dict[str, Any]:
 def write_halves(found: dict[str, Any], out: Path) -> None:
     """Write the people to adapt to, ``target.json``, and those for the verdict, ``held-out.json``.
 
-    Every fifth image's people are held out, so that nobody is on both sides.
+    The last fifth of the images, by their names, is held out: the frames of a camera show who was in those
+    before, so that of every fifth image nobody would be new.
 
     Raises:
         SourceError: there are too few people.
     """
-    order = {image["id"]: place for place, image in enumerate(found["images"])}
-    kept = [a for a in found["annotations"] if order[a["image_id"]] % HELD_OUT == HELD_OUT - 1]
-    rest = [a for a in found["annotations"] if order[a["image_id"]] % HELD_OUT != HELD_OUT - 1]
+    names = sorted(found["images"], key=lambda image: image["file_name"])
+    last = {image["id"] for image in names[len(names) - len(names) // HELD_OUT :]}
+    kept = [a for a in found["annotations"] if a["image_id"] in last]
+    rest = [a for a in found["annotations"] if a["image_id"] not in last]
     if len(rest) < LEAST_PEOPLE or len(kept) < LEAST_HELD_OUT:
         message = (
             f"{len(found['annotations'])} people in {len(found['images'])} images are too few to adapt to "
-            f"and to judge by: {LEAST_PEOPLE} are needed, and {LEAST_HELD_OUT} in every {HELD_OUT}th image"
+            f"and to judge by: {LEAST_PEOPLE} are needed, and {LEAST_HELD_OUT} in the last 1/{HELD_OUT}"
         )
         raise SourceError(message)
     for name, people in (("held-out.json", kept), ("target.json", rest)):

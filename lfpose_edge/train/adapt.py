@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from lfpose_edge import ops
 from lfpose_edge.geometry import crop_affines
 from lfpose_edge.persons import PersonTable
+from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.networks import CamNetwork
 from lfpose_edge.train.recipe import Recipe, parse_recipe
 
+ADAPTATION = {"topology": 2.0, "features": 0.05}
 VIEWS = ((0.0, True), (20.0, False), (-20.0, False))  # turned by degrees, mirrored
 CLOSE = 0.1  # of the box's longer side
 LEARNING_RATE = 0.4  # of the source's training
@@ -47,12 +50,12 @@ def adaptation_recipe(
         "name": f"{source.name}-adapted",
         "start_from": str(checkpoint),
         "stages": [{"epochs": epochs, "size": list(source.input_size)}],
-        "adapt": {"topology": 0.1, "features": 0.05},
+        "adapt": ADAPTATION,
     }
     tree["network"] |= {"pretrained": False}  # start_from has the weights
-    # People of whom there are only tags would count as the target's.
-    tree["data"] |= {"tags": [], "target": [{"annotations": str(annotations), "images": str(images)}]}
+    tree["data"] |= {"target": [{"annotations": str(annotations), "images": str(images)}]}
     tree["loss"] |= {"teacher": 1.0}
+    tree["augment"] |= {"intruder": 0.0}  # only located persons have one: the judge would know them by it
     return parse_recipe(tree, where=f"the recipe of {checkpoint}")
 
 
@@ -126,13 +129,32 @@ def predict_in_view(
     return keypoints, scores
 
 
+@torch.no_grad()
+def with_statistics_of(
+    network: CamNetwork, persons: PersonTable, size: tuple[int, int], padding: float
+) -> CamNetwork:
+    """A copy of a network whose BatchNorm has the mean and variance of these persons' crops."""
+    copied = copy.deepcopy(network).train()
+    for module in copied.modules():
+        if isinstance(module, torch.nn.BatchNorm2d) and module.training:  # frozen ones are not
+            module.reset_running_stats()
+            module.momentum = None  # the mean over all batches
+    crops = PersonCrops(persons, CropView(size, padding))
+    device = next(copied.parameters()).device
+    for first in range(0, len(crops), _BATCH):
+        rows = range(first, min(first + _BATCH, len(crops)))
+        copied(copied.normalize(torch.stack([crops[row].crop for row in rows]).to(device)))
+    return copied.eval()
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A model before and after it was adapted.
 
     Attributes:
         before, after: on held-out people of the target.
-        source_before, source_after: PCK on the source's validation people.
+        source_before, source_after: PCK on the source's validation people; afterwards with BatchNorm's
+            statistics of these, as those of the adapted model are the target's.
     """
 
     before: SelfAgreement

@@ -19,8 +19,9 @@ from lfpose_edge.errors import AccuracyGateError, BundleError, RecipeError, Sour
 from lfpose_edge.persons import read_coco_boxes, read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train import adapt
-from lfpose_edge.train.adapt import SelfAgreement, Verdict, self_agreement
+from lfpose_edge.train.adapt import SelfAgreement, Verdict, self_agreement, with_statistics_of
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
+from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.networks import build_network
 from lfpose_edge.train.recipe import Network, Recipe
 
@@ -48,6 +49,56 @@ def test_without_a_detector_an_image_is_of_one_person(frames: Path) -> None:
     assert found["annotations"][3]["bbox"] == [0, 0, 120, 140]
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"file_name": "gone.png"}, "names an image that is not there: .*gone.png"),
+        ({"file_name": "/somewhere/0.png"}, "'/somewhere/0.png' must be relative to the folder"),
+        ({"file_name": "../0.png"}, "'../0.png' must be relative to the folder"),
+        ({"id": "p1"}, "annotation p1: it needs an id, a whole number"),
+        ({"id": None}, "annotation None: it needs an id, a whole number"),
+    ],
+    ids=["missing", "absolute", "outside", "word", "none"],
+)
+def test_boxes_that_cannot_be_used_are_named(
+    change: dict[str, object], words: str, frames: Path, tmp_path: Path
+) -> None:
+    """Before anything is trained."""
+    found = find_people(frames, None, QUIET)
+    where = found["images"] if "file_name" in change else found["annotations"]
+    where[-1] |= change
+    (tmp_path / "boxes.json").write_text(json.dumps(found))
+    with pytest.raises(SourceError, match=words):
+        read_boxes(tmp_path / "boxes.json", frames)
+
+
+def test_boxes_need_no_id(frames: Path, tmp_path: Path) -> None:
+    found = find_people(frames, None, QUIET)
+    for person in found["annotations"]:
+        del person["id"]
+    (tmp_path / "boxes.json").write_text(json.dumps(found))
+    assert len(read_boxes(tmp_path / "boxes.json", frames)["annotations"]) == 24
+
+
+def test_statistics_are_of_the_persons_and_the_network_is_left_as_it_was(figures: Path) -> None:
+    persons = read_coco_keypoints(figures / "val" / "annotations.json", figures / "val" / "images", LSP14)
+    torch.manual_seed(0)
+    network = build_network(Network.model_validate({**SMALL, "freeze_stages": 1}), LSP14)
+    before = {name: values.clone() for name, values in network.state_dict().items()}
+    again = with_statistics_of(network, persons, (64, 64), 1.25)
+    assert all(torch.equal(values, before[name]) for name, values in network.state_dict().items())
+    changed = [name for name, values in again.state_dict().items() if not torch.equal(values, before[name])]
+    norms = {n: m for n, m in network.train().named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert {norm.training for norm in norms.values()} == {True, False}  # of the frozen stages
+    assert {name.rpartition(".")[0] for name in changed} == {n for n, m in norms.items() if m.training}
+    assert not any(name.endswith(("weight", "bias")) for name in changed)
+    # One batch: in it they are what BatchNorm sees in training.
+    crops = torch.stack([s.crop for s in PersonCrops(persons, CropView((64, 64), 1.25))])
+    with torch.no_grad():
+        ours, theirs = again(again.normalize(crops)).cams, network.train()(network.normalize(crops)).cams
+    torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0.05)
+
+
 def test_who_is_held_out_is_not_adapted_to(frames: Path, tmp_path: Path) -> None:
     found = find_people(frames, None, QUIET)
     found["annotations"] += [{**a, "id": 1000 + a["id"]} for a in found["annotations"]]  # two an image
@@ -56,6 +107,7 @@ def test_who_is_held_out_is_not_adapted_to(frames: Path, tmp_path: Path) -> None
     assert not set(rest.images) & set(kept.images)
     assert len(rest) + len(kept) == len(found["annotations"])
     assert len(kept) == 2 * (len(found["images"]) // 5)
+    assert max(rest.images) < min(kept.images)  # no frame between those that it is adapted to
 
 
 def test_boxes_may_be_given(figures: Path, frames: Path) -> None:
