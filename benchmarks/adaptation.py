@@ -54,7 +54,7 @@ class Row:
         against: rows that it is compared with.
     """
 
-    changes: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ("loss.teacher=0", "adapt=null")
     adapts: bool = True
     located: float = 0.0
     against: tuple[str, ...] = ("source, trained on", "mean teacher", "oracle")
@@ -72,8 +72,8 @@ def taught(adapt: str = PLAIN, *changes: str, located: float = 0.0, than: str = 
 ROWS = {
     "source": Row(adapts=False),
     LOW: Row(adapts=False, against=(HIGH,)),
-    TURNED: Row((TURN,), adapts=False, against=(LOW, HIGH)),
-    "source, trained on, target's statistics": Row((PLAIN,), against=(LOW, HIGH)),
+    TURNED: Row((*Row.changes, TURN), adapts=False, against=(LOW, HIGH)),
+    "source, trained on, target's statistics": Row(("loss.teacher=0", PLAIN), against=(LOW, HIGH)),
     "mean teacher": Row(("loss.teacher=1", PLAIN), against=(LOW, HIGH)),
     "mean teacher, statistics of both": taught("adapt={statistics: both}"),
     "mean teacher, turned": Row(("loss.teacher=1", PLAIN, TURN), against=(TURNED, "mean teacher", HIGH)),
@@ -87,7 +87,7 @@ ROWS = {
     "5 %": taught(located=0.05),
     "5 %, ISA": taught("adapt={structure: 0.1}", located=0.05, than="5 %"),
     "5 %, all": taught("adapt={topology: 2, features: 0.05, structure: 0.1}", located=0.05, than="5 %"),
-    HIGH: Row((PLAIN,), located=1.0, against=(LOW,)),
+    HIGH: Row(("loss.teacher=0", PLAIN), located=1.0, against=(LOW,)),
 }
 
 
