@@ -1,0 +1,107 @@
+"""The network that a recipe trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lfpose_edge.train.recipe.base import Section
+
+
+class Context(Section):
+    """The multi-scale spatial-guided context encoder; see ``networks/context_encoder.py``."""
+
+    strides: tuple[Literal[8, 16, 32], ...] = (8, 16, 32)
+    """Of the maps that are looked at, finest first; only one: single scale."""
+    asking: Literal[8, 16, 32] = 16
+    """Stride of the map whose cells look at the others, and where the decoder begins."""
+    width: int = Field(96, ge=8)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    guided: bool = True
+    """Look most at where joints are likely to be."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Context:
+        if list(self.strides) != sorted(set(self.strides)) or self.asking not in self.strides:
+            message = f"strides {list(self.strides)} must rise, and {self.asking}, which asks, be among them"
+            raise ValueError(message)
+        if self.width % 4 or self.width % self.heads:
+            message = f"width {self.width} must be a multiple of 4 and of the {self.heads} heads"
+            raise ValueError(message)
+        return self
+
+
+class Prototyping(Section):
+    """Relation-encoded pose prototypes, which take the CAM head's place; see ``networks/prototypes.py``."""
+
+    layers: int = Field(2, ge=0)
+    """Of relation encoding; 0 leaves it out."""
+    heads: int = Field(4, ge=1)
+    memory: bool = True
+    """Keep the mean prototypes of the data set."""
+
+
+Upsample = Literal["nearest", "duc", "duc_separable"]
+
+
+class Decoding(Section):
+    """How the decoder gets from the coarsest map to the CAM's stride; see ``networks/decoder.py``."""
+
+    upsample: Upsample = "nearest"
+    """What doubles the sides: copies of the cells; EFASNet's dense upsampling convolution, DUC; the same in
+    a depthwise and a pointwise part."""
+    laterals: tuple[Literal[4, 8, 16], ...] = (4, 8, 16)
+    """Strides of the backbone's maps that are fused into it: EFASNet's FF."""
+    fusion: Literal["add", "concat"] = "add"
+
+
+class Aggregation(Section):
+    """EFASNet's FASM behind each of the backbone's four stages; see ``networks/aggregation.py``."""
+
+    scales: int = Field(4, ge=2, le=8)
+    """Groups of channels, each of which sees further than the one before."""
+    ratio: int = Field(1, ge=1)
+    """The map's channels over the block's."""
+    select: bool = True
+    """Weigh the scales against each other."""
+
+
+class Network(Section):
+    backbone: str = "efficientnet_lite0"
+    pretrained: bool | Path = True
+    """Start from the published ImageNet weights, installed as a package (true) or in a file (its path)."""
+    widths: tuple[int, ...] = (128, 96, 64, 48)
+    """Decoder channels from stride 32 downwards; with a context encoder, from the stride that asks."""
+    decode: Decoding = Decoding()
+    aggregate: Aggregation | None = None
+    context: Context | None = None
+    prototypes: Prototyping | None = None
+    refine: bool = False
+    """Read coarse CAMs at stride 16, supervise them too, and let the rest of the decoder see them."""
+    smooth_cells: float = Field(0.0, ge=0, le=16)
+    """Smooth the trained network's CAMs with a Gaussian this wide; the target's, loss.sigma_cells, or 0."""
+    freeze_stages: int = Field(0, ge=0)
+    """The backbone's stem and this many of its stages keep their ImageNet weights."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Network:
+        if self.prototypes and not self.context:
+            message = "prototypes are pooled from the context encoder's map: give network.context too"
+            raise ValueError(message)
+        if self.prototypes and self.context and self.context.width % self.prototypes.heads:
+            message = f"context.width {self.context.width} must be a multiple of prototypes.heads"
+            raise ValueError(message)
+        first = self.context.asking if self.context else 32
+        most = first.bit_length() - 2  # down to stride 4
+        if not 1 <= len(self.widths) <= most:
+            message = (
+                f"widths takes 1 to {most} channel counts (strides {first} to 4), got {len(self.widths)}"
+            )
+            raise ValueError(message)
+        if self.refine and (self.context or len(self.widths) < 2):
+            message = "refine works at stride 16 of a decoder from stride 32: two widths or more, no context"
+            raise ValueError(message)
+        return self

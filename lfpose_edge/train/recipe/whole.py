@@ -1,0 +1,107 @@
+"""A recipe as a whole, and which of its choices go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lfpose_edge.errors import did_you_mean
+from lfpose_edge.skeleton import SKELETONS, Skeleton
+from lfpose_edge.train.recipe.base import Section
+from lfpose_edge.train.recipe.data import Data
+from lfpose_edge.train.recipe.network import Network
+from lfpose_edge.train.recipe.training import Adaptation, Augment, Loss, Optimizer, Stage
+
+
+class Recipe(Section):
+    """Everything that decides what a training makes."""
+
+    name: str
+    skeleton: str
+    seed: int = Field(0, ge=0)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    data: Data
+    network: Network = Network()
+    start_from: Path | None = None
+    """A checkpoint of the same network, whose averaged weights this training starts from; or a bundle of it:
+    its folder, or the name of a shipped one."""
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    augment: Augment = Augment()
+    loss: Loss = Loss()
+    adapt: Adaptation | None = None
+    optimizer: Optimizer = Optimizer()
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if self.skeleton not in SKELETONS:
+            message = f"unknown skeleton {self.skeleton!r}; {did_you_mean(self.skeleton, SKELETONS)}"
+            raise ValueError(message)
+        for data in (*self.data.train, *self.data.target, self.data.val):
+            for joint in data.joints.keys() - set(self.joints.keypoints):
+                message = (
+                    f"{data.annotations} is to give the joint {joint!r}, which {self.skeleton} lacks; "
+                    f"{did_you_mean(joint, self.joints.keypoints)}"
+                )
+                raise ValueError(message)
+        located = self.located
+        if not located and self.start_from is not None and self.start_from.suffix != ".pt":
+            message = (
+                f"start_from {str(self.start_from)!r} is a bundle, which may have been trained on locations, "
+                "and this recipe uses none: leave it out, or name the checkpoint of such a training"
+            )
+            raise ValueError(message)
+        views = (self.augment, *(stage.augment for stage in self.stages))
+        if not located and any(view is not None and view.intruder for view in views):
+            message = "augment.intruder needs located persons: data.train"
+            raise ValueError(message)
+        if self.adapt is not None and not (self.data.source and self.data.target):
+            message = "adapt needs two domains: located persons (data.train), and the target's (data.target)"
+            raise ValueError(message)
+        if self.adapt is not None and self.adapt.structure and not any(t.locations for t in self.data.target):
+            message = "adapt.structure needs some located persons of the target: data.target's locations"
+            raise ValueError(message)
+        remembers = self.network.prototypes is not None and self.network.prototypes.memory
+        coarse = self.network.refine or self.network.context is not None
+        for wanted, possible, lacking in (
+            ("contrast", remembers, "network.prototypes with a memory"),
+            ("agreement", coarse, "coarse CAMs: network.context or network.refine"),
+            ("teacher", self.data.unlocated, "persons without a location: data.tags or data.target"),
+            ("equivariance", self.data.unlocated, "persons without a location: data.tags or data.target"),
+        ):
+            if getattr(self.loss, wanted) and not possible:
+                message = f"loss.{wanted} needs {lacking}"
+                raise ValueError(message)
+        return self
+
+    @property
+    def located(self) -> bool:
+        """Whether any location of a joint is trained on."""
+        return bool(self.data.source or any(target.locations for target in self.data.target))
+
+    @property
+    def two_views(self) -> bool:
+        """Whether persons without a location are cropped twice."""
+        return bool(self.loss.teacher or self.loss.equivariance)
+
+    @property
+    def epochs(self) -> int:
+        return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the crop that the finished model takes: the last stage's."""
+        return self.stages[-1].size
+
+    @property
+    def joints(self) -> Skeleton:
+        return SKELETONS[self.skeleton]
+
+    def stage_at(self, epoch: int) -> Stage:
+        """The stage that an epoch belongs to."""
+        for stage in self.stages:
+            if epoch < stage.epochs:
+                return stage
+            epoch -= stage.epochs
+        return self.stages[-1]
