@@ -15,7 +15,7 @@ from lfpose_edge.train.map_losses import agreement_loss, concentration_loss, con
 from lfpose_edge.train.networks import CamNetwork, PoseOutput
 from lfpose_edge.train.recipe import Recipe
 from lfpose_edge.train.tag_losses import tag_loss
-from lfpose_edge.train.view_losses import equivariance_loss, teacher_loss
+from lfpose_edge.train.view_losses import equivariance_loss, surest_turn, teacher_loss
 
 LABEL_LOSSES: dict[type, Callable[..., LossTerms]] = {Sample: supervised_loss, TagSample: tag_loss}
 
@@ -74,12 +74,18 @@ class Objective:
                 easy = _rows(output, slice(len(sample.crop), None))
                 total = total + weights.equivariance * equivariance_loss(first, easy, sample, self.mirror)
             if weights.teacher:
-                with torch.no_grad():
-                    taught: PoseOutput = teacher(self.normalize(sample.easy))
+                taught = self._taught(teacher, self.normalize(sample.easy))
                 total = total + weights.teacher * teacher_loss(
                     first, taught, sample, self.mirror, self.stride, weights
                 )
         return terms._replace(total=total)
+
+    @torch.no_grad()
+    def _taught(self, teacher: CamNetwork, crops: Tensor) -> PoseOutput:
+        if self.weights.teacher_turns:
+            return surest_turn(teacher, crops, self.weights.sigma_cells)
+        output: PoseOutput = teacher(crops)
+        return output
 
 
 def _rows(output: PoseOutput, rows: slice) -> PoseOutput:

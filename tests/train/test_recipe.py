@@ -86,6 +86,7 @@ def test_shipped_recipes_are_valid(name: str) -> None:
         ("skeleton=lsp15", ["unknown skeleton 'lsp15'", "did you mean 'lsp14'"]),
         ("stages=[{epochs: 1, size: [60, 64]}]", ["multiples of 32"]),
         ("stages=[]", ["stages"]),
+        ("loss={teacher_turns: true}", ["loss.teacher_turns turns crops", "square stages"]),
         ("loss.sigma_cells=0", ["loss.sigma_cells", "greater than 0"]),
         ("name.x=1", ["'name' is not a section"]),
         ("seed", ["section.key=value"]),

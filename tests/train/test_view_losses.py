@@ -12,7 +12,7 @@ from lfpose_edge.train.data.tags import NO, OPEN, YES
 from lfpose_edge.train.losses import gaussian_maps
 from lfpose_edge.train.networks import PoseOutput
 from lfpose_edge.train.recipe import Loss
-from lfpose_edge.train.view_losses import equivariance_loss, teacher_loss, teacher_places
+from lfpose_edge.train.view_losses import equivariance_loss, surest_turn, teacher_loss, teacher_places
 
 MIRROR = torch.tensor([0, 2, 1])  # nose, left hand, right hand
 BOX = np.array([[20.0, 30.0, 84.0, 94.0]])
@@ -199,3 +199,22 @@ def test_an_answer_outweighs_the_teachers_doubt_that_a_joint_is_there() -> None:
     )[1]
     assert (trust[:, 1] > 0.8).all()
     assert (trust[:, [0, 2]] == 0).all()
+
+
+def test_a_teacher_that_knows_the_upright_is_heard_of_the_others() -> None:
+    """Its maps follow the first channel where the second says that up is up; elsewhere they are flat."""
+    upright = torch.zeros(4, 3, 32, 32)
+    rows, columns = torch.tensor([5, 9, 20, 26]), torch.tensor([14, 3, 30, 8])
+    upright[torch.arange(4), 0, rows, columns] = 1
+    upright[:, 1, 0] = 1  # the sky
+    turned = torch.stack([crop.rot90(quarters, (1, 2)) for quarters, crop in enumerate(upright)])
+
+    def teacher(crops: torch.Tensor) -> PoseOutput:
+        knows = crops[:, 1, 0].mean(dim=1) > 0.9
+        cams = 20 * torch.nn.functional.max_pool2d(crops[:, :1], 4) * knows[:, None, None, None]
+        return PoseOutput(cams, 10.0 * knows[:, None])
+
+    found = surest_turn(teacher, turned, 1.5)
+    assert (found.presence == 10).all()
+    expected = torch.nn.functional.max_pool2d(turned[:, 0], 4)
+    torch.testing.assert_close(found.cams[:, 0], 20 * expected)

@@ -78,6 +78,9 @@ class Loss(Section):
     """Weight of the places that the averaged network finds in an easy view of a person without a location."""
     teacher_sure: Fraction = 0.5
     """The part of a CAM's mass that must be around its peak for the teacher to be heard."""
+    teacher_turns: bool = False
+    """Show the teacher square crops in all four quarter turns, and hear what it says in the surest of them:
+    for people who lie or are upside down, when it knows upright ones."""
     swap_rate: float = Field(0.0, ge=0, lt=0.5)
     """How many of the labelled persons have left and right exchanged; 0 trusts every label."""
     swap_trust: Positive = 2.0

@@ -62,6 +62,9 @@ class Recipe(Section):
         if self.adapt is not None and self.adapt.structure and not any(t.locations for t in self.data.target):
             message = "adapt.structure needs some located persons of the target: data.target's locations"
             raise ValueError(message)
+        if self.loss.teacher_turns and any(len(set(stage.size)) > 1 for stage in self.stages):
+            message = "loss.teacher_turns turns crops by quarters: give square stages"
+            raise ValueError(message)
         remembers = self.network.prototypes is not None and self.network.prototypes.memory
         coarse = self.network.refine or self.network.context is not None
         for wanted, possible, lacking in (
