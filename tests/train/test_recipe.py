@@ -62,6 +62,7 @@ def test_overrides_reach_any_depth(recipe_file: Path) -> None:
     "name",
     [
         "adapt",
+        "adapt_coco",
         "efasnet_edge",
         "efasnet_r50",
         "lfpose_lite",
