@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
@@ -20,7 +21,7 @@ from lfpose_edge.ops import DecodeConfig, reference
 
 STREAMS: dict[int, Stream] = {}
 ONE_AT_A_TIME = threading.RLock()  # a thread that waits does the work, in order, also that of others
-MEMORY: dict[int, Any] = {}  # what keeps addresses alive, and counts allocations
+MEMORY: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()  # by its address
 
 
 class CudaError(RuntimeError):
@@ -106,26 +107,30 @@ class Graph:
 
 
 class DeviceArray:
-    """Memory that only streams touch."""
+    """Memory that only streams touch; it is its owner's, and goes when that goes."""
 
-    def __init__(self, memory: np.ndarray, stream: Stream) -> None:
-        self.memory, self.stream = memory, stream
+    allocations = 0
+
+    def __init__(self, memory: np.ndarray, stream: Stream, owner: object = None) -> None:
+        self.memory, self.stream, self.owner = memory, stream, owner
         self.shape, self.dtype, self.device = memory.shape, memory.dtype, stream.device
-        MEMORY[memory.ctypes.data] = memory
 
     @staticmethod
     def empty(shape: tuple[int, ...], dtype: np.dtype, stream: Stream) -> DeviceArray:
         if math.prod(shape) > 1 << 28:
             message = "cannot allocate device memory: out of memory (cudaErrorMemoryAllocation)"
             raise CudaError(message)
-        return DeviceArray(np.full(shape, 77, dtype), stream)
+        DeviceArray.allocations += 1
+        memory = np.full(shape, 77, dtype)
+        MEMORY[memory.ctypes.data] = memory
+        return DeviceArray(memory, stream)
 
     @staticmethod
     def lent_by(array: Any, stream: Stream) -> DeviceArray:
-        return DeviceArray(array.memory, stream)
+        return DeviceArray(array.memory, stream, array)
 
     def head(self, shape: tuple[int, ...]) -> DeviceArray:
-        return DeviceArray(self.memory.reshape(-1)[: math.prod(shape)].reshape(shape), self.stream)
+        return DeviceArray(self.memory.reshape(-1)[: math.prod(shape)].reshape(shape), self.stream, self)
 
     def upload(self, host: np.ndarray) -> None:
         self.copy_from(host, self.stream)
@@ -205,6 +210,10 @@ def preprocess_crops(
     layout: str,
 ) -> None:
     assert image.stream is stream, "an array of another stream"
+    assert image.dtype == np.uint8
+    if not image.memory[0].flags.c_contiguous:
+        message = "image must be uint8 (H, W, 3) whose rows are packed"
+        raise ValueError(message)
 
     def work() -> None:
         affines = plans.memory.view(np.float64).reshape(-1, 2, 3)
@@ -235,6 +244,7 @@ class FakeTensorRt(ModuleType):
 
     Attributes:
         builds: how many engines were built.
+        refuses: whether an execution that is queued on a stream is refused.
     """
 
     def __init__(self, version: str = "10.3.0") -> None:
@@ -243,6 +253,7 @@ class FakeTensorRt(ModuleType):
         self.builds = 0
         self.timing_caches: list[bytes] = []
         self.contexts = 0
+        self.refuses: Callable[[Stream], bool] = lambda stream: False
         self.NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0, STRONGLY_TYPED=1)
         self.MemoryPoolType = SimpleNamespace(WORKSPACE=0)
         self.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
@@ -324,6 +335,8 @@ class FakeTensorRt(ModuleType):
             return session.run((name,), {"crops": np.zeros(state["shape"], np.float32)})[0].shape
 
         def execute(handle: int) -> bool:
+            if self.refuses(STREAMS[handle]):
+                return False
             assert strategy is None or MEMORY[state["scratch"]].nbytes == 4096
             shape, addresses = state["shape"], dict(state["addresses"])
 

@@ -115,8 +115,9 @@ class TensorRtBackend:
         kind = np.dtype(np.float32)
         with self._lock, gpu.device_errors():
             cams, presence = (DeviceArray.empty(shape, kind, self._stream) for shape in shapes)
-            self._own.enqueue(gpu.on_device(crops, self._stream), cams, presence, self._stream)
-            return cams.numpy(), presence.numpy()
+            sent = gpu.on_device(crops, self._stream)
+            self._own.enqueue(sent, cams, presence, self._stream)
+            return cams.numpy(), presence.numpy()  # "sent" must live until then
 
     def close(self) -> None:
         """Free the engine."""

@@ -43,7 +43,7 @@ class DevicePipeline:
     leave on the third. Whoever takes joints over sees the third alone, so that nobody gets into a capture.
 
     An image may be a GPU array of any library, also a part of a larger one. It is read where it lies, and may
-    be changed as soon as it was submitted: that waits until its crops are cut, behind the frame before it.
+    be changed as soon as it was submitted: that waits until its crops are cut, behind the frames before it.
 
     Raises:
         BackendUnavailable: the GPU has no memory left, or fails.
@@ -100,6 +100,9 @@ class DevicePipeline:
                 with gpu.device_errors():
                     slot.cut.synchronize()  # it is the caller's again
         except BaseException:
+            with suppress(BackendUnavailable), self._lock, gpu.device_errors():
+                self._uploads.synchronize()  # nothing reads what the caller and the slot own
+                self._compute.synchronize()
             self._give_back(slot)
             raise
         handing_over_ms = (perf_counter() - started) * 1e3
@@ -120,8 +123,8 @@ class DevicePipeline:
         with self._lock, gpu.device_errors():
             self._closed = True
             try:
-                self._leaving.synchronize()
-                self._compute.synchronize()
+                for stream in (self._leaving, self._compute, self._uploads):
+                    stream.synchronize()
             finally:
                 self._free.clear()
 
@@ -148,6 +151,7 @@ class DevicePipeline:
         frame, pinned = slot.frame_of(image.shape)
         np.copyto(pinned, image)
         frame.copy_from(pinned, self._uploads)
+        slot.uploaded.record(self._uploads)
         return frame
 
     def _launch(self, slot: _Slot, frame: DeviceArray, layout: str, affines: Affines) -> _Batch:
@@ -175,10 +179,10 @@ class DevicePipeline:
             captured.graph.launch(self._compute)
         elif self._graphs and captured.source is source:
             captured.graph = self._capture(stages, (source, *batch.memory))
-        else:  # the engine makes itself ready
-            captured.source = source
+        else:
             for stage in stages:
                 stage()
+            captured.source, captured.graph = source, None  # the engine has made itself ready
 
     def _capture(self, stages: Sequence[Callable[[], None]], memory: Sequence[DeviceArray]) -> Graph | None:
         """Queue stages as a graph of which they are the whole; one by one where none can be had."""
@@ -193,7 +197,7 @@ class DevicePipeline:
             finally:
                 graph = compute.end_capture(*memory)
             graph.launch(compute)
-        except (CudaError, BundleError) as error:
+        except (CudaError, BundleError, BackendUnavailable) as error:
             self._graphs = False
             logger.warning("no CUDA graph, stages are launched one by one: %s", error)
             for stage in stages:
@@ -294,7 +298,10 @@ class _Slot:
 
         size = prod(shape)
         if self._memory is None or self._memory[1].size < size:
+            self.settle()
             self.frame = self._memory = None
+            for batch in self._batches.values():  # their graphs hold the memory of smaller frames
+                batch.whole = _Captured()
             pinned = pinned_array((size,), _BYTE, self._stream.device)
             self._memory = DeviceArray.empty((size,), _BYTE, self._stream), pinned
         on_device, pinned = self._memory
@@ -330,7 +337,7 @@ class _Batch:
         size: how many crops it holds.
         count: how many there are.
         joints: keypoints, scores and presence on the GPU.
-        memory: what network and decode read and write.
+        memory: all that the stages read and write, but for the frame.
         whole: all stages as one launch, of a frame of the host.
         tail: network and decode as one launch, of crops that were cut out of a frame of the GPU.
     """
@@ -353,7 +360,7 @@ class _Batch:
         self.joints = (keypoints[0], scores[0], presence[0])
         self._joints = (keypoints[1], scores[1], presence[1])
         self.context = context
-        self.memory = (self.crops, self.cams, self.presence, *self.joints)
+        self.memory = (self.plans, self.affines, self.crops, self.cams, self.presence, *self.joints)
         self.whole, self.tail = _Captured(), _Captured()
         self.count = 0
 

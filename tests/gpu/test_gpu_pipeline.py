@@ -120,6 +120,14 @@ def test_frames_of_sizes_in_turns(pipeline: DevicePipeline) -> None:
         _assert_same(pipeline.submit(frame, affines)(), frame, affines)
 
 
+def test_sizes_that_change_now_and_then(pipeline: DevicePipeline) -> None:
+    """A graph of a size before must not be launched for the one now."""
+    a, b, c = (480, 640), (600, 512), (720, 800)
+    for number, size in enumerate((a, a, a, b, b, a, a, a, c, c, c, a, a, b, b, c, c)):
+        frame, affines = _frame(number, size), _affines(1 + number % 2, number)
+        _assert_same(pipeline.submit(frame, affines)(), frame, affines)
+
+
 def test_two_frames_are_on_their_way(pipeline: DevicePipeline) -> None:
     frames = [_frame(seed) for seed in range(20)]
     affines = [_affines(1 + seed % 5, seed) for seed in range(20)]
@@ -142,6 +150,10 @@ def test_a_tensor_is_read_where_it_lies(pipeline: DevicePipeline) -> None:
         waiting = pipeline.submit(changed, affines)
         changed.zero_()  # it is ours again
         _assert_same(waiting(), 255 - frame, affines)
+        with pytest.raises(ValueError, match="whose rows are packed"):
+            pipeline.submit(tensor[:, ::2], affines)
+        every_other = np.ascontiguousarray(frame[::2])
+        _assert_same(pipeline.submit(tensor[::2], affines)(), every_other, affines)
         part = frame[40:440, 100:600]
         _assert_same(pipeline.submit(tensor[40:440, 100:600], affines)(), part.copy(), affines)
 
@@ -188,10 +200,13 @@ def test_several_threads(pipeline: DevicePipeline) -> None:
     assert wrong == []
 
 
-def test_ten_thousand_frames_take_no_more_memory(pipeline: DevicePipeline) -> None:
+@pytest.mark.parametrize("lent", [False, True], ids=["the host's", "the GPU's"])
+def test_ten_thousand_frames_take_no_more_memory(pipeline: DevicePipeline, lent: bool) -> None:
     import torch
 
     frames, affines = [_frame(seed) for seed in range(4)], [_affines(1 + n, n) for n in range(4)]
+    if lent:
+        frames = [torch.from_numpy(frame).cuda() for frame in frames]
 
     def run(count: int) -> tuple[int, int]:
         for number in range(count):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -9,6 +10,7 @@ import re
 import shutil
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -110,6 +112,101 @@ def test_from_the_second_frame_on_it_is_a_graph(on_gpu: Make, on_cpu: PoseEstima
     assert launched == [0, 1, 2, 3, 4]
 
 
+def test_a_frame_of_the_hosts_is_cut_within_its_graph(
+    on_gpu: Make, on_cpu: PoseEstimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pose, module = on_gpu(), sys.modules["lfpose_edge._cuda"]
+    within = []
+    cut = module.preprocess_crops
+
+    def noted(*arguments: Any) -> None:
+        within.append(pose._pipeline._compute.captured is not None)
+        cut(*arguments)
+
+    monkeypatch.setattr(module, "preprocess_crops", noted)
+    for seed in range(4):
+        _assert_same(pose(_picture(seed), BOXES), on_cpu(_picture(seed), BOXES))
+    assert within == [False, True]  # and then no more
+
+
+@pytest.mark.parametrize("counts", [(3,), (1, 2)], ids=["as many people", "more and fewer people"])
+def test_sizes_that_change_now_and_then(counts: tuple[int, ...], on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    """A graph of a size before must not be launched for the one now, nor its memory be kept."""
+    pose = on_gpu()
+    a, b, c = (210, 220, 3), (240, 202, 3), (300, 260, 3)
+    memories = []
+    for seed, size in enumerate((a, a, a, b, b, a, a, a, c, c, c, a, a, b, b, c, c)):
+        boxes = BOXES[: counts[seed % len(counts)]]
+        _assert_same(pose(_picture(seed, size), boxes), on_cpu(_picture(seed, size), boxes))
+        (slot,) = pose._pipeline._free
+        memories.append(weakref.ref(slot._memory[0]))
+        gc.collect()
+        assert len({id(memory()) for memory in memories if memory() is not None}) == 1
+
+
+def test_a_network_that_fails_leaves_nothing_running_and_is_made_ready_again(
+    tensorrt: FakeTensorRt, on_gpu: Make, on_cpu: PoseEstimator
+) -> None:
+    """Nobody reads the caller's tensor any more, and the first run that works is no capture."""
+    pose, tensor = on_gpu(), TorchLike(_picture(1))
+    pipeline = pose._pipeline
+    tensorrt.refuses = lambda stream: True
+    for _ in range(3):
+        with pytest.raises(BackendUnavailable):
+            pose(tensor, BOXES)
+        assert pipeline._compute.work == pipeline._uploads.work == []
+        assert len(pipeline._free) == 1
+    contexts = tensorrt.contexts
+    capturing = []
+
+    def noted(stream: gpu_doubles.Stream) -> bool:
+        capturing.append(stream.captured is not None)
+        return False
+
+    tensorrt.refuses = noted
+    for seed in range(3):
+        _assert_same(pose(TorchLike(_picture(seed)), BOXES), on_cpu(_picture(seed), BOXES))
+    assert capturing == [False, True]
+    assert tensorrt.contexts == contexts
+
+
+def test_a_network_that_cannot_be_captured_is_run_stage_by_stage(
+    tensorrt: FakeTensorRt, on_gpu: Make, on_cpu: PoseEstimator, caplog: pytest.LogCaptureFixture
+) -> None:
+    tensorrt.refuses = lambda stream: stream.captured is not None
+    pose = on_gpu()
+    with caplog.at_level(logging.WARNING):
+        for seed in range(4):
+            _assert_same(pose(_picture(seed), BOXES), on_cpu(_picture(seed), BOXES))
+    assert Graph.launched == 0
+    assert len([r for r in caplog.records if r.message.startswith("no CUDA graph")]) == 1
+
+
+def test_a_tensor_is_nobodys_after_its_poses(on_gpu: Make) -> None:
+    pose = on_gpu()
+    lent = []
+    for seed in range(4):
+        tensor = TorchLike(_picture(seed))
+        lent.append(weakref.ref(tensor))
+        pose(tensor, BOXES, to="device" if seed % 2 else "host")
+        del tensor
+    gc.collect()
+    assert [tensor() for tensor in lent] == [None] * 4
+
+
+def test_a_tensor_without_its_columns_is_refused(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pose, picture, box = on_gpu(), _picture(1), [[5, 5, 90, 90]]
+    with pytest.raises(ValueError, match="whose rows are packed"):
+        pose(TorchLike(picture[:, ::2]), box)
+    _assert_same(pose(TorchLike(picture[::2]), box), on_cpu(picture[::2].copy(), box))
+
+
+def test_nobody_stays_on_the_gpu_and_the_frame_is_no_longer_read(on_gpu: Make) -> None:
+    pose = on_gpu(detector=lambda image: np.zeros((0, 4)))
+    assert len(pose(_picture(1), to="device")) == 0
+    assert pose._pipeline._uploads.work == []
+
+
 def test_frames_of_sizes_in_turns_are_cut_and_a_graph(on_gpu: Make, on_cpu: PoseEstimator) -> None:
     pose = on_gpu()
     sizes = [(200, 150, 3), (300, 200, 3), (120, 110, 3)]
@@ -117,8 +214,8 @@ def test_frames_of_sizes_in_turns_are_cut_and_a_graph(on_gpu: Make, on_cpu: Pose
         picture = _picture(seed, sizes[seed % 3])
         _assert_same(pose(picture, BOXES), on_cpu(picture, BOXES))
         if seed == 2:
-            allocated = len(gpu_doubles.MEMORY)
-    assert len(gpu_doubles.MEMORY) == allocated
+            allocated = gpu_doubles.DeviceArray.allocations
+    assert gpu_doubles.DeviceArray.allocations == allocated
     assert Graph.launched == 5
 
 
