@@ -74,6 +74,8 @@ ROWS = {
     "5+tags": Row(0.05, 140, TEACHER),
     "1+tags": Row(0.01, 140, TEACHER),
     **{f"0+{answers} answers": Row(0, answers, TEACHER) for answers in ANSWERS},
+    "0+14 answers, equivariance": Row(0, 14, (*TEACHER, "loss.equivariance=1"), against=("0+14 answers",)),
+    "0+14 answers, whole method": Row(0, 14, (*METHOD, "loss.equivariance=1"), against=("0+14 answers",)),
     "0+140 answers, 5 % wrong": Row(0, 140, TEACHER, against=("0+140 answers",), mistakes=0.05),
     "0+140 answers, no teacher": Row(0, 140, against=("0+140 answers",)),
     "25+tags, answers alone": Row(0.25, 140, against=("25+tags",)),
