@@ -129,13 +129,13 @@ def test_a_frame_of_the_hosts_is_cut_within_its_graph(
     assert within == [False, True]  # and then no more
 
 
-@pytest.mark.parametrize("counts", [(3,), (1, 2)], ids=["as many people", "more and fewer people"])
+@pytest.mark.parametrize("counts", [(1,), (1, 2)], ids=["one person", "one or two"])
 def test_sizes_that_change_now_and_then(counts: tuple[int, ...], on_gpu: Make, on_cpu: PoseEstimator) -> None:
     """A graph of a size before must not be launched for the one now, nor its memory be kept."""
     pose = on_gpu()
     a, b, c = (210, 220, 3), (240, 202, 3), (300, 260, 3)
     memories = []
-    for seed, size in enumerate((a, a, a, b, b, a, a, a, c, c, c, a, a, b, b, c, c)):
+    for seed, size in enumerate((a, a, b, b, b, c, c, a, a)):
         boxes = BOXES[: counts[seed % len(counts)]]
         _assert_same(pose(_picture(seed, size), boxes), on_cpu(_picture(seed, size), boxes))
         (slot,) = pose._pipeline._free
