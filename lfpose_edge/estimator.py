@@ -8,7 +8,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Literal, overload
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lfpose_edge import ops
+from lfpose_edge.arguments import check_choice, check_count, writable_folder
 from lfpose_edge.backends import Request, load_backend
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.detection import Detector, resolve_detector
@@ -92,16 +92,16 @@ class PoseEstimator:
         presence_threshold: float | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        _check_choice("color", color, ("bgr", "rgb", "nv12"))
-        _check_choice("precision", precision, ("auto", "fp32", "bf16", "fp16", "int8"))
-        _check_count("max_batch", max_batch)
+        check_choice("color", color, ("bgr", "rgb", "nv12"))
+        check_choice("precision", precision, ("auto", "fp32", "bf16", "fp16", "int8"))
+        check_count("max_batch", max_batch)
         if threads is not None:
-            _check_count("threads", threads)
+            check_count("threads", threads)
         given = presence_threshold
         if given is not None and not (isinstance(given, numbers.Real) and 0 <= given <= 1):
             message = f"presence_threshold must be a number in [0, 1], got {presence_threshold!r}"
             raise ValueError(message)
-        cache = None if cache_dir is None else _writable_folder("cache_dir", cache_dir)
+        cache = None if cache_dir is None else writable_folder("cache_dir", cache_dir)
 
         self._bundle = Bundle.open(bundle_path(model))
         manifest = self._bundle.manifest
@@ -175,7 +175,7 @@ class PoseEstimator:
             ValueError: a box is not finite, or has no area inside the image; the message has its index.
             BackendUnavailable: poses are to stay on a GPU, and the backend runs on none.
         """
-        _check_choice("to", to, ("host", "device"))
+        check_choice("to", to, ("host", "device"))
         started = perf_counter()
         array = load_image(image, self._color)
         read_ms = 0.0 if array is image else (perf_counter() - started) * 1e3
@@ -387,31 +387,3 @@ class PoseEstimator:
             )
 
         return finish
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        message = f"{name} must be an int, got {value!r}"
-        raise TypeError(message)
-    if value < 1:
-        message = f"{name} must be at least 1, got {value}"
-        raise ValueError(message)
-
-
-def _writable_folder(name: str, path: str | os.PathLike[str]) -> str:
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"{name} {folder} cannot be a folder: {error.strerror}"
-        raise ValueError(message) from error
-    if not os.access(folder, os.W_OK):
-        message = f"{name} {folder} cannot be written"
-        raise ValueError(message)
-    return str(folder)
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        message = f"{name} must be one of {', '.join(choices)}, got {value!r}"
-        raise ValueError(message)

@@ -21,6 +21,7 @@ EXPORT = Path(lfpose_edge.export.__file__).parent
 ALLOWED = {
     room: set(others.split())
     for room, others in {
+        "arguments": "",
         "errors": "",
         "files": "",
         "machine": "",
@@ -39,7 +40,8 @@ ALLOWED = {
         "backends": "_cuda bundle errors files machine ops zoo",
         "pipeline": "_cuda backends errors ops sources",
         "detection": "errors geometry opencv ops zoo",
-        "estimator": "backends bundle detection errors geometry ops pipeline results skeleton sources zoo",
+        "estimator": "arguments backends bundle detection errors geometry ops pipeline results skeleton "
+        "sources zoo",
         "cli": "backends bundle detection errors estimator files machine "
         "metrics opencv package persons results skeleton sources zoo",
         "train": "bundle errors files geometry metrics opencv ops persons skeleton zoo",

@@ -1,0 +1,39 @@
+"""What users give as arguments, checked; each error names the argument and what it may be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+def check_count(name: str, value: object) -> None:
+    """TypeError unless it is a whole number, ValueError unless it is at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        message = f"{name} must be an int, got {value!r}"
+        raise TypeError(message)
+    if value < 1:
+        message = f"{name} must be at least 1, got {value}"
+        raise ValueError(message)
+
+
+def writable_folder(name: str, path: str | os.PathLike[str]) -> str:
+    """The path of a folder, made where it is not there; ValueError where it cannot be made or written."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"{name} {folder} cannot be a folder: {error.strerror}"
+        raise ValueError(message) from error
+    if not os.access(folder, os.W_OK):
+        message = f"{name} {folder} cannot be written"
+        raise ValueError(message)
+    return str(folder)
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """ValueError, with the choices, unless it is one of them."""
+    if value not in choices:
+        message = f"{name} must be one of {', '.join(choices)}, got {value!r}"
+        raise ValueError(message)
