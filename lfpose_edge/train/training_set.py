@@ -42,6 +42,10 @@ def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dic
     ]
     parts: list[PersonCrops | TaggedCrops] = [PersonCrops(joined(source), view)] if source else []
     for file, folder, tags, of_target in _unlocated(recipe, root):
+        for table in (*source, *few):  # a location says all that its person's tags could
+            tags = tags.without(table, folder)
+        if not len(tags):
+            continue
         if tags.given:
             require_both_answers(tags, str(file))
         elif not recipe.two_views and recipe.adapt is None:
@@ -50,10 +54,7 @@ def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dic
                 "weight, or adapt to its persons, to learn from them without"
             )
             raise RecipeError(message)
-        for table in (*source, *few):  # a location says all that its person's tags could
-            tags = tags.without(table, folder)
-        if len(tags):
-            parts.append(TaggedCrops(tags, folder, view, two_views=recipe.two_views, of_target=of_target))
+        parts.append(TaggedCrops(tags, folder, view, two_views=recipe.two_views, of_target=of_target))
     if few:
         parts.append(PersonCrops(joined(few), view, of_target=True))
     return CropMixture(parts, _lengths(parts)), split

@@ -47,8 +47,11 @@ def test_a_targets_located_few_are_drawn_once(figures: Path, make_recipe: MakeRe
     assert of_target == [part.of_target for part in mixture.parts]
 
 
-def test_a_target_that_is_located_whole_leaves_nobody(figures: Path, make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe(data=_data(target={**VAL, "locations": 1.0}), adapt={})
+@pytest.mark.parametrize("adapt", [{}, None], ids=["adapted to", "trained on"])
+def test_a_target_that_is_located_whole_leaves_nobody(
+    adapt: dict[str, Any] | None, figures: Path, make_recipe: MakeRecipe
+) -> None:
+    recipe = make_recipe(data=_data(target={**VAL, "locations": 1.0}), adapt=adapt)
     mixture, split = make_training_set(recipe, figures)
     assert [len(part) for part in mixture.parts] == [24, 8]
     assert mixture.lengths == [24, 24]
