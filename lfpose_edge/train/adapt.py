@@ -16,6 +16,7 @@ from lfpose_edge.persons import PersonTable
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.networks import CamNetwork
 from lfpose_edge.train.recipe import Recipe, parse_recipe
+from lfpose_edge.train.start import take_statistics
 
 ADAPTATION = {"topology": 2.0, "features": 0.05}
 VIEWS = ((0.0, True), (20.0, False), (-20.0, False))  # turned by degrees, mirrored
@@ -129,21 +130,16 @@ def predict_in_view(
     return keypoints, scores
 
 
-@torch.no_grad()
 def with_statistics_of(
     network: CamNetwork, persons: PersonTable, size: tuple[int, int], padding: float
 ) -> CamNetwork:
     """A copy of a network whose BatchNorm has the mean and variance of these persons' crops."""
-    copied = copy.deepcopy(network).train()
-    for module in copied.modules():
-        if isinstance(module, torch.nn.BatchNorm2d) and module.training:  # frozen ones are not
-            module.reset_running_stats()
-            module.momentum = None  # the mean over all batches
-    crops = PersonCrops(persons, CropView(size, padding))
+    copied = copy.deepcopy(network)
     device = next(copied.parameters()).device
-    for first in range(0, len(crops), _BATCH):
-        rows = range(first, min(first + _BATCH, len(crops)))
-        copied(copied.normalize(torch.stack([crops[row].crop for row in rows]).to(device)))
+    crops = PersonCrops(persons, CropView(size, padding))
+    firsts = range(0, len(crops), _BATCH)
+    batches = (range(first, min(first + _BATCH, len(crops))) for first in firsts)
+    take_statistics(copied, (torch.stack([crops[row].crop for row in rows]).to(device) for rows in batches))
     return copied.eval()
 
 

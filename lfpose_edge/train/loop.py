@@ -32,7 +32,7 @@ from lfpose_edge.train.objective import Objective
 from lfpose_edge.train.process import keep_freed_memory, quiet_worker, stop_request
 from lfpose_edge.train.progress import TrainingProgress
 from lfpose_edge.train.recipe import Recipe, parse_recipe
-from lfpose_edge.train.start import Origin, start_from
+from lfpose_edge.train.start import Origin, start_from, take_statistics
 from lfpose_edge.train.training_set import make_training_set, read_persons
 
 logger = logging.getLogger("lfpose_edge")
@@ -95,6 +95,9 @@ def train(
     origin: Origin | None = None
     if recipe.start_from is not None and not path.is_file():
         origin = start_from(recipe.start_from, network, recipe, plain_crops(train_set, recipe))
+        if recipe.adapt is not None and recipe.adapt.statistics == "target":
+            # Or the teacher, which follows slowly, would long see the target by the source's.
+            take_statistics(network, plain_crops(train_set.of_target(), recipe))
     ema = copy.deepcopy(network).eval()
     bridge = None if recipe.adapt is None else DomainBridge(recipe.adapt, network, recipe.joints)
     if bridge is not None and fabric.world_size > 1:

@@ -88,6 +88,27 @@ def load_checkpoint_weights(network: CamNetwork, checkpoint: Path) -> None:
         raise BundleError(message) from error
 
 
+@torch.no_grad()
+def take_statistics(network: CamNetwork, crops: Iterable[Tensor]) -> None:
+    """Have BatchNorm keep the mean and variance of these crops, batches (B, 3, H, W) uint8 RGB.
+
+    Every batch counts alike, where in a training the last ones count most. Of people whom the network was not
+    trained on this alone is an adaptation (AdaBN: Li et al., 2016).
+    """
+    was_training = network.training
+    norms = [m for m in network.train().modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    network.eval()
+    momenta = [norm.momentum for norm in norms]  # of those that are not frozen
+    for norm in norms:
+        norm.train().reset_running_stats()
+        norm.momentum = None
+    for batch in crops:
+        network(network.normalize(batch))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.train(was_training)
+
+
 def load_bundle_weights(network: CamNetwork, bundle: Bundle) -> None:
     """Fill a network with a bundle's float weights, every BatchNorm as an addition of the folded bias.
 

@@ -14,8 +14,10 @@ import torch
 from lfpose_edge.export.to_onnx import to_onnx
 
 from lfpose_edge.errors import LFPoseError, RecipeError
+from lfpose_edge.persons import read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train import loop
+from lfpose_edge.train.adapt import with_statistics_of
 from lfpose_edge.train.bridge import DomainBridge
 from lfpose_edge.train.checkpoint import load_checkpoint
 from lfpose_edge.train.data.crops import Sample
@@ -23,6 +25,7 @@ from lfpose_edge.train.data.tagged_crops import TagSample
 from lfpose_edge.train.networks import build_network
 from lfpose_edge.train.networks.cam_network import CamNetwork, Features, PoseOutput
 from lfpose_edge.train.recipe import Adaptation, Recipe
+from lfpose_edge.train.start import trained_network
 
 MakeRecipe = Callable[..., Recipe]
 WHOLE = {"topology": 0.1, "features": 0.05}
@@ -231,6 +234,28 @@ def test_a_stopped_adaptation_goes_on_to_the_same_weights(
         values.copy_(torch.rand(values.shape) + 0.5)
     ours, theirs = (_without_weights(to_onnx(n, (64, 64))) for n in (whole.network, plain))
     assert ours == theirs
+
+
+def test_the_teacher_sees_the_target_by_its_own_statistics_from_the_start(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    def run(out: str, **changes: Any) -> CamNetwork:
+        recipe = make_recipe(network=NETWORK, stages=[{"epochs": 1, "size": [64, 64]}], **changes)
+        loop.train(recipe, data_root=figures, out=tmp_path / out, accelerator="cpu", validate_every=9)
+        return trained_network(tmp_path / out / "last.pt")[0]
+
+    def values(network: CamNetwork) -> dict[str, torch.Tensor]:
+        return {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
+
+    source = run("source")
+    start = str(tmp_path / "source" / "last.pt")
+    as_at_first = {"batch_size": 8, "ema_decay": 1 - 1e-9}
+    target = read_coco_keypoints(figures / "val" / "annotations.json", figures / "val" / "images", LSP14)
+    starts = {"target": with_statistics_of(source, target, (64, 64), 1.25), "both": source}
+    for statistics, expected in starts.items():
+        adapt = {"topology": 0.1, "statistics": statistics}
+        teacher = run(statistics, data=_data(), start_from=start, adapt=adapt, optimizer=as_at_first)
+        torch.testing.assert_close(values(teacher), values(expected), atol=1e-3, rtol=1e-3)
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.GraphProto:

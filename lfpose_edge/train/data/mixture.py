@@ -45,6 +45,10 @@ class CropMixture(Dataset["Sample | TagSample"]):
         parts = [part.with_view(**changes, **own) for part, own in zip(self.parts, seeds, strict=True)]
         return CropMixture(parts, self.lengths)
 
+    def of_target(self) -> CropMixture:
+        """The persons of the target domain alone, each once; there must be some."""
+        return CropMixture([part for part in self.parts if part.of_target])
+
     def __len__(self) -> int:
         return self._ends[-1]
 

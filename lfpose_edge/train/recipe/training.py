@@ -105,7 +105,8 @@ class Adaptation(Section):
     """Weight of the target's joints looking like those of its located persons (``data.target``): ISA."""
     statistics: Literal["target", "both"] = "target"
     """Whose crops the network's BatchNorm has the mean and variance of. Batches are of one domain each, so
-    those of both are of no batch that was ever trained on."""
+    those of both are of no batch that was ever trained on. After ``start_from`` the target's are taken before
+    the first step."""
 
 
 class Optimizer(Section):
