@@ -77,6 +77,7 @@ ROWS = {
     "mean teacher": Row(("loss.teacher=1", PLAIN), against=(LOW, HIGH)),
     "mean teacher, statistics of both": taught("adapt={statistics: both}"),
     "mean teacher, turned": Row(("loss.teacher=1", PLAIN, TURN), against=(TURNED, "mean teacher", HIGH)),
+    "mean teacher, who mirrors": taught(PLAIN, "loss.teacher_mirrors=true"),
     "mean teacher, who turns": taught(PLAIN, "loss.teacher_turns=true"),
     "mean teacher, IHTA": taught("adapt={topology: 2}"),
     "mean teacher, CAFA": taught("adapt={features: 0.05}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from lfpose_edge.train.map_losses import agreement_loss, concentration_loss, con
 from lfpose_edge.train.networks import CamNetwork, PoseOutput
 from lfpose_edge.train.recipe import Recipe
 from lfpose_edge.train.tag_losses import tag_loss
-from lfpose_edge.train.view_losses import equivariance_loss, surest_turn, teacher_loss
+from lfpose_edge.train.view_losses import equivariance_loss, seen_mirrored_too, surest_turn, teacher_loss
 
 LABEL_LOSSES: dict[type, Callable[..., LossTerms]] = {Sample: supervised_loss, TagSample: tag_loss}
 
@@ -82,10 +83,12 @@ class Objective:
 
     @torch.no_grad()
     def _taught(self, teacher: CamNetwork, crops: Tensor) -> PoseOutput:
+        look: Callable[[Tensor], PoseOutput] = teacher
+        if self.weights.teacher_mirrors:
+            look = partial(seen_mirrored_too, teacher, mirror=self.mirror)
         if self.weights.teacher_turns:
-            return surest_turn(teacher, crops, self.weights.sigma_cells)
-        output: PoseOutput = teacher(crops)
-        return output
+            look = partial(surest_turn, look, sigma_cells=self.weights.sigma_cells)
+        return look(crops)
 
 
 def _rows(output: PoseOutput, rows: slice) -> PoseOutput:

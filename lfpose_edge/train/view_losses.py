@@ -84,6 +84,16 @@ def teacher_loss(
 
 
 @torch.no_grad()
+def seen_mirrored_too(teacher: Callable[[Tensor], PoseOutput], crops: Tensor, mirror: Tensor) -> PoseOutput:
+    """What a teacher says of crops (B, 3, H, W) and of their mirror images, on average over the logits."""
+    plain, mirrored = teacher(crops), teacher(crops.flip(3))
+    return PoseOutput(
+        (plain.cams + mirrored.cams[:, mirror].flip(3)) / 2,
+        (plain.presence + mirrored.presence[:, mirror]) / 2,
+    )
+
+
+@torch.no_grad()
 def surest_turn(teacher: Callable[[Tensor], PoseOutput], crops: Tensor, sigma_cells: float) -> PoseOutput:
     """What a teacher says of square crops (B, 3, S, S) in the quarter turn that it is surest in.
 

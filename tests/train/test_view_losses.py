@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +13,16 @@ from lfpose_edge.geometry import apply_affine, crop_affines, invert_affine
 from lfpose_edge.train.data.tagged_crops import TagSample
 from lfpose_edge.train.data.tags import NO, OPEN, YES
 from lfpose_edge.train.losses import gaussian_maps
-from lfpose_edge.train.networks import PoseOutput
-from lfpose_edge.train.recipe import Loss
-from lfpose_edge.train.view_losses import equivariance_loss, surest_turn, teacher_loss, teacher_places
+from lfpose_edge.train.networks import PoseOutput, build_network
+from lfpose_edge.train.objective import Objective
+from lfpose_edge.train.recipe import Loss, Recipe
+from lfpose_edge.train.view_losses import (
+    equivariance_loss,
+    seen_mirrored_too,
+    surest_turn,
+    teacher_loss,
+    teacher_places,
+)
 
 MIRROR = torch.tensor([0, 2, 1])  # nose, left hand, right hand
 BOX = np.array([[20.0, 30.0, 84.0, 94.0]])
@@ -201,6 +211,22 @@ def test_an_answer_outweighs_the_teachers_doubt_that_a_joint_is_there() -> None:
     assert (trust[:, [0, 2]] == 0).all()
 
 
+def test_what_a_teacher_gets_wrong_on_one_side_the_mirrored_view_makes_good() -> None:
+    """Its maps are the crop's channels, named by the side that the sun is on; and lean to the right."""
+    crops = torch.zeros(2, 3, 8, 8)
+    crops[:, :, 4, 2], crops[1, 1, 4, 2], crops[1, 1, 5, 7] = 5, 0, 5
+    crops[:, :, 0, 0] = 1  # the sun
+    lean = torch.arange(8.0).expand(8, 8)
+
+    def teacher(crops: torch.Tensor) -> PoseOutput:
+        named = crops if crops[0, 0, 0, 0] else crops[:, MIRROR]
+        return PoseOutput(named + lean, named.amax(dim=(2, 3)) + torch.tensor([0.0, 1.0, 3.0]))
+
+    found = seen_mirrored_too(teacher, crops, MIRROR)
+    torch.testing.assert_close(found.cams, crops + 3.5)
+    torch.testing.assert_close(found.presence, crops.amax(dim=(2, 3)) + torch.tensor([0.0, 2.0, 2.0]))
+
+
 def test_a_teacher_that_knows_the_upright_is_heard_of_the_others() -> None:
     """Its maps follow the first channel where the second says that up is up; elsewhere they are flat."""
     upright = torch.zeros(4, 3, 32, 32)
@@ -218,3 +244,28 @@ def test_a_teacher_that_knows_the_upright_is_heard_of_the_others() -> None:
     assert (found.presence == 10).all()
     expected = torch.nn.functional.max_pool2d(turned[:, 0], 4)
     torch.testing.assert_close(found.cams[:, 0], 20 * expected)
+
+
+@pytest.mark.parametrize(("switches", "looks"), [((), 1), (("mirrors",), 2), (("mirrors", "turns"), 8)])
+def test_a_teacher_looks_as_often_as_the_recipe_says(
+    make_recipe: Callable[..., Recipe], switches: tuple[str, ...], looks: int
+) -> None:
+    teaching = {"teacher": 1.0, **{f"teacher_{switch}": True for switch in switches}}
+    network = {"backbone": "efficientnet_lite0", "pretrained": False, "widths": [16, 16, 16]}
+    people = {"annotations": "people.json", "images": "."}
+    data = {"train": people, "target": people, "val": people}
+    recipe = make_recipe(loss=teaching, network=network, data=data)
+    student = build_network(recipe.network, recipe.joints)
+    teacher = copy.deepcopy(student).eval()
+    seen = []
+    teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    mirror = torch.from_numpy(recipe.joints.flip_permutation)
+    sample = _persons({})[0]
+    open_answers = sample.answers[:, :, :1].expand(-1, -1, len(recipe.joints))
+    rates = torch.full((PERSONS, len(recipe.joints)), 0.5)
+    easy = torch.randint(256, sample.easy.shape, dtype=torch.uint8)
+    sample = sample._replace(answers=open_answers, rates=rates, easy=easy)
+    terms = Objective(recipe, student, mirror)(student, teacher, sample, 0.5)
+    assert torch.isfinite(terms.total)
+    assert len(seen) == looks
+    assert len({view.numpy().tobytes() for view in seen}) == looks

@@ -78,6 +78,8 @@ class Loss(Section):
     """Weight of the places that the averaged network finds in an easy view of a person without a location."""
     teacher_sure: Fraction = 0.5
     """The part of a CAM's mass that must be around its peak for the teacher to be heard."""
+    teacher_mirrors: bool = False
+    """Show the teacher the mirrored view too, and hear what it says of the two on average."""
     teacher_turns: bool = False
     """Show the teacher square crops in all four quarter turns, and hear what it says in the surest of them:
     for people who lie or are upside down, when it knows upright ones."""
