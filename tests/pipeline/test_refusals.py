@@ -1,0 +1,149 @@
+"""What a GPU or its engine refuses is named, and ``auto`` passes it over."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import gpu_doubles
+import numpy as np
+import pytest
+from gpu_doubles import FakeTensorRt
+from pipeline_cases import BOXES, Make, full_disk, make_picture
+
+from lfpose_edge.backends import engine_cache
+from lfpose_edge.errors import BackendUnavailable, BundleError, EngineMismatch
+
+
+def test_what_the_engine_refuses_is_named(
+    tensorrt: FakeTensorRt, on_gpu: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BackendUnavailable, match="runs on device 'cuda'"):
+        on_gpu(device="cpu")
+    with pytest.raises(BackendUnavailable, match="no device cuda:3"):
+        on_gpu(device="cuda:3")
+    with pytest.raises(BackendUnavailable, match="fp32, fp16 or int8, not 'bf16'"):
+        on_gpu(precision="bf16")
+    pose = on_gpu()
+    with pytest.raises(BackendUnavailable, match="the GPU fails: cannot allocate .*: out of memory"):
+        pose(np.zeros((20000, 20000, 3), np.uint8), BOXES)
+    pose(make_picture(0), BOXES)  # and it goes on
+    pose(make_picture(0), BOXES)
+
+    def refusing(log: Any) -> Any:
+        log.errors.append("wrong GPU")
+        return SimpleNamespace(deserialize_cuda_engine=lambda plan: None)
+
+    monkeypatch.setattr(tensorrt, "Runtime", refusing)
+    with pytest.raises(EngineMismatch, match="cannot read the engine: wrong GPU"):
+        on_gpu()
+
+
+def test_from_11_on_half_precision_is_the_files(tensorrt: FakeTensorRt, on_gpu: Make) -> None:
+    tensorrt.__version__ = "11.4.0"
+    assert "fp32" in on_gpu(precision="auto").describe()["backend"]
+    with pytest.raises(BackendUnavailable, match="lfpose-export MODEL --out BUNDLE --engine"):
+        on_gpu(precision="fp16")
+
+
+def test_auto_takes_the_gpu(tensorrt: FakeTensorRt, on_gpu: Make) -> None:
+    assert on_gpu(backend="auto").describe()["backend"].startswith("tensorrt 10.3.0 cuda:0")
+    assert on_gpu(backend="auto", device="cpu").describe()["backend"].split()[0] in (
+        "openvino",
+        "onnxruntime",
+    )
+
+
+def test_an_engine_of_other_types_is_refused(tensorrt: FakeTensorRt, on_gpu: Make) -> None:
+    tensorrt.float32 = "half"
+    with pytest.raises(BundleError, match=r"the engine's crops are .*, the bundle's float32"):
+        on_gpu()
+
+
+def test_a_gpu_without_memory_for_an_engine_builds_no_other(
+    tensorrt: FakeTensorRt, on_gpu: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu().close()
+
+    def full(log: Any) -> Any:
+        log.errors.append("Requested amount of GPU memory: CUDA out of memory")
+        return SimpleNamespace(deserialize_cuda_engine=lambda plan: None)
+
+    monkeypatch.setattr(tensorrt, "Runtime", full)
+    with pytest.raises(BackendUnavailable, match="out of memory"):
+        on_gpu()
+    assert tensorrt.builds == 1
+
+
+def test_a_gpu_that_goes_away_is_named_and_hides_nothing(
+    on_gpu: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lost(self: Any) -> None:
+        message = "cannot finish the work on the device: unspecified launch failure (cudaErrorLaunchFailure)"
+        raise gpu_doubles.CudaError(message)
+
+    pose = on_gpu()
+    kept = pose(make_picture(0), BOXES, to="device")
+    with pytest.raises(KeyError, match="mine"), pose:  # noqa: PT012
+        monkeypatch.setattr(gpu_doubles.Stream, "synchronize", lost)
+        with pytest.raises(BackendUnavailable, match="the GPU fails: .*launch failure"):
+            kept.to_host()
+        raise KeyError("mine")  # noqa: EM101
+    assert "closing after KeyError: the GPU fails" in caplog.text
+    assert pose._pipeline._free == []
+
+
+def _not_starting(log: Any) -> Any:
+    message = "pybind11::init(): factory function returned nullptr"
+    raise TypeError(message)
+
+
+def _no_stream(device: int = 0) -> Any:
+    message = "cannot create a stream: all CUDA-capable devices are busy"
+    raise gpu_doubles.CudaError(message)
+
+
+def _no_facts(device: int = 0) -> Any:
+    message = "cannot ask for the device's properties: unknown error"
+    raise gpu_doubles.CudaError(message)
+
+
+@pytest.mark.parametrize(
+    "fault", ["does not start", "no stream", "no facts", "old GPU", "cache", "namespace"]
+)
+def test_auto_passes_a_gpu_over_that_does_not_work(
+    fault: str,
+    tensorrt: FakeTensorRt,
+    on_gpu: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    options: dict[str, Any] = {}
+    if fault == "does not start":
+        monkeypatch.setattr(tensorrt, "Builder", _not_starting)
+        words = "does not start"
+    elif fault == "no stream":
+        monkeypatch.setattr(sys.modules["lfpose_edge._cuda"], "Stream", _no_stream)
+        words = "cuda:0 cannot be used: cannot create a stream"
+    elif fault == "no facts":
+        monkeypatch.setattr(sys.modules["lfpose_edge._cuda"], "device_facts", _no_facts)
+        words = "the GPU fails: cannot ask for the device's properties"
+    elif fault == "old GPU":
+        old = {"name": "Tesla V100", "compute_capability": (7, 0)}
+        monkeypatch.setattr(sys.modules["lfpose_edge._cuda"], "device_facts", lambda device: old)
+        words = "Tesla V100 is of compute capability (7, 0): 7.5 or later is needed"
+    elif fault == "cache":
+        monkeypatch.setattr(engine_cache, "write_engine", full_disk)
+        words = "No space left"
+    else:
+        monkeypatch.delattr(tensorrt, "__version__")
+        words = "tensorrt is a folder here"
+    with caplog.at_level(logging.INFO):
+        pose = on_gpu(backend="auto", **options)
+    assert pose.describe()["backend"].split()[0] in ("openvino", "onnxruntime")
+    assert words in caplog.text
+    with pytest.raises((BackendUnavailable, OSError), match=re.escape(words)):
+        on_gpu()

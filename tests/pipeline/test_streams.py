@@ -1,0 +1,104 @@
+"""Frames on their way side by side: streams, threads, more than memory is kept for."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from gpu_doubles import FakeTensorRt
+from pipeline_cases import BOXES, Make, assert_same, make_picture
+
+from lfpose_edge import PoseEstimator
+from lfpose_edge.geometry import crop_affines
+from lfpose_edge.pipeline.device import KEPT
+
+
+def test_a_stream_keeps_the_order_and_a_frame_ahead(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pictures = [make_picture(seed) for seed in range(7)]
+    read = []
+
+    def source() -> Any:
+        for number, picture in enumerate(pictures):
+            read.append(number)
+            yield picture
+
+    pose, seen = on_gpu(), []
+    for number, result in enumerate(pose.stream(source())):
+        assert_same(result, on_cpu(pictures[number]))
+        seen.append(len(read))
+    assert seen == [2, 3, 4, 5, 6, 7, 7]
+
+
+def test_a_stream_that_is_left_gives_its_memory_back(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pose = on_gpu()
+    for _ in range(3):
+        stream = pose.stream([make_picture(seed) for seed in range(5)])
+        next(stream)
+        stream.close()
+    assert_same(pose(make_picture(1), BOXES), on_cpu(make_picture(1), BOXES))
+
+
+def test_streams_side_by_side_wait_for_nobody(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pose = on_gpu()
+    streams = [pose.stream([make_picture(10 * s + n) for n in range(4)]) for s in range(3)]
+    for number, results in enumerate(zip(*streams, strict=True)):
+        for s, result in enumerate(results):
+            assert_same(result, on_cpu(make_picture(10 * s + number)))
+    assert number == 3
+
+
+def test_several_threads_share_an_estimator(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pose = on_gpu()
+    expected = [on_cpu(make_picture(seed), BOXES) for seed in range(4)]
+    wrong: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            for _ in range(5):
+                assert_same(pose(make_picture(seed), BOXES), expected[seed])
+        except BaseException as error:  # noqa: B036  (shown by the main thread)
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+
+
+def test_more_frames_on_their_way_than_memory_is_kept_for(
+    tensorrt: FakeTensorRt, on_gpu: Make, on_cpu: PoseEstimator
+) -> None:
+    pipeline, expected = (p._pipeline for p in (on_gpu(), on_cpu))
+    affines = crop_affines(np.array(BOXES, np.float64), (64, 48), padding=1.25)
+    pictures = [make_picture(seed) for seed in range(KEPT + 3)]
+    made = 0
+    for count in (KEPT + 3, KEPT, KEPT):
+        waits = [pipeline.submit(picture, affines, stay=True) for picture in pictures[:count]]
+        kept = [wait() for wait in waits]
+        for picture, located in zip(pictures, kept, strict=False):
+            found = expected.submit(picture, affines)()
+            np.testing.assert_allclose(located.keypoints.numpy(), found.keypoints, atol=2e-3)
+        made = tensorrt.contexts if count > KEPT else made
+    assert tensorrt.contexts == made  # those that were kept did
+
+
+def test_results_that_are_collected_at_any_moment_stop_nothing(
+    on_gpu: Make, on_cpu: PoseEstimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector may end a stream that was left, in the middle of a frame of the same thread."""
+    pose = on_gpu()
+    left = pose.stream([make_picture(seed) for seed in range(5)])
+    next(left)
+    put = type(pose._pipeline)._frame_on_gpu
+    monkeypatch.setattr(type(pose._pipeline), "_frame_on_gpu", lambda *all_: (left.close(), put(*all_))[1])
+    worker = threading.Thread(
+        target=lambda: assert_same(pose(make_picture(2)), on_cpu(make_picture(2))), daemon=True
+    )
+    worker.start()
+    worker.join(30)
+    assert not worker.is_alive()
