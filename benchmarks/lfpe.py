@@ -47,6 +47,7 @@ class Row:
         changes: of the recipe.
         against: rows that it is compared with.
         mistakes: the part of the answers that are wrong.
+        hide: the part of a crop that is hidden.
     """
 
     locations: float
@@ -54,6 +55,7 @@ class Row:
     changes: tuple[str, ...] = ()
     against: tuple[str, ...] = ("100",)
     mistakes: float = 0.0
+    hide: float = 0.0
 
 
 def without(*parts: str) -> tuple[str, ...]:
@@ -76,6 +78,7 @@ ROWS = {
     **{f"0+{answers} answers": Row(0, answers, TEACHER) for answers in ANSWERS},
     "0+14 answers, equivariance": Row(0, 14, (*TEACHER, "loss.equivariance=1"), against=("0+14 answers",)),
     "0+14 answers, whole method": Row(0, 14, (*METHOD, "loss.equivariance=1"), against=("0+14 answers",)),
+    "0+14 answers, parts hidden": Row(0, 14, TEACHER, against=("0+14 answers",), hide=0.5),
     "0+140 answers, 5 % wrong": Row(0, 140, TEACHER, against=("0+140 answers",), mistakes=0.05),
     "0+140 answers, no teacher": Row(0, 140, against=("0+140 answers",)),
     "25+tags, answers alone": Row(0.25, 140, against=("25+tags",)),
@@ -99,7 +102,7 @@ def recipe_changes(row: Row, seed: int, size: int, epochs: int) -> list[str]:
     located = "[{annotations: lspet/train.json, images: lspet/images}]"
     tags = f"[{{sheet: {sheet(row.answers or 0, row.mistakes)}, images: lspet/images}}]"
     rounds = epochs if row.answers is not None else round(epochs / row.locations)
-    augment = "{rotation_deg: 15, scale: 0.15, cutout: 0}"
+    augment = f"{{rotation_deg: 15, scale: 0.15, cutout: 0, hide: {row.hide}}}"
     return [
         f"seed={seed}",
         f"data.train={located if row.locations else []}",

@@ -92,6 +92,22 @@ def test_pixel_changes_keep_shape_and_type_and_leave_the_input_alone() -> None:
     assert len(np.unique(out)) > 10  # noise in the covered rectangle
 
 
+def test_parts_are_hidden_whole_and_as_often_as_asked() -> None:
+    crop = np.random.default_rng(0).integers(0, 256, (3, 33, 48), dtype=np.uint8)
+    still = {"color": 0.0, "cutout": 0.0}
+    hidden = 0
+    for seed in range(50):
+        seen = random_pixels(crop, Augment(**still, hide=0.3), np.random.default_rng(seed))
+        same = (seen == crop).all(axis=0)
+        parts = [part for band in np.array_split(same, 4) for part in np.array_split(band, 4, axis=1)]
+        covered = [not part.all() for part in parts]
+        hidden += sum(covered)
+        grey = seen.reshape(3, -1)[:, ~same.ravel()]
+        assert (grey == crop.mean(axis=(1, 2)).astype(np.uint8)[:, None]).all()
+    assert 0.25 < hidden / (50 * 16) < 0.35
+    assert (random_pixels(crop, Augment(**still), np.random.default_rng(0)) == crop).all()
+
+
 def test_a_coarse_crop_is_the_crop_with_less_detail() -> None:
     stripes = np.zeros((3, 48, 64), np.uint8)
     stripes[:, :, ::2] = 200

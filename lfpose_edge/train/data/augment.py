@@ -9,6 +9,8 @@ from lfpose_edge.geometry import Affines, crop_affines
 from lfpose_edge.opencv import cv2
 from lfpose_edge.train.recipe import Augment
 
+_PARTS = 4  # along a side
+
 
 def random_crop_affine(
     box: NDArray[np.float64],
@@ -69,7 +71,7 @@ def coarsen(crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uin
 
 
 def random_pixels(crop: NDArray[np.uint8], augment: Augment, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Change brightness, contrast and channel gains of a (3, H, W) crop, and perhaps cover a rectangle."""
+    """Change brightness, contrast and channel gains of a (3, H, W) crop, and perhaps cover parts of it."""
     gain, contrast = 1 + rng.uniform(-augment.color, augment.color, 2)
     channel_gain = 1 + rng.uniform(-augment.color, augment.color, 3) / 2
     out = np.empty_like(crop)
@@ -84,4 +86,16 @@ def random_pixels(crop: NDArray[np.uint8], augment: Augment, rng: np.random.Gene
         h, w = (int(s * rng.uniform(0.1, 0.34)) for s in (height, width))
         y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
         out[:, y : y + h, x : x + w] = rng.integers(0, 256, (3, h, w), dtype=np.uint8)
-    return out
+    return hide_parts(out, augment.hide, rng) if augment.hide else out
+
+
+def hide_parts(crop: NDArray[np.uint8], chance: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Cover each of a (3, H, W) crop's 4x4 parts by chance with the mean colour (hide-and-seek, ICCV 2017).
+
+    What is seen must then do for the answer, where the most telling part would have done before.
+    """
+    _, height, width = crop.shape
+    hidden = rng.random((_PARTS, _PARTS)) < chance
+    rows, columns = (np.arange(extent) * _PARTS // extent for extent in (height, width))
+    mean = crop.mean(axis=(1, 2), keepdims=True).astype(np.uint8)
+    return np.where(hidden[rows[:, None], columns], mean, crop)

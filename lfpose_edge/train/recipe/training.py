@@ -27,6 +27,8 @@ class Augment(Section):
     """Largest change of brightness, contrast and of each channel's gain."""
     cutout: Fraction = 0.3
     """Chance that a rectangle of up to a third of the crop is filled with noise."""
+    hide: Fraction = 0.0
+    """Chance of each of the crop's 4x4 parts to be covered with the mean colour."""
     intruder: Fraction = 0.0
     """Chance that a part of another person's crop covers one side, as in a crowd; of located persons only."""
 
