@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from lfpose_edge.errors import LFPoseError, RecipeError
 from lfpose_edge.files import write_json_whole
 from lfpose_edge.train.bridge import DomainBridge
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
-from lfpose_edge.train.data.mixture import CropMixture
 from lfpose_edge.train.distributed import anywhere, make_fabric, share_buffers
 from lfpose_edge.train.evaluate import evaluate_network
 from lfpose_edge.train.networks import CamNetwork, build_network
@@ -33,12 +31,11 @@ from lfpose_edge.train.process import keep_freed_memory, quiet_worker, stop_requ
 from lfpose_edge.train.progress import TrainingProgress
 from lfpose_edge.train.recipe import Recipe, parse_recipe
 from lfpose_edge.train.start import Origin, start_from, take_statistics
-from lfpose_edge.train.training_set import make_training_set, read_persons
+from lfpose_edge.train.training_set import make_training_set, read_persons, target_appearance
 
 logger = logging.getLogger("lfpose_edge")
 
 CHECKPOINT_SECONDS = 300.0
-LOOKED_AT = 16  # batches that say what BatchNorm will see
 
 
 @dataclass
@@ -94,10 +91,12 @@ def train(
     path = out / "last.pt"
     origin: Origin | None = None
     if recipe.start_from is not None and not path.is_file():
-        origin = start_from(recipe.start_from, network, recipe, plain_crops(train_set, recipe))
+        size = recipe.stages[0].size
+        origin = start_from(recipe.start_from, network, recipe, train_set.plain_crops(size, recipe.seed))
         if recipe.adapt is not None and recipe.adapt.statistics == "target":
             # Or the teacher, which follows slowly, would long see the target by the source's.
-            take_statistics(network, plain_crops(train_set.of_target(), recipe))
+            target = train_set.of_domain(target=True)
+            take_statistics(network, target.plain_crops(size, recipe.seed))
     ema = copy.deepcopy(network).eval()
     bridge = None if recipe.adapt is None else DomainBridge(recipe.adapt, network, recipe.joints)
     if bridge is not None and fabric.world_size > 1:
@@ -139,6 +138,7 @@ def train(
     mirror = fabric.to_device(torch.from_numpy(recipe.joints.flip_permutation))
     objective = Objective(recipe, network, mirror, bridge)
 
+    appearances = {stage.size: target_appearance(train_set, recipe, stage.size) for stage in recipe.stages}
     steps_per_epoch = len(train_set.epoch_batches(options.batch_size, (recipe.seed, 0)))
     last_step = steps_per_epoch * recipe.epochs
     if step:
@@ -170,7 +170,9 @@ def train(
             epoch, first_batch = divmod(step, steps_per_epoch)
             stage = recipe.stage_at(epoch)
             size, augment = stage.size, stage.augment or recipe.augment
-            crops = train_set.with_view(size=size, augment=augment, seed=(recipe.seed, epoch))
+            crops = train_set.with_view(
+                size=size, augment=augment, seed=(recipe.seed, epoch), appearance=appearances[size]
+            )
             batches = crops.epoch_batches(options.batch_size, (recipe.seed, epoch))[first_batch:]
             # Every process has a share of every batch; of a last one with too few persons, its first.
             shares = [batch[fabric.global_rank :: fabric.world_size] or batch[:1] for batch in batches]
@@ -262,13 +264,6 @@ def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: fl
     torch._foreach_lerp_([own[k] for k in floats], [new[k] for k in floats], 1 - decay)
     for k in own.keys() - set(floats):
         own[k].copy_(new[k])
-
-
-def plain_crops(persons: CropMixture, recipe: Recipe) -> Iterator[torch.Tensor]:
-    """Unchanged crops of the first persons of an epoch, in the size that the training starts with."""
-    crops = persons.with_view(size=recipe.stages[0].size)
-    for batch in crops.epoch_batches(32, (recipe.seed, 0))[:LOOKED_AT]:
-        yield collate(crops.__getitems__(batch)).crop
 
 
 def collate(samples: list[Any]) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lfpose_edge.errors import RecipeError
 from lfpose_edge.persons import PersonTable, joined, read_coco_boxes, read_coco_keypoints
+from lfpose_edge.train.data.appearance import Appearance, estimate_appearance
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture
 from lfpose_edge.train.data.tagged_crops import TaggedCrops
@@ -58,6 +59,17 @@ def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dic
     if few:
         parts.append(PersonCrops(joined(few), view, of_target=True))
     return CropMixture(parts, _lengths(parts)), split
+
+
+def target_appearance(persons: CropMixture, recipe: Recipe, size: tuple[int, int]) -> Appearance | None:
+    """What the target's crops of a size look like beside the source's, where the recipe asks for it."""
+    if recipe.adapt is None or not recipe.adapt.appearance:
+        return None
+    source, target = (
+        np.concatenate([crops.numpy() for crops in part.plain_crops(size, recipe.seed)])
+        for part in (persons.of_domain(target=False), persons.of_domain(target=True))
+    )
+    return estimate_appearance(source, target, recipe.adapt.appearance)
 
 
 def _lengths(parts: Sequence[PersonCrops | TaggedCrops]) -> list[int]:

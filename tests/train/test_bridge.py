@@ -209,7 +209,7 @@ def test_a_stopped_adaptation_goes_on_to_the_same_weights(
     figures: Path, make_recipe: MakeRecipe, tmp_path: Path, stop_after: Callable[[int], None]
 ) -> None:
     target = {**_data()["target"], "locations": 0.4}
-    weights = {**WHOLE, "structure": 0.1, "statistics": "target"}
+    weights = {**WHOLE, "structure": 0.1, "statistics": "target", "appearance": 0.5}
     recipe = make_recipe(data=_data(target=target), network=NETWORK, adapt=weights, loss={"teacher": 0.1})
 
     def run(out: str) -> loop.Run:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from lfpose_edge import ops
 from lfpose_edge.geometry import Affines, apply_affine, crop_affines, invert_affine
 from lfpose_edge.persons import PersonTable
+from lfpose_edge.train.data.appearance import Appearance
 from lfpose_edge.train.data.augment import coarsen, intrude, random_crop_affine, random_pixels
 from lfpose_edge.train.recipe import Augment
 
@@ -47,18 +48,32 @@ class CropView:
         padding: the crop's size over the box's.
         augment: random changes, or None for the plain crop.
         seed: with the sample's index it decides all random choices, whichever worker draws them.
+        appearance: of a target, in which the source's crops are shown now and then.
     """
 
     size: tuple[int, int]
     padding: float
     augment: Augment | None = None
     seed: tuple[int, ...] = (0,)
+    appearance: Appearance | None = None
 
     def affine(self, box: NDArray[np.float64], rng: np.random.Generator) -> tuple[Affines, bool]:
         """The (2, 3) affine of a box's crop, to image coordinates, and whether it mirrors left and right."""
         if self.augment is None:
             return crop_affines(box, self.size, padding=self.padding)[0], False
         return random_crop_affine(box, self.size, self.padding, self.augment, rng)
+
+    def repainted(
+        self, crop: NDArray[np.uint8], rng: np.random.Generator, *, of_target: bool
+    ) -> NDArray[np.uint8]:
+        """A (3, H, W) crop whose pixels are changed at random, where the view changes anything."""
+        if self.augment is None:
+            return crop
+        if self.appearance is not None and not of_target and rng.random() < self.appearance.chance:
+            crop = self.appearance.of_target(crop, rng)
+        if self.augment.coarse and rng.random() < self.augment.coarse:
+            crop = coarsen(crop, rng)
+        return random_pixels(crop, self.augment, rng)
 
 
 class PersonCrops(Dataset[Sample]):
@@ -83,13 +98,10 @@ class PersonCrops(Dataset[Sample]):
         rng = np.random.default_rng((*view.seed, index))
         affine, flip = view.affine(box, rng)
         crop = self._cut(index, affine)
-        if view.augment is not None:
-            if view.augment.intruder and rng.random() < view.augment.intruder:
-                other = int(rng.integers(len(self.persons)))
-                crop = intrude(crop, self._cut(other, view.affine(self.persons.boxes[other], rng)[0]), rng)
-            if view.augment.coarse and rng.random() < view.augment.coarse:
-                crop = coarsen(crop, rng)
-            crop = random_pixels(crop, view.augment, rng)
+        if view.augment is not None and view.augment.intruder and rng.random() < view.augment.intruder:
+            other = int(rng.integers(len(self.persons)))
+            crop = intrude(crop, self._cut(other, view.affine(self.persons.boxes[other], rng)[0]), rng)
+        crop = view.repainted(crop, rng, of_target=self.of_target)
 
         joints = apply_affine(invert_affine(affine), joints)
         height, width = view.size

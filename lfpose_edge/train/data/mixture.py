@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from lfpose_edge.train.data.crops import PersonCrops, Sample
 from lfpose_edge.train.data.tagged_crops import TaggedCrops, TagSample
+
+_PLAIN, _MOST_PLAIN = 32, 512
 
 
 class CropMixture(Dataset["Sample | TagSample"]):
@@ -45,9 +49,15 @@ class CropMixture(Dataset["Sample | TagSample"]):
         parts = [part.with_view(**changes, **own) for part, own in zip(self.parts, seeds, strict=True)]
         return CropMixture(parts, self.lengths)
 
-    def of_target(self) -> CropMixture:
-        """The persons of the target domain alone, each once; there must be some."""
-        return CropMixture([part for part in self.parts if part.of_target])
+    def of_domain(self, *, target: bool) -> CropMixture:
+        """The persons of one domain, each once; there must be some."""
+        return CropMixture([part for part in self.parts if part.of_target == target])
+
+    def plain_crops(self, size: tuple[int, int], seed: int) -> Iterator[Tensor]:
+        """Unchanged crops of the first persons of an epoch, batches (B, 3, H, W) uint8 RGB, 512 at most."""
+        crops = self.with_view(size=size)
+        for batch in crops.epoch_batches(_PLAIN, (seed, 0))[: _MOST_PLAIN // _PLAIN]:
+            yield torch.stack([sample.crop for sample in crops.__getitems__(batch)])
 
     def __len__(self) -> int:
         return self._ends[-1]

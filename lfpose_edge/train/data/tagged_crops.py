@@ -16,7 +16,6 @@ from lfpose_edge import ops
 from lfpose_edge.errors import SourceError
 from lfpose_edge.geometry import Affines, crop_affines
 from lfpose_edge.opencv import cv2
-from lfpose_edge.train.data.augment import coarsen, random_pixels
 from lfpose_edge.train.data.crops import OF_THE_SOURCE, CropView
 from lfpose_edge.train.data.tags import OPEN, Tags
 
@@ -98,10 +97,7 @@ class TaggedCrops(Dataset[TagSample]):
         crop = self._cut(image, affine)
         easy_affine = crop_affines(box, view.size, padding=view.padding)[0]
         easy = self._cut(image, easy_affine) if self.two_views else np.zeros(0, np.uint8)
-        if view.augment is not None:
-            if view.augment.coarse and rng.random() < view.augment.coarse:
-                crop = coarsen(crop, rng)
-            crop = random_pixels(crop, view.augment, rng)
+        crop = view.repainted(crop, rng, of_target=self.of_target)
         regions = np.zeros((self._most, 4), np.float32)
         answers = np.full((self._most, len(self.tags.skeleton)), OPEN, np.int8)
         regions[: len(rows)] = self.tags.regions[rows]

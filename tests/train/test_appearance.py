@@ -1,0 +1,60 @@
+"""A camera is known again by what it does to other pictures of other people."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from lfpose_edge.train.data.appearance import estimate_appearance
+
+SIZE, PERSONS = 64, 96
+
+
+def _crops(seed: int) -> np.ndarray:
+    """Pictures (N, 3, H, W) with edges of all directions and textures of all finenesses."""
+    rng = np.random.default_rng(seed)
+    crops = np.empty((PERSONS, SIZE, SIZE, 3), np.uint8)
+    for crop in crops:
+        crop[:] = rng.integers(60, 200, 3)
+        for _ in range(12):
+            points = rng.integers(0, SIZE, (3, 2)).astype(np.int32)
+            cv2.fillPoly(crop, [points], rng.integers(20, 250, 3).tolist(), cv2.LINE_AA)
+    return np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
+
+
+def _through(crops: np.ndarray, gain: float, blur: float, noise: float, seed: int = 9) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    seen = np.stack([[cv2.GaussianBlur(channel, (0, 0), blur) for channel in crop] for crop in crops]) * gain
+    return np.clip(seen + rng.normal(0, noise, seen.shape) + 0.5, 0, 255).astype(np.uint8)
+
+
+def test_tones_blur_and_noise_are_found_in_other_peoples_pictures() -> None:
+    found = estimate_appearance(_crops(0), _through(_crops(1), gain=0.6, blur=1.2, noise=6.0))
+    levels = np.arange(60, 200)
+    np.testing.assert_allclose(found.tones[:, levels], np.tile(0.6 * levels, (3, 1)), atol=12)
+    frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE))
+    blurred = np.exp(-2 * (np.pi * 1.2 * frequency) ** 2)
+    told = (frequency > 0.05) & (frequency < 0.25)  # beyond, noise is all there is
+    assert np.abs(found.kept[:, told] - blurred[told]).mean() < 0.06
+    assert found.noise[:, frequency > 0.1].mean() == pytest.approx(6.0, abs=1.0)
+
+
+def test_a_crop_is_shown_as_the_target_looks_and_nobody_moves() -> None:
+    source, target = _crops(0), _through(_crops(1), 0.6, 1.2, 6.0)
+    appearance = estimate_appearance(source, target)
+    rng = np.random.default_rng(0)
+    shown = np.stack([appearance.of_target(crop, rng) for crop in source])
+    assert shown.dtype == np.uint8
+    assert shown.shape == source.shape
+    truth = _through(source, 0.6, 1.2, 0.0).astype(int)
+    assert np.abs(shown - truth).mean() < 8  # the noise, mostly; 40 before
+    for statistic in (np.mean, np.std, lambda crops: np.abs(np.diff(crops.astype(int), axis=3)).mean()):
+        ours, theirs, before = (statistic(crops) for crops in (shown, target, source))
+        assert abs(ours - theirs) < 0.2 * abs(before - theirs)
+
+
+def test_pictures_of_the_same_camera_stay_as_they_are() -> None:
+    source = _crops(0)
+    shown = estimate_appearance(source, source).of_target(source[0], np.random.default_rng(0))
+    assert np.abs(shown.astype(int) - source[0]).max() <= 1
