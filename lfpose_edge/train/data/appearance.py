@@ -67,10 +67,9 @@ def estimate_appearance(
         ours, theirs = source[:, channel], target[:, channel]
         curve = np.interp(_distribution(ours), _distribution(theirs), _LEVELS)
         toned = curve[ours]
-        (at, power), (_, other) = _spectrum(toned), _spectrum(theirs)
-        noise_at, own = _noise(toned)
-        foreign = _noise(theirs)[1]
-        own, foreign = (np.interp(at, noise_at, values) for values in (own, foreign))
+        at, powers = _spectra(toned)
+        power, other = powers.mean(axis=0), _spectra(theirs)[1].mean(axis=0)
+        own, foreign = (np.interp(at, *_noise(pictures)) for pictures in (toned, theirs))
         share = np.clip((other - foreign) / np.maximum(power - own, 1e-3), 0, 1)
         share[0] = 1  # the level, which is the curve's
         added = np.maximum(foreign - share * own, 0)
@@ -87,18 +86,18 @@ def _distribution(channel: NDArray[np.uint8]) -> Floats:
     return (np.cumsum(count) - count / 2) / count.sum()
 
 
-def _spectrum(pictures: NDArray[Any]) -> tuple[Floats, Floats]:
-    """Frequencies, periods a pixel, and the mean power of pictures (N, h, w) there: of noise its variance."""
+def _spectra(pictures: NDArray[Any]) -> tuple[Floats, Floats]:
+    """R frequencies, periods a pixel, and pictures' (N, h, w) power there, (N, R): of noise its variance."""
     height, width = pictures.shape[1:]
     window = np.outer(*(np.hanning(extent + 2)[1:-1] for extent in (height, width)))
     level = (pictures * window).sum(axis=(1, 2), keepdims=True) / window.sum()
     seen = (pictures - level) * window
-    power = (np.abs(np.fft.rfft2(seen)) ** 2).mean(axis=0) / (window**2).sum()
+    power = np.abs(np.fft.rfft2(seen)) ** 2 / (window**2).sum()
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     side = max(height, width)
-    ring = np.round(frequency * side).astype(int).ravel()
-    rings = np.unique(ring)
-    return rings / side, (np.bincount(ring, power.ravel()) / np.maximum(np.bincount(ring), 1))[rings]
+    rings, ring = np.unique(np.round(frequency * side).astype(int), return_inverse=True)
+    members = np.eye(len(rings))[ring.ravel()]
+    return rings / side, power.reshape(len(power), -1) @ (members / members.sum(axis=0))
 
 
 def _noise(pictures: NDArray[Any]) -> tuple[Floats, Floats]:
@@ -110,11 +109,12 @@ def _noise(pictures: NDArray[Any]) -> tuple[Floats, Floats]:
     )
     level = patches.mean(axis=(1, 2))
     low, high = np.quantile(level, _MIDDLE)
-    patches = patches[(level >= low) & (level <= high)]
-    rough = np.abs(np.diff(patches.astype(np.float64), axis=2)).mean(axis=(1, 2))
-    flattest = np.argsort(rough, kind="stable")[: max(_LEAST, round(_FLATTEST * len(patches)))]
-    at, power = _spectrum(_without_slope(patches[flattest]))
-    power[at * _PATCH < _TOO_COARSE] = power[at * _PATCH >= _TOO_COARSE][0]
+    patches = _without_slope(patches[(level >= low) & (level <= high)])
+    at, powers = _spectra(patches)
+    fine = at * _PATCH >= _TOO_COARSE
+    flattest = np.argsort(powers[:, fine].mean(axis=1))[: max(_LEAST, round(_FLATTEST * len(patches)))]
+    power = powers[flattest].mean(axis=0)
+    power[~fine] = power[fine][0]
     return at, power
 
 
