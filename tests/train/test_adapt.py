@@ -233,7 +233,9 @@ def test_an_adapted_model_is_published_only_if_it_is_no_worse(
             run_adapt(*arguments)
         assert not (out / "bundle").exists()
     assert checkpoint.read_bytes() == before
-    assert load_checkpoint(out / "run" / "last.pt")["bridge"]["source_relations"].any()
+    adapted = load_checkpoint(out / "run" / "last.pt")
+    assert {"appearance": 0.5, "statistics": "target"}.items() <= adapted["recipe"]["adapt"].items()
+    assert adapted["bridge"]["watched"][0] > 0  # batches of the source
 
 
 def test_only_the_checkpoint_of_a_located_training_is_adapted(
