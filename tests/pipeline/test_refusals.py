@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,16 @@ from pipeline_cases import BOXES, Make, full_disk, make_picture
 
 from lfpose_edge.backends import engine_cache
 from lfpose_edge.errors import BackendUnavailable, BundleError, EngineMismatch
+
+
+def _refusing(why: str) -> Callable[[Any], Any]:
+    """TensorRT's runtime that reads no engine, and logs why."""
+
+    def runtime(log: Any) -> Any:
+        log.errors.append(why)
+        return SimpleNamespace(deserialize_cuda_engine=lambda plan: None)
+
+    return runtime
 
 
 def test_what_the_engine_refuses_is_named(
@@ -33,11 +44,7 @@ def test_what_the_engine_refuses_is_named(
     pose(make_picture(0), BOXES)  # and it goes on
     pose(make_picture(0), BOXES)
 
-    def refusing(log: Any) -> Any:
-        log.errors.append("wrong GPU")
-        return SimpleNamespace(deserialize_cuda_engine=lambda plan: None)
-
-    monkeypatch.setattr(tensorrt, "Runtime", refusing)
+    monkeypatch.setattr(tensorrt, "Runtime", _refusing("wrong GPU"))
     with pytest.raises(EngineMismatch, match="cannot read the engine: wrong GPU"):
         on_gpu()
 
@@ -67,12 +74,7 @@ def test_a_gpu_without_memory_for_an_engine_builds_no_other(
     tensorrt: FakeTensorRt, on_gpu: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_gpu().close()
-
-    def full(log: Any) -> Any:
-        log.errors.append("Requested amount of GPU memory: CUDA out of memory")
-        return SimpleNamespace(deserialize_cuda_engine=lambda plan: None)
-
-    monkeypatch.setattr(tensorrt, "Runtime", full)
+    monkeypatch.setattr(tensorrt, "Runtime", _refusing("Requested amount of GPU memory: CUDA out of memory"))
     with pytest.raises(BackendUnavailable, match="out of memory"):
         on_gpu()
     assert tensorrt.builds == 1
