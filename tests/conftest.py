@@ -10,6 +10,10 @@ from typing import NamedTuple
 
 import pytest
 
+# Workers share the cores: one thread each, in the processes that tests start too.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 MARKS = {"shared_data": pytest.mark.shared, "stream": pytest.mark.gpu}
 

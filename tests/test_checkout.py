@@ -41,7 +41,7 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```sh\n(.*?)```", readme, re.DOTALL)
     commands = [line.strip() for block in blocks[:2] for line in block.strip().splitlines()]
-    assert commands == ["pip install . && lfpose demo", 'pip install ".[test]" && pytest']
+    assert commands == ["pip install . && lfpose demo", 'pip install ".[test]" && pytest -n auto']
     script = (ROOT / ".ci" / "run").read_text().splitlines()
     assert [line for line in script if line in commands] == commands
 
