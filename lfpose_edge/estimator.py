@@ -165,8 +165,9 @@ class PoseEstimator:
                 (H, W, 4) with alpha, which is ignored; with the colour ``nv12`` (3 H / 2, W); or a path, or
                 the bytes of an encoded image. A file is turned as its EXIF entry says. On a GPU an array in
                 its memory (torch's, CuPy's, any with DLPack) is read where it lies.
-            boxes: (N, 4) or (4,) x1, y1, x2, y2 in pixels, one a person; they are clipped to the image.
-                None asks the detector, or takes the whole image as one person.
+            boxes: (N, 4) or (4,) x1, y1, x2, y2 in pixels, one a person. Crops are made of them as they are,
+                as in training; the result has them clipped to the image. None asks the detector, or takes
+                the whole image as one person.
             to: where the poses go: ``host``, or ``device``, to stay in the memory of the GPU.
 
         Raises:
@@ -245,7 +246,8 @@ class PoseEstimator:
             message = "activation maps are made of images in the host's memory: give image.cpu()"
             raise TypeError(message)
         height, width = image_size(array, self._color)
-        chosen = clip_boxes([0, 0, width, height] if boxes is None else boxes, (height, width))
+        chosen = [0, 0, width, height] if boxes is None else boxes
+        clip_boxes(chosen, (height, width))  # or says what is wrong with them
         affines = crop_affines(chosen, self._input.size, padding=self._input.padding)
         joints = self._stages.joints
         cams = np.empty((len(affines), joints, *self._stages.cells), np.float32)
@@ -257,7 +259,7 @@ class PoseEstimator:
         return ActivationMaps(cams, presence, affines, self._input.size)
 
     def describe(self) -> dict[str, Any]:
-        """What runs: model, version, skeleton, input size, precision, backend and threads."""
+        """What runs: model, version, skeleton, input size, threads; the backend with device and precision."""
         manifest = self._bundle.manifest
         return {
             "model": manifest.name,
@@ -366,7 +368,9 @@ class PoseEstimator:
             empty = PoseResult.empty(skeleton, (height, width), timings=timings, **common)
             return lambda: empty
 
-        affines = crop_affines(boxes, self._input.size, padding=self._input.padding)
+        # Of a box that reaches beyond the image all of it counts: clipped, it would be of another scale.
+        cut_out = boxes if given is None else given
+        affines = crop_affines(cut_out, self._input.size, padding=self._input.padding)
         wait = self._pipeline.submit(image, affines, stay=stay)
 
         def finish() -> PoseResult | DevicePoses:
