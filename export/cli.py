@@ -35,7 +35,8 @@ def export(
     ] = None,
     calib_crops: Annotated[int, typer.Option(min=32, help="Most crops for the ranges.")] = 512,
     detector: Annotated[
-        str | None, typer.Option(help="Finds the people of a folder's images; none: one person an image.")
+        str | None,
+        typer.Option(help="Finds the people of a folder's images; without one an image is one person."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of the data sets; $LFPOSE_DATA when not given.")

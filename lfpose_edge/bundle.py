@@ -64,9 +64,9 @@ class Decode(_Section):
     upsample: Annotated[int, Field(ge=1, le=64)]
     """Factor of the virtual bilinear upsampling."""
     method: Literal["none", "quarter", "dark", "softargmax"]
-    blur_sigma: Annotated[float, Field(gt=0, le=64)] = 1.0
+    blur_sigma: Annotated[float, Field(gt=0, le=8)] = 1.0
     """Cells; for ``dark``."""
-    window: Annotated[int, Field(ge=1, le=64)] = 2
+    window: Annotated[int, Field(ge=1, le=16)] = 2
     """Radius in cells; for ``softargmax``."""
     presence_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Joints with less presence count as absent."""

@@ -8,7 +8,22 @@ import platform
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "openvino", "onnx", "torch")
+PACKAGES = (
+    "numpy",
+    "opencv-python",
+    "opencv-python-headless",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "torch-tensorrt",
+    "pycuda",
+    "onnx",
+    "torch",
+)
+# x86 without these sums uint8 x int8 products in 16 bits, which may overflow.
+_VNNI = {"avx512_vnni", "avx_vnni"}
 
 
 def machine() -> dict[str, Any]:
@@ -49,6 +64,11 @@ def cpu_model() -> str:
 def cpu_flags() -> frozenset[str]:
     """What the first processor can do, in Linux's words; empty where the system does not tell."""
     return frozenset(_cpu_entries().get("flags", "").split())
+
+
+def int8_overflows() -> bool:
+    """Whether this CPU's quick way to multiply INT8 may overflow, so that the exact one is slow."""
+    return platform.machine().lower() in ("x86_64", "amd64") and not _VNNI & cpu_flags()
 
 
 def _cpu_entries() -> dict[str, str]:

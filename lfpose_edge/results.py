@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -279,13 +280,13 @@ class PoseResult:
         mean joint score. Every joint is given: COCO's evaluation asks for a guess at each.
         """
         entries = []
+        numbers = {"image_id": operator.index(image_id), "category_id": operator.index(category_id)}
         for pose in self:
             triples = np.column_stack([pose.keypoints - 0.5, pose.scores]).astype(float)
             x1, y1, x2, y2 = pose.box.tolist()
             entries.append(
                 {
-                    "image_id": image_id.__index__(),
-                    "category_id": category_id.__index__(),
+                    **numbers,
                     "keypoints": triples.ravel().tolist(),
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "score": pose.box_score * float(pose.scores.mean()),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import logging
 import os
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,16 +102,16 @@ def detector_path(detector: str | os.PathLike[str], cache_dir: Path | None = Non
 
 def default_cache_dir() -> Path:
     """Where downloads and compiled engines are kept: ``$LFPOSE_CACHE``, or the user's cache folder."""
-    given = os.environ.get("LFPOSE_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(base) / "lfpose_edge"
+    if given := os.environ.get("LFPOSE_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lfpose_edge"
 
 
 def _download(source: Download, path: Path) -> None:
     try:
         with urllib.request.urlopen(source.url, timeout=60) as reply:
             data: bytes = reply.read()
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
+    except (OSError, http.client.HTTPException) as error:
         message = f"cannot fetch {source.url} ({error}); fetch it elsewhere and give the file's path instead"
         raise BundleError(message) from error
     found = hashlib.sha256(data).hexdigest()

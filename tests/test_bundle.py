@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import io
 import json
 import math
 from collections.abc import Callable
@@ -54,6 +56,8 @@ DAMAGES = {
     "newer schema": (_edit(lambda t: t.update(schema_version=99)), ["schema version 99", "reads version 1"]),
     "unknown key": (_edit(lambda t: t["input"].update(sise=1)), ["input.sise"]),
     "bad value": (_edit(lambda t: t["decode"].update(upsample=0)), ["decode.upsample"]),
+    "blurs too far": (_edit(lambda t: t["decode"].update(blur_sigma=9)), ["decode.blur_sigma"]),
+    "looks too far": (_edit(lambda t: t["decode"].update(window=17)), ["decode.window"]),
     "divides by zero": (_edit(lambda t: t["input"].update(std=[1, 0, 1])), ["input.std"]),
     "mean is not a number": (_edit(lambda t: t["input"].update(mean=[1, math.nan, 1])), ["input.mean"]),
     "absurd size": (_edit(lambda t: t["input"].update(size=[10**9, 64])), ["input.size"]),
@@ -129,6 +133,26 @@ def test_a_download_is_kept_only_when_its_checksum_fits(
     assert path.read_bytes() == b"not the detector"
     source.unlink()
     assert zoo.detector_path("yolox-nano", tmp_path / "cache") == path  # fetched once
+
+
+def test_a_download_that_breaks_off_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            half = b"not the whole"
+            raise http.client.IncompleteRead(half)
+
+    monkeypatch.setattr(zoo.urllib.request, "urlopen", lambda *_, **__: Broken())
+    with pytest.raises(BundleError, match="give the file's path instead"):
+        zoo.detector_path("yolox-nano", tmp_path / "cache")
+
+
+def test_a_named_cache_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError
+
+    monkeypatch.setattr(zoo.Path, "home", nobody)
+    monkeypatch.setenv("LFPOSE_CACHE", "kept")
+    assert zoo.default_cache_dir() == Path("kept")
 
 
 def test_an_unreachable_download_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

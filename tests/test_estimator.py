@@ -16,8 +16,9 @@ import pytest
 from bundles import JOINTS, write_spot_bundle
 
 from lfpose_edge import PoseEstimator, PoseResult
+from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BackendUnavailable, BundleError
-from lfpose_edge.geometry import clip_boxes
+from lfpose_edge.geometry import clip_boxes, crop_affines
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,18 @@ def test_boxes_are_clipped() -> None:
     assert clip_boxes([-5, -5, 500, 100], (240, 320)).tolist() == [[0, 0, 320, 100]]
 
 
+def test_a_box_that_leaves_the_image_is_cropped_whole_as_in_training(bundle: Path) -> None:
+    box = [-40.0, 20.0, 100.0, 260.0]
+    with PoseEstimator(bundle) as estimator:
+        height, width = estimator.describe()["input_size"]
+        result = estimator(_spots((60.0, 80.0)), box)
+        maps = estimator.activation_maps(_spots((60.0, 80.0)), box)
+    padding = Bundle.open(bundle).manifest.input.padding
+    np.testing.assert_allclose(maps.affines, crop_affines([box], (height, width), padding=padding))
+    np.testing.assert_allclose(result.keypoints[0, 0], (60, 80), atol=2.0)  # a cell is 19 pixels
+    assert result.boxes.tolist() == [[0, 20, 100, 240]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
@@ -235,6 +248,24 @@ def test_auto_without_openvino_takes_onnxruntime_and_says_so(
         assert estimator.describe()["backend"].startswith("onnxruntime")
     assert "not openvino: openvino is not installed" in caplog.text
     with pytest.raises(BackendUnavailable, match="pip install openvino"):
+        PoseEstimator(bundle, backend="openvino")
+
+
+def test_auto_passes_over_an_engine_that_is_installed_and_broken(
+    bundle: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lfpose_edge.backends import openvino
+
+    def broken(*_: object) -> None:
+        message = "libtbb.so.12: cannot open shared object file"
+        raise ImportError(message)
+
+    monkeypatch.setattr(openvino, "unavailable", lambda: None)
+    monkeypatch.setattr(openvino, "load", broken)
+    with caplog.at_level("INFO", "lfpose_edge"), PoseEstimator(bundle) as estimator:
+        assert estimator.describe()["backend"].startswith("onnxruntime")
+    assert "not openvino: openvino is installed, and cannot be imported: libtbb.so.12" in caplog.text
+    with pytest.raises(BackendUnavailable, match="cannot be imported: libtbb"):
         PoseEstimator(bundle, backend="openvino")
 
 

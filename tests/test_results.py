@@ -199,6 +199,12 @@ def test_to_coco_gives_pixel_indices_and_widths() -> None:
     assert result.to_coco(7, category_id=3)[0]["category_id"] == 3
 
 
+@pytest.mark.parametrize("persons", [0, 1])
+def test_to_coco_takes_whole_numbers_as_ids(persons: int) -> None:
+    with pytest.raises(TypeError, match="interpreted as an integer"):
+        mock_result(persons).to_coco("0001")  # type: ignore[arg-type]
+
+
 def test_to_dataframe_has_a_row_for_each_joint() -> None:
     pytest.importorskip("pandas", reason="pandas is optional")
     result = mock_result(2)

@@ -47,7 +47,7 @@ def load_backend(bundle: Bundle, name: str, request: Request) -> Backend:
         if reason:
             message = f"backend {name!r} is not available: {reason}"
             raise BackendUnavailable(message)
-        return _kind(name).load(bundle, request)
+        return _load(name, bundle, request)
 
     passed_over: list[tuple[str, str]] = []
     for candidate in _KINDS:
@@ -56,7 +56,7 @@ def load_backend(bundle: Bundle, name: str, request: Request) -> Backend:
         reason = _kind(candidate).unavailable() or _worse_here(candidate)
         if reason is None:
             try:
-                backend = _kind(candidate).load(bundle, request)
+                backend = _load(candidate, bundle, request)
             except (LFPoseError, OSError) as error:
                 if candidate not in ON_GPU and not isinstance(error, BackendUnavailable):
                     raise
@@ -75,6 +75,14 @@ def load_backend(bundle: Bundle, name: str, request: Request) -> Backend:
 
 def _kind(name: str) -> BackendKind:
     return cast(BackendKind, import_module(f"lfpose_edge.backends.{name}"))
+
+
+def _load(name: str, bundle: Bundle, request: Request) -> Backend:
+    try:
+        return _kind(name).load(bundle, request)
+    except ImportError as error:  # a part of it is missing, or of another version
+        message = f"{name} is installed, and cannot be imported: {error}"
+        raise BackendUnavailable(message) from error
 
 
 def _worse_here(name: str) -> str | None:

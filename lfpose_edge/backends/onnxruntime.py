@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from importlib.util import find_spec
 from typing import Any
@@ -10,10 +9,7 @@ from typing import Any
 from lfpose_edge.backends.base import Backend, Floats, Request
 from lfpose_edge.bundle import Bundle, Precision
 from lfpose_edge.errors import BackendUnavailable, BundleError
-from lfpose_edge.machine import cpu_flags
-
-# x86 without these sums uint8 x int8 products in 16 bits, which may overflow.
-_VNNI = {"avx512_vnni", "avx_vnni"}
+from lfpose_edge.machine import int8_overflows
 
 _PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "int8": "int8-cpu"}
 _DEVICE = re.compile(r"^cuda(?::(\d+))?$")
@@ -27,8 +23,13 @@ def unavailable() -> str | None:
     return None
 
 
-def _slow_int8() -> bool:
-    return platform.machine().lower() in ("x86_64", "amd64") and not _VNNI & cpu_flags()
+def without_cuda() -> str | None:
+    """Why the ONNX Runtime that is installed runs on no GPU, or None; it is imported for the answer."""
+    import onnxruntime
+
+    if _ON_GPU in onnxruntime.get_available_providers():
+        return None
+    return "it was built without CUDA: pip uninstall onnxruntime && pip install onnxruntime-gpu"
 
 
 def load(bundle: Bundle, request: Request) -> Backend:
@@ -48,7 +49,7 @@ def load(bundle: Bundle, request: Request) -> Backend:
             raise BackendUnavailable(message)
         return OnnxRuntimeBackend(bundle, "fp32", request.threads, device=int(on_gpu[1] or 0))
     if precision == "auto":
-        precision = "int8" if "int8-cpu" in bundle.manifest.models and not _slow_int8() else "fp32"
+        precision = "int8" if "int8-cpu" in bundle.manifest.models and not int8_overflows() else "fp32"
     if precision not in _PRECISIONS:
         message = f"backend 'onnxruntime' runs precision fp32 or int8, not {precision!r}"
         raise BackendUnavailable(message)
@@ -65,7 +66,7 @@ def session_options(threads: int | None = None) -> Any:
     options.inter_op_num_threads = 1
     # Threads that go on spinning after a run hold the cores that the kernels around the network wait for.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if _slow_int8():
+    if int8_overflows():
         options.add_session_config_entry("session.x64quantprecision", "1")  # half as fast, and exact
     return options
 
@@ -90,10 +91,8 @@ class OnnxRuntimeBackend:
         path = bundle.model_file(_PRECISIONS[precision])
         providers: list[Any] = ["CPUExecutionProvider"]
         if device is not None:
-            if _ON_GPU not in onnxruntime.get_available_providers():
-                message = (
-                    f"{name} was built without CUDA: pip uninstall onnxruntime && pip install onnxruntime-gpu"
-                )
+            if reason := without_cuda():
+                message = f"{name} has no device 'cuda': {reason}"
                 raise BackendUnavailable(message)
             providers = [(_ON_GPU, {"device_id": device})]
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from functools import cache
 from importlib.util import find_spec
@@ -12,6 +13,9 @@ import numpy as np
 from lfpose_edge.backends.base import Backend, Floats, Request
 from lfpose_edge.bundle import Bundle, Precision
 from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.machine import int8_overflows
+
+logger = logging.getLogger("lfpose_edge")
 
 _PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "bf16": "fp32", "int8": "int8-cpu"}
 
@@ -37,16 +41,21 @@ def _core() -> Any:
 
 
 def load(bundle: Bundle, request: Request) -> Backend:
-    """Load a bundle's model; bf16 only where the CPU computes in it."""
+    """Load a bundle's model; bf16 only where the CPU computes in it.
+
+    Left to choose, INT8 only where the CPU computes it exactly: without VNNI OpenVINO's sums saturate.
+    """
     if request.device not in ("auto", "cpu"):
         message = f"backend 'openvino' runs on device 'cpu' here, not {request.device!r}"
         raise BackendUnavailable(message)
     precision = request.precision
     if precision == "auto":
-        precision = "int8" if "int8-cpu" in bundle.manifest.models else "fp32"
+        precision = "int8" if "int8-cpu" in bundle.manifest.models and not int8_overflows() else "fp32"
     if precision not in _PRECISIONS:
         message = f"backend 'openvino' runs precision fp32, bf16 or int8, not {precision!r}"
         raise BackendUnavailable(message)
+    if precision == "int8" and int8_overflows():
+        logger.warning("OpenVINO's INT8 is not exact on this CPU, which has no VNNI: joints may move")
     core = _core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in capabilities:

@@ -79,8 +79,12 @@ def measure(
     Returns:
         One row a case: backend, threads, persons, frames, fps, and for the whole frame and each stage
         ``<stage>_p50_ms``, ``_p95_ms`` and ``_p99_ms``. ``total`` is wall time around the call.
+
+    Raises:
+        BundleError: the model is not there, or damaged.
+        BackendUnavailable: nothing here can run it.
     """
-    Bundle.open(bundle_path(model))  # a model that is not there, or damaged, is an error and no empty table
+    Bundle.open(bundle_path(model))
     counts = tuple(persons)
     with ExitStack() as stack:
         cases = [
@@ -89,6 +93,9 @@ def measure(
             for estimator in _estimators(model, threads, max(counts), stack, with_gpu=number == 0)
             for n in counts
         ]
+        if not cases:
+            message = f"no backend here can run {model}; `lfpose doctor` says why"
+            raise BackendUnavailable(message)
         cases += [Case(way, name, 0, n) for name, way in others.items() for n in counts]
         ring = frame_ring()
         cases += [replace(case, on_gpu=True) for case in cases if case.backend.split()[0] in ON_GPU]

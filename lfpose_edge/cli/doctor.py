@@ -11,6 +11,7 @@ from rich.table import Table
 from lfpose_edge import __version__, zoo
 from lfpose_edge.backends import available
 from lfpose_edge.backends.engine_files import check_engine
+from lfpose_edge.backends.onnxruntime import without_cuda
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.machine import PACKAGES, cpu_model, versions
 
@@ -27,6 +28,8 @@ def run_doctor() -> None:
     console.print("backends, best first:")
     for name, reason in available().items():
         console.print(f"  {name}: {'ready' if reason is None else reason}")
+        if name == "onnxruntime" and reason is None:
+            console.print(f"    on device cuda: {without_cuda() or 'ready, where its CUDA libraries load'}")
 
 
 def run_inspect(model: str) -> None:

@@ -35,8 +35,10 @@ def options(
 
 
 Model = Annotated[str, typer.Option(help="A shipped model's name, or a bundle's folder.")]
-Backend = Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")]
-Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")]
+Backend = Annotated[
+    str, typer.Option(help="auto, tensorrt, tensorrt_rtx, openvino, onnxruntime or torch_tensorrt.")
+]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores when not given.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the data sets; $LFPOSE_DATA when not given.")]
 
@@ -61,7 +63,9 @@ def predict(
     precision: Precision = "auto",
     detector: Annotated[
         str | None,
-        typer.Option(help="ONNX person detector (YOLOX): a path or a name. None: one person an image."),
+        typer.Option(
+            help="ONNX person detector (YOLOX), a path or a name; without one an image is one person."
+        ),
     ] = None,
     boxes: Annotated[
         str | None, typer.Option(help="Person boxes for every frame: x1,y1,x2,y2[;x1,y1,x2,y2...], pixels.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lfpose_edge.errors import SourceError
 from lfpose_edge.metrics.oks_ap import OksAp, oks_ap
 from lfpose_edge.metrics.pck import LIMB_JOINTS, PckResult, box_thresholds, pck, torso_thresholds
 from lfpose_edge.metrics.presence import roc_auc
@@ -16,6 +17,7 @@ from lfpose_edge.persons import PersonTable
 
 if TYPE_CHECKING:
     from lfpose_edge.estimator import PoseEstimator
+    from lfpose_edge.results import PoseResult
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,21 @@ def predict_persons(
         estimator: takes BGR images.
         persons: each is predicted in its own box.
         progress: wraps the loop, to show it.
+
+    Raises:
+        SourceError: a person's box cannot be used in its image.
     """
-    results = [estimator(persons.image(i), persons.boxes[i]) for i in progress(range(len(persons)))]
+    results = [_predict_person(estimator, persons, i) for i in progress(range(len(persons)))]
     keypoints, scores, presence = zip(*((r.keypoints, r.scores, r.presence) for r in results), strict=True)
     return np.concatenate(keypoints), np.concatenate(scores), np.concatenate(presence)
+
+
+def _predict_person(estimator: PoseEstimator, persons: PersonTable, row: int) -> PoseResult:
+    try:
+        return estimator(persons.image(row), persons.boxes[row])
+    except ValueError as error:
+        message = f"{persons.images[row]}, annotation {persons.annotation_ids[row]}: {error}"
+        raise SourceError(message) from error
 
 
 def measure(

@@ -9,7 +9,8 @@ import onnxruntime as engine
 import pytest
 from bundles import write_spot_bundle
 
-from lfpose_edge.backends import Request, load_backend, onnxruntime
+from lfpose_edge import machine as facts
+from lfpose_edge.backends import Request, load_backend, onnxruntime, openvino
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BackendUnavailable
 from lfpose_edge.zoo import bundle_path
@@ -21,7 +22,7 @@ PRECISE = "session.x64quantprecision"
 def test_a_processor_that_sums_in_32_bits_takes_the_fast_way(
     monkeypatch: pytest.MonkeyPatch, flags: set[str]
 ) -> None:
-    monkeypatch.setattr(onnxruntime, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(facts, "cpu_flags", lambda: frozenset(flags))
     with pytest.raises(RuntimeError, match=PRECISE):
         onnxruntime.session_options().get_session_config_entry(PRECISE)
 
@@ -30,8 +31,8 @@ def test_a_processor_that_sums_in_32_bits_takes_the_fast_way(
 def test_where_sums_may_overflow_the_exact_way_is_taken(
     monkeypatch: pytest.MonkeyPatch, flags: set[str]
 ) -> None:
-    monkeypatch.setattr(onnxruntime.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(onnxruntime, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(facts.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(facts, "cpu_flags", lambda: frozenset(flags))
     assert onnxruntime.session_options().get_session_config_entry(PRECISE) == "1"
 
 
@@ -39,18 +40,31 @@ def test_its_threads_leave_the_cores_to_the_kernels_after_a_run() -> None:
     assert onnxruntime.session_options(2).get_session_config_entry("session.force_spinning_stop") == "1"
 
 
+@pytest.mark.parametrize("backend", [onnxruntime, openvino], ids=["onnxruntime", "openvino"])
 @pytest.mark.parametrize(
     ("machine", "flags", "precision"),
     [("x86_64", {"avx_vnni"}, "int8"), ("AMD64", {"avx2"}, "fp32"), ("aarch64", set(), "int8")],
 )
-def test_left_to_choose_it_takes_int8_where_that_is_fast(
-    monkeypatch: pytest.MonkeyPatch, machine: str, flags: set[str], precision: str
+def test_left_to_choose_they_take_int8_where_it_is_fast_and_exact(
+    monkeypatch: pytest.MonkeyPatch, backend: Any, machine: str, flags: set[str], precision: str
 ) -> None:
-    monkeypatch.setattr(onnxruntime.platform, "machine", lambda: machine)
-    monkeypatch.setattr(onnxruntime, "cpu_flags", lambda: frozenset(flags))
-    backend = onnxruntime.load(Bundle.open(bundle_path("lfpose-lite")), Request(precision="auto"))
-    assert backend.description.endswith(f" cpu {precision}")
-    backend.close()
+    if reason := backend.unavailable():
+        pytest.skip(reason)
+    monkeypatch.setattr(facts.platform, "machine", lambda: machine)
+    monkeypatch.setattr(facts, "cpu_flags", lambda: frozenset(flags))
+    chosen = backend.load(Bundle.open(bundle_path("lfpose-lite")), Request(precision="auto"))
+    assert chosen.description.endswith(f" cpu {precision}")
+    chosen.close()
+
+
+def test_openvino_says_when_int8_that_was_asked_for_is_not_exact(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if reason := openvino.unavailable():
+        pytest.skip(reason)
+    monkeypatch.setattr(openvino, "int8_overflows", lambda: True)
+    openvino.load(Bundle.open(bundle_path("lfpose-lite")), Request(precision="int8")).close()
+    assert "not exact on this CPU" in caplog.text
 
 
 class _Session:

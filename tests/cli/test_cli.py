@@ -87,6 +87,13 @@ def test_inspect_says_what_a_model_is(lfpose) -> None:
         assert word in done.out
 
 
+def test_bench_of_what_nothing_here_runs_is_an_error(lfpose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lfpose_edge.cli.bench.available", lambda: {"tensorrt": "no GPU is here"})
+    done = lfpose("bench", "--seconds", "0.1")
+    assert done.code == 1
+    assert "no backend here can run lfpose-lite" in done.err
+
+
 def test_a_subset_of_ones_own_data(lfpose, tmp_path: Path) -> None:
     people = [
         {"id": i, "image_id": i // 2, "bbox": [0, 0, 100 if i % 4 else 50, 100], "keypoints": [1, 1, 2] * 9}

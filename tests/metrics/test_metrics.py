@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from lfpose_edge.metrics.accuracy import measure
+from lfpose_edge import PoseEstimator
+from lfpose_edge.errors import SourceError
+from lfpose_edge.metrics.accuracy import measure, predict_persons
 from lfpose_edge.metrics.pck import box_thresholds, joint_distances, pck, torso_thresholds
 from lfpose_edge.metrics.presence import roc_auc
 from lfpose_edge.metrics.reference_lines import centre_of_box, mean_pose
-from lfpose_edge.persons import PersonTable
+from lfpose_edge.persons import PersonTable, unlabelled_persons
 from lfpose_edge.skeleton import LSP14, Skeleton
 
 HANDS = Skeleton("hands", ("nose", "left_wrist", "right_wrist"), (), (0.1,) * 3)
@@ -131,3 +134,11 @@ def test_accuracy_of_a_perfect_prediction_and_of_swapped_sides() -> None:
     assert swapped.pck_either_side.mean == 1
     assert swapped.oks is None
     assert swapped.presence_auc is None
+
+
+def test_a_box_that_cannot_be_used_is_named_with_its_image(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 20, 3), np.uint8))
+    persons = unlabelled_persons([tmp_path / "a.png"], np.array([[30.0, 0, 40, 10]]), LSP14)
+    estimator = PoseEstimator(backend="onnxruntime", precision="fp32", threads=1)
+    with estimator, pytest.raises(SourceError, match=r"a\.png, annotation 0: box 0, .* has no area inside"):
+        predict_persons(estimator, persons)
