@@ -10,7 +10,7 @@ import numpy as np
 
 from lfpose_edge.errors import RecipeError
 from lfpose_edge.persons import PersonTable, joined, read_coco_boxes, read_coco_keypoints
-from lfpose_edge.train.data.appearance import Appearance, estimate_appearance
+from lfpose_edge.train.data.appearance import Appearance, Pictures, estimate_appearance
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture
 from lfpose_edge.train.data.tagged_crops import TaggedCrops
@@ -66,10 +66,17 @@ def target_appearance(persons: CropMixture, recipe: Recipe, size: tuple[int, int
     if recipe.adapt is None or not recipe.adapt.appearance:
         return None
     source, target = (
-        np.concatenate([crops.numpy() for crops in part.plain_crops(size, recipe.seed)])
-        for part in (persons.of_domain(target=False), persons.of_domain(target=True))
+        _pictures(persons.of_domain(target=domain), size, recipe.seed) for domain in (False, True)
     )
     return estimate_appearance(source, target, recipe.adapt.appearance)
+
+
+def _pictures(persons: CropMixture, size: tuple[int, int], seed: int) -> Pictures:
+    black, white = (
+        np.concatenate([crops.numpy() for crops in persons.plain_crops(size, seed, border=level)])
+        for level in (0, 255)
+    )
+    return Pictures(black, (black == white).all(axis=1))
 
 
 def _lengths(parts: Sequence[PersonCrops | TaggedCrops]) -> list[int]:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lfpose_edge.train.data.appearance import estimate_appearance
+from lfpose_edge.train.data.appearance import Pictures, estimate_appearance
 
 SIZE, PERSONS = 64, 96
 
@@ -23,6 +23,10 @@ def _crops(seed: int) -> np.ndarray:
     return np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
 
 
+def _whole(crops: np.ndarray) -> Pictures:
+    return Pictures(crops, np.ones((len(crops), SIZE, SIZE), bool))
+
+
 def _through(crops: np.ndarray, gain: float, blur: float, noise: float, seed: int = 9) -> np.ndarray:
     rng = np.random.default_rng(seed)
     seen = np.stack([[cv2.GaussianBlur(channel, (0, 0), blur) for channel in crop] for crop in crops]) * gain
@@ -30,7 +34,8 @@ def _through(crops: np.ndarray, gain: float, blur: float, noise: float, seed: in
 
 
 def test_tones_blur_and_noise_are_found_in_other_peoples_pictures() -> None:
-    found = estimate_appearance(_crops(0), _through(_crops(1), gain=0.6, blur=1.2, noise=6.0))
+    target = _through(_crops(1), gain=0.6, blur=1.2, noise=6.0)
+    found = estimate_appearance(_whole(_crops(0)), _whole(target))
     levels = np.arange(60, 200)
     np.testing.assert_allclose(found.tones[:, levels], np.tile(0.6 * levels, (3, 1)), atol=12)
     frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE))
@@ -40,9 +45,23 @@ def test_tones_blur_and_noise_are_found_in_other_peoples_pictures() -> None:
     assert found.noise[:, frequency > 0.1].mean() == pytest.approx(6.0, abs=1.0)
 
 
+def test_a_dark_camera_is_found_whatever_of_the_crops_is_beyond_the_image() -> None:
+    rng = np.random.default_rng(3)
+    ours, theirs = (rng.integers(0, 256, (PERSONS, 1, SIZE, SIZE)).repeat(3, axis=1) for _ in range(2))
+    dark = (255 * 0.6 * (theirs / 255) ** 1.5).round().astype(np.uint8)
+    source, target = _whole(ours.astype(np.uint8)), _whole(dark)
+    for pictures, width in ((source, 20), (target, 2)):
+        pictures.crops[..., :width] = 0
+        pictures.inside[..., :width] = False
+    levels = np.arange(256)
+    tones = estimate_appearance(source, target).tones
+    truth = 255 * 0.6 * (levels / 255) ** 1.5
+    np.testing.assert_allclose(tones, np.tile(truth, (3, 1)), atol=1.5)
+
+
 def test_a_crop_is_shown_as_the_target_looks_and_nobody_moves() -> None:
     source, target = _crops(0), _through(_crops(1), 0.6, 1.2, 6.0)
-    appearance = estimate_appearance(source, target)
+    appearance = estimate_appearance(_whole(source), _whole(target))
     rng = np.random.default_rng(0)
     shown = np.stack([appearance.of_target(crop, rng) for crop in source])
     assert shown.dtype == np.uint8
@@ -56,5 +75,5 @@ def test_a_crop_is_shown_as_the_target_looks_and_nobody_moves() -> None:
 
 def test_pictures_of_the_same_camera_stay_as_they_are() -> None:
     source = _crops(0)
-    shown = estimate_appearance(source, source).of_target(source[0], np.random.default_rng(0))
+    shown = estimate_appearance(_whole(source), _whole(source)).of_target(source[0], np.random.default_rng(0))
     assert np.abs(shown.astype(int) - source[0]).max() <= 1

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from lfpose_edge.errors import RecipeError, SourceError
+from lfpose_edge.train.data.appearance import Appearance
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture
 from lfpose_edge.train.data.tagged_crops import TaggedCrops
-from lfpose_edge.train.recipe import Recipe
+from lfpose_edge.train.recipe import Augment, Recipe
 from lfpose_edge.train.training_set import make_training_set, read_persons
 
 MakeRecipe = Callable[..., Recipe]
@@ -69,6 +70,23 @@ def test_an_epoch_is_as_long_whoever_is_located(
     assert [len(batch) for batch in batches] == [6] * 8
     of_target = [mixture.with_view(size=(32, 32))[i].of_target.item() for batch in batches for i in batch]
     assert sum(of_target) == 24
+
+
+def test_a_batch_is_of_one_camera(figures: Path, make_recipe: MakeRecipe) -> None:
+    """All of a source's batch is shown in the target's appearance, or nothing of it; the target never is."""
+    recipe = make_recipe(data=_data(target=VAL), adapt={})
+    spectrum = np.ones((3, 32, 17))
+    grey = Appearance(np.full((3, 256), 200.0), spectrum, 0 * spectrum, chance=0.5)
+    still = Augment(color=0, cutout=0)
+    crops = make_training_set(recipe, figures)[0].with_view(size=(32, 32), augment=still, appearance=grey)
+    shown = {False: [], True: []}
+    for batch in crops.with_view(seed=(0, 0)).epoch_batches(2, (0, 0)):
+        samples = crops.__getitems__(batch)
+        is_grey = [bool((sample.crop == 200).all()) for sample in samples]
+        assert len(set(is_grey)) == 1
+        shown[samples[0].of_target.item()].append(is_grey[0])
+    assert set(shown[False]) == {False, True}
+    assert set(shown[True]) == {False}
 
 
 def test_persons_seen_again_are_seen_in_other_views_and_equally_often(

@@ -8,7 +8,7 @@ source can be shown as the target's camera would, with the joints where they are
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,22 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 _LEVELS = np.arange(256)
-_BLACK = 8  # what is darker may be no picture: a crop reaches beyond it, a lens does not see its corners
 _PATCH = 32  # pixels a side, of what is looked through for noise
 _TOO_COARSE = 3  # periods in a patch: below, a flat patch's spectrum is of its light
 _MIDDLE = (0.3, 0.8)  # of the patches by brightness; the darkest have less noise
 _FLATTEST, _LEAST = 0.05, 8  # of those, and no fewer than
+
+
+class Pictures(NamedTuple):
+    """Crops of a domain.
+
+    Attributes:
+        crops: (N, 3, H, W) uint8.
+        inside: (N, H, W) bool, what of them is in the image; a crop reaches beyond it.
+    """
+
+    crops: NDArray[np.uint8]
+    inside: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Appearance:
         tones: (3, 256), what becomes of a channel's grey levels.
         kept: (3, H, W // 2 + 1), of the amplitude at every frequency of a crop.
         noise: the same shape, the root mean square of its amplitude there, of a pixel.
-        chance: of a source's crop being shown so.
+        chance: of a batch of the source being shown so.
     """
 
     tones: Floats
@@ -51,21 +62,20 @@ class Appearance:
         return np.clip(shown + 0.5, 0, 255).astype(np.uint8)
 
 
-def estimate_appearance(
-    source: NDArray[np.uint8], target: NDArray[np.uint8], chance: float = 1.0
-) -> Appearance:
-    """Compare crops (N, 3, H, W) of two domains, of one size that is a multiple of 32.
+def estimate_appearance(source: Pictures, target: Pictures, chance: float = 1.0) -> Appearance:
+    """Compare crops of two domains, of one size that is a multiple of 32.
 
-    The tone curve takes the source's distribution of levels to the target's. Power spectra are means over
-    crops and directions; the noise's is that of the flattest patches. What of the target's is not noise, over
-    what of the source's is not, is the square of what is kept of detail; nothing is sharpened.
+    The tone curve takes the source's distribution of levels, inside the images, to the target's. Power
+    spectra are means over crops and directions; the noise's is that of the flattest patches. What of the
+    target's is not noise, over what of the source's is not, is the square of what is kept of detail; nothing
+    is sharpened.
     """
-    height, width = source.shape[2:]
+    height, width = source.crops.shape[2:]
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     tones, kept, noise = [], [], []
     for channel in range(3):
-        ours, theirs = source[:, channel], target[:, channel]
-        curve = np.interp(_distribution(ours), _distribution(theirs), _LEVELS)
+        ours, theirs = source.crops[:, channel], target.crops[:, channel]
+        curve = np.interp(_distribution(ours[source.inside]), _distribution(theirs[target.inside]), _LEVELS)
         toned = curve[ours]
         at, powers = _spectra(toned)
         power, other = powers.mean(axis=0), _spectra(theirs)[1].mean(axis=0)
@@ -79,10 +89,9 @@ def estimate_appearance(
     return Appearance(np.stack(tones), np.stack(kept), np.stack(noise), chance)
 
 
-def _distribution(channel: NDArray[np.uint8]) -> Floats:
-    """(256,) how much of a channel is darker than each level; black counts little."""
-    count = np.bincount(channel.ravel(), minlength=256) + 1e-3
-    count[:_BLACK] = 1e-3
+def _distribution(levels: NDArray[np.uint8]) -> Floats:
+    """(256,) how much of some pixels is darker than each level."""
+    count = np.bincount(levels, minlength=256) + 1e-3
     return (np.cumsum(count) - count / 2) / count.sum()
 
 

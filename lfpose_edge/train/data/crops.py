@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,7 +48,8 @@ class CropView:
         padding: the crop's size over the box's.
         augment: random changes, or None for the plain crop.
         seed: with the sample's index it decides all random choices, whichever worker draws them.
-        appearance: of a target, in which the source's crops are shown now and then.
+        appearance: of a target, in which the source's crops are shown.
+        border: grey level of what a crop shows beyond the image.
     """
 
     size: tuple[int, int]
@@ -56,6 +57,15 @@ class CropView:
     augment: Augment | None = None
     seed: tuple[int, ...] = (0,)
     appearance: Appearance | None = None
+    border: int = 0
+
+    def cut(self, image: NDArray[Any], affine: Affines) -> NDArray[np.uint8]:
+        """A BGR image's crop (3, H, W) RGB, by its affine (2, 3) to image coordinates."""
+        border = (self.border,) * 3
+        crops: NDArray[np.uint8] = ops.preprocess(
+            image, affine[None], self.size, swap_rb=True, border=border, dtype=np.uint8
+        )
+        return crops[0]
 
     def affine(self, box: NDArray[np.float64], rng: np.random.Generator) -> tuple[Affines, bool]:
         """The (2, 3) affine of a box's crop, to image coordinates, and whether it mirrors left and right."""
@@ -69,7 +79,7 @@ class CropView:
         """A (3, H, W) crop whose pixels are changed at random, where the view changes anything."""
         if self.augment is None:
             return crop
-        if self.appearance is not None and not of_target and rng.random() < self.appearance.chance:
+        if self.appearance is not None and not of_target:
             crop = self.appearance.of_target(crop, rng)
         if self.augment.coarse and rng.random() < self.augment.coarse:
             crop = coarsen(crop, rng)
@@ -97,10 +107,11 @@ class PersonCrops(Dataset[Sample]):
         labelled, known = self.persons.labelled[index], self.persons.known[index]
         rng = np.random.default_rng((*view.seed, index))
         affine, flip = view.affine(box, rng)
-        crop = self._cut(index, affine)
+        crop = view.cut(self.persons.image(index), affine)
         if view.augment is not None and view.augment.intruder and rng.random() < view.augment.intruder:
             other = int(rng.integers(len(self.persons)))
-            crop = intrude(crop, self._cut(other, view.affine(self.persons.boxes[other], rng)[0]), rng)
+            theirs = view.affine(self.persons.boxes[other], rng)[0]
+            crop = intrude(crop, view.cut(self.persons.image(other), theirs), rng)
         crop = view.repainted(crop, rng, of_target=self.of_target)
 
         joints = apply_affine(invert_affine(affine), joints)
@@ -116,8 +127,3 @@ class PersonCrops(Dataset[Sample]):
             torch.from_numpy(known),
             torch.tensor(self.of_target),
         )
-
-    def _cut(self, index: int, affine: Affines) -> NDArray[np.uint8]:
-        image, size = self.persons.image(index), self.view.size
-        crop: NDArray[np.uint8] = ops.preprocess(image, affine[None], size, swap_rb=True, dtype=np.uint8)[0]
-        return crop

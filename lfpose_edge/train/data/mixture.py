@@ -16,6 +16,7 @@ from lfpose_edge.train.data.crops import PersonCrops, Sample
 from lfpose_edge.train.data.tagged_crops import TaggedCrops, TagSample
 
 _PLAIN, _MOST_PLAIN = 32, 512
+_LOOK = 1  # beside the seed and a batch: whose camera shows it
 
 
 class CropMixture(Dataset["Sample | TagSample"]):
@@ -53,9 +54,12 @@ class CropMixture(Dataset["Sample | TagSample"]):
         """The persons of one domain, each once; there must be some."""
         return CropMixture([part for part in self.parts if part.of_target == target])
 
-    def plain_crops(self, size: tuple[int, int], seed: int) -> Iterator[Tensor]:
-        """Unchanged crops of the first persons of an epoch, batches (B, 3, H, W) uint8 RGB, 512 at most."""
-        crops = self.with_view(size=size)
+    def plain_crops(self, size: tuple[int, int], seed: int, *, border: int = 0) -> Iterator[Tensor]:
+        """Unchanged crops of the first persons of an epoch, batches (B, 3, H, W) uint8 RGB, 512 at most.
+
+        ``border`` is the grey level of what they show beyond their images.
+        """
+        crops = self.with_view(size=size, border=border)
         for batch in crops.epoch_batches(_PLAIN, (seed, 0))[: _MOST_PLAIN // _PLAIN]:
             yield torch.stack([sample.crop for sample in crops.__getitems__(batch)])
 
@@ -73,12 +77,22 @@ class CropMixture(Dataset["Sample | TagSample"]):
     def __getitems__(self, indices: list[int]) -> list[Sample | TagSample]:
         """A batch, as torch's loader asks for it: on all cores where the trainer itself loads.
 
-        Decoding and cropping let other threads run, and what is random depends on the index alone.
+        Decoding and cropping let other threads run: what is random depends on the indices alone. All of a
+        batch is of one camera, as BatchNorm will see one camera's crops at a time.
         """
+        crops = self._as_shown(indices[0])
         if get_worker_info() is not None:
-            return [self[i] for i in indices]
+            return [crops[i] for i in indices]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(self.__getitem__, indices))
+            return list(pool.map(crops.__getitem__, indices))
+
+    def _as_shown(self, first: int) -> CropMixture:
+        """These crops, as the batch that begins so is shown: in the target's appearance or in their own."""
+        view = self.parts[0].view
+        if view.appearance is None:
+            return self
+        rng = np.random.default_rng((*view.seed, first, _LOOK))
+        return self if rng.random() < view.appearance.chance else self.with_view(appearance=None)
 
     def epoch_batches(self, batch_size: int, seed: tuple[int, ...]) -> list[list[int]]:
         """All indices in an epoch's order, in batches of one part each.

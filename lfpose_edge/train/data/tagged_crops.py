@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lfpose_edge import ops
 from lfpose_edge.errors import SourceError
-from lfpose_edge.geometry import Affines, crop_affines
+from lfpose_edge.geometry import crop_affines
 from lfpose_edge.opencv import cv2
 from lfpose_edge.train.data.crops import OF_THE_SOURCE, CropView
 from lfpose_edge.train.data.tags import OPEN, Tags
@@ -94,9 +92,9 @@ class TaggedCrops(Dataset[TagSample]):
             message = f"cannot decode {path}: damaged, or not an image"
             raise SourceError(message)
         image = np.asarray(image, np.uint8)
-        crop = self._cut(image, affine)
+        crop = view.cut(image, affine)
         easy_affine = crop_affines(box, view.size, padding=view.padding)[0]
-        easy = self._cut(image, easy_affine) if self.two_views else np.zeros(0, np.uint8)
+        easy = view.cut(image, easy_affine) if self.two_views else np.zeros(0, np.uint8)
         crop = view.repainted(crop, rng, of_target=self.of_target)
         regions = np.zeros((self._most, 4), np.float32)
         answers = np.full((self._most, len(self.tags.skeleton)), OPEN, np.int8)
@@ -116,9 +114,3 @@ class TaggedCrops(Dataset[TagSample]):
             torch.from_numpy(easy_affine.astype(np.float32)),
             torch.tensor(self.of_target),
         )
-
-    def _cut(self, image: NDArray[Any], affine: Affines) -> NDArray[np.uint8]:
-        crop: NDArray[np.uint8] = ops.preprocess(
-            image, affine[None], self.view.size, swap_rb=True, dtype=np.uint8
-        )[0]
-        return crop
