@@ -177,13 +177,15 @@ def changes_of(name: str, pair: Pair, source: Path, options: argparse.Namespace)
     epochs = options.adapt_epochs * (1 if row.adapts else 2)
     if name == "source":
         epochs = options.epochs
-    start = (f"start_from={source}", "optimizer.lr_head=0.0004", "optimizer.lr_backbone=0.0002")
+    start = ("optimizer.lr_head=0.001", "optimizer.lr_backbone=0.0005")
+    if name != "source":  # the recipe's rates are of an adaptation
+        start = ("network.pretrained=false", f"start_from={source}")
     return [
         f"data.train=[{pair.source.located()}]",
         f"data.target=[{pair.target.target(row.located) if row.adapts else ''}]",
         f"data.val={pair.source_test.located()}",
         f"stages=[{{epochs: {epochs}, size: [{options.size}, {options.size}]}}]",
-        *(() if name == "source" else ("network.pretrained=false", *start)),
+        *start,
         *row.changes,
     ]
 
@@ -222,7 +224,8 @@ def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if source is None or row is source:
             continue
         before, after = (SelfAgreement(**which["without_labels"]) for which in (source, row))
-        verdict = Verdict(before, after, source["source"]["pck_box"], row["source_in_its_statistics"])
+        on_source = (source["source"]["pck_box"], row["source_in_its_statistics"], row["source"]["pck_box"])
+        verdict = Verdict(before, after, *on_source)
         table.append(
             {
                 "row": row["row"],

@@ -26,6 +26,7 @@ from lfpose_edge.persons import data_root
 RESULTS = Path(__file__).parent / "results"
 ANSWERS = {14: 1, 28: 2, 70: 5, 140: 10}  # answers about a person: regions
 TEACHER = ("loss.teacher=1",)
+HALF = "data.located_share=0.5"  # of the crops; they are a quarter of the persons
 METHOD = (
     "network.widths=[96, 64, 48]",
     "network.context={}",
@@ -73,6 +74,10 @@ ROWS = {
     "25": Row(0.25, None),
     "25+unlabelled": Row(0.25, 0, TEACHER, against=("100", "25")),
     "25+tags": Row(0.25, 140, TEACHER, against=("100", "25", "25+unlabelled")),
+    "25+unlabelled, half located": Row(0.25, 0, (*TEACHER, HALF), against=("100", "25", "25+unlabelled")),
+    "25+tags, half located": Row(
+        0.25, 140, (*TEACHER, HALF), against=("100", "25", "25+unlabelled, half located", "25+tags")
+    ),
     "5+tags": Row(0.05, 140, TEACHER),
     "1+tags": Row(0.01, 140, TEACHER),
     **{f"0+{answers} answers": Row(0, answers, TEACHER) for answers in ANSWERS},

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lfpose_edge.errors import BackendUnavailable
+
 if TYPE_CHECKING:
     from lfpose_edge.export.build import export_bundle
 
-__all__ = ["export_bundle"]
+__all__ = ["export_bundle", "require_extra"]
+
+
+def require_extra() -> None:
+    """BackendUnavailable, with what to install, where the ``export`` extra is missing."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        message = f"{error.name} is missing: exporting needs the 'export' extra, pip install '.[export]'"
+        raise BackendUnavailable(message) from error
 
 
 def __getattr__(name: str) -> Any:
     # Imported when first used: the command line must start, and say what to install, where onnx is missing.
-    if name in __all__:
+    if name == "export_bundle":
         from lfpose_edge.export import build
 
         return getattr(build, name)

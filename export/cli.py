@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from lfpose_edge.export import require_extra
 
 from lfpose_edge.cli.errors import run_command
-from lfpose_edge.errors import BackendUnavailable, CalibrationError
+from lfpose_edge.errors import CalibrationError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -115,7 +116,7 @@ def export(
         if given is not None and given.name == "COMMANDLINE" and not there:
             message = f"--{option.replace('_', '-')} does nothing without {other}"
             raise CalibrationError(message)
-    _require_extra()
+    require_extra()
     from lfpose_edge.export.build import Int8, export_bundle
     from lfpose_edge.export.engines import Engines, engine_kind
     from lfpose_edge.export.ranges import range_method
@@ -164,17 +165,6 @@ def export(
     typer.echo(f"wrote {out}: {bundle.manifest.name} version {bundle.manifest.version}")
     if how is not None:
         typer.echo(f"report: {out / 'report.md'}")
-
-
-def _require_extra() -> None:
-    """Say what to install, in one line, where the ``export`` extra is missing."""
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        message = f"{error.name} is missing: exporting needs the 'export' extra, pip install '.[export]'"
-        raise BackendUnavailable(message) from error
 
 
 def _proof(root: Path, annotations: Path | None, images: Path | None) -> tuple[Path, Path] | None:

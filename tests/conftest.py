@@ -14,6 +14,9 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# OpenCV reads it once, at the first video: what the commands set comes too late after another test's.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 MARKS = {"shared_data": pytest.mark.shared, "stream": pytest.mark.gpu}
 

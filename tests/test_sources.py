@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from pictures import turned_jpeg
 
 from lfpose_edge.errors import SourceError
 from lfpose_edge.sources import frames, load_image
@@ -37,13 +38,7 @@ def test_encoded_images_decode(tmp_path: Path, suffix: str, kind: str) -> None:
 
 
 def test_exif_orientation_is_honoured() -> None:
-    # An EXIF block with the one entry "orientation: 6", turn clockwise by 90 degrees.
-    entry = b"\x12\x01" + b"\x03\x00" + b"\x01\x00\x00\x00" + b"\x06\x00\x00\x00"
-    tiff = b"II*\x00\x08\x00\x00\x00" + b"\x01\x00" + entry + b"\x00\x00\x00\x00"
-    body = b"Exif\x00\x00" + tiff
-    segment = b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body
-    data = _encoded()
-    turned = load_image(data[:2] + segment + data[2:])
+    turned = load_image(turned_jpeg(np.zeros((40, 60, 3), np.uint8)))
     assert turned.shape == (60, 40, 3)
 
 

@@ -17,13 +17,13 @@ from lfpose_edge.detection import resolve_detector
 from lfpose_edge.errors import AccuracyGateError, BundleError, RecipeError, SourceError
 from lfpose_edge.files import require_writable, write_text_whole
 from lfpose_edge.opencv import cv2
-from lfpose_edge.persons import PersonTable, data_root, read_coco_boxes, read_coco_keypoints
+from lfpose_edge.persons import PersonTable, data_root, read_coco_boxes
 from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.sources import IMAGE_SUFFIXES
 
 HELD_OUT = 5  # the last of so many parts of the images is kept for the verdict
 LEAST_PEOPLE, LEAST_HELD_OUT = 40, 10
-_AS_TRAINING_READS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as training reads images
 
 
 def run_adapt(
@@ -37,13 +37,15 @@ def run_adapt(
     device: str,
 ) -> None:
     """Find the people, adapt to them, judge, and write a bundle where the verdict is good."""
-    from lfpose_edge.export import export_bundle
+    from lfpose_edge.export import export_bundle, require_extra
     from lfpose_edge.train.adapt import Verdict, adaptation_recipe, self_agreement, with_statistics_of
     from lfpose_edge.train.evaluate import evaluate_network
     from lfpose_edge.train.loop import train
     from lfpose_edge.train.start import trained_network
+    from lfpose_edge.train.training_set import read_persons
 
     checkpoint = _checkpoint(model)
+    require_extra()
     console = Console(stderr=True, highlight=False, markup=False)
     old, source = trained_network(checkpoint)
     if not source.data.source:
@@ -57,8 +59,9 @@ def run_adapt(
     require_writable(out / "target.json")
 
     root = data_root(data)
-    for part in (*source.data.train, source.data.val):  # before the long search
-        read_coco_keypoints(root / part.annotations, root / part.images, source.joints)
+    for part in source.data.source:  # before the long search
+        read_persons(part, source, root)
+    validation = read_persons(source.data.val, source, root)
     if (out / "target.json").is_file() and (out / "held-out.json").is_file():
         console.print(f"goes on with the people of {out / 'target.json'}")
     else:
@@ -66,9 +69,6 @@ def run_adapt(
         write_halves(found, out)
     size, padding = source.input_size, source.data.padding
     held_out = read_coco_boxes(out / "held-out.json", frames, source.joints)
-    validation = read_coco_keypoints(
-        root / source.data.val.annotations, root / source.data.val.images, source.joints
-    )
     before = self_agreement(old, held_out, size, padding)
     # Absolute paths: the run goes on from any folder, and an export leaves their folders out.
     start, target, images = (path.resolve() for path in (checkpoint, out / "target.json", frames))
@@ -78,8 +78,14 @@ def run_adapt(
         raise Stopped
     after = self_agreement(run.network, held_out, size, padding)
     of_source = with_statistics_of(run.network, validation, size, padding)
-    on_source = [evaluate_network(n, validation, size, padding).pck_box.mean for n in (old, of_source)]
-    verdict = Verdict(before, after, *on_source)
+    verdict = Verdict(
+        before,
+        after,
+        *(
+            evaluate_network(network, validation, size, padding).pck_box.mean
+            for network in (old, of_source, run.network)
+        ),
+    )
     console.print(verdict_table(verdict, len(held_out)))
     faults = verdict.faults()
     if faults:
@@ -110,7 +116,8 @@ def find_people(frames: Path, detector: str | None, console: Console) -> dict[st
     """The people in a folder of images, as a COCO tree of boxes; without a detector every image is of one.
 
     Raises:
-        SourceError: the folder holds no image, an image cannot be read, or nobody is found.
+        SourceError: the folder holds no image, an image cannot be read or is stored turned, or nobody is
+            found.
     """
     if not frames.is_dir():
         message = f"{frames} is no folder: give a folder of images of your camera"
@@ -125,9 +132,15 @@ def find_people(frames: Path, detector: str | None, console: Console) -> dict[st
     for number, file in enumerate(
         track(files, "looking for people", console=console, disable=not console.is_terminal), 1
     ):
-        image = cv2.imread(str(file), _AS_TRAINING_READS)
-        if image is None:
+        image, upright = (cv2.imread(str(file), flags) for flags in (_AS_STORED, cv2.IMREAD_COLOR))
+        if image is None or upright is None:
             message = f"cannot decode {file}: damaged, or not an image"
+            raise SourceError(message)
+        if not np.array_equal(image, upright):
+            message = (
+                f"images of {frames} are turned by their EXIF entry, {file.name} first, and training reads "
+                "them as they are stored: store them upright"
+            )
             raise SourceError(message)
         height, width = image.shape[:2]
         found = np.array([[0, 0, width, height]], np.float32)
@@ -213,5 +226,7 @@ def verdict_table(verdict: Any, people: int) -> Table:
     }
     for label, (name, before, after) in rows.items():
         table.add_row(label, f"{getattr(before, name):.3f}", f"{getattr(after, name):.3f}")
-    table.add_row("source, PCK@0.1 box", f"{verdict.source_before:.3f}", f"{verdict.source_after:.3f}")
+    for whose, after in (("its own", verdict.source_after), ("the published", verdict.source_published)):
+        label = f"source, PCK@0.1 box, in {whose} BatchNorm statistics"
+        table.add_row(label, f"{verdict.source_before:.3f}", f"{after:.3f}")
     return table

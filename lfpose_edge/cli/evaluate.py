@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -59,9 +59,11 @@ def run_eval(
     json_path: Path | None,
     report: Path | None,
     against: Path | None,
+    joints: Sequence[str] = (),
 ) -> None:
     """Measure a bundle, through the runtime, or a checkpoint, through torch; print a table."""
     root = data_root(data)
+    names = _file_names(joints)
     other = None if against is None else _read_result(against)
     if json_path is not None and json_path.resolve() == (root / annotations).resolve():
         message = f"--json {json_path} is the annotation file: give another path"
@@ -80,7 +82,7 @@ def run_eval(
         else:
             estimator = stack.enter_context(PoseEstimator(model, backend=backend, precision=precision))
             predictor = _of_estimator(estimator)
-        persons = read_coco_keypoints(root / annotations, root / images, predictor.skeleton)
+        persons = read_coco_keypoints(root / annotations, root / images, predictor.skeleton, names=names)
         if not persons.labelled.any():
             message = f"{root / annotations}: no person has a joint of {predictor.skeleton.name}"
             raise SourceError(message)
@@ -129,6 +131,16 @@ def run_eval(
                 crop_size=predictor.crop_size,
             )
             console.print(f"wrote {write_evaluation(report, evaluation)}")
+
+
+def _file_names(joints: Sequence[str]) -> dict[str, str | None]:
+    """``neck=thorax`` and ``neck=``, a joint that the file calls otherwise, and one that it has not."""
+    pairs = [text.split("=") for text in joints]
+    for text, pair in zip(joints, pairs, strict=True):
+        if len(pair) != 2 or not pair[0]:
+            message = f"--joint {text!r} must look like neck=thorax, or neck= where the file has none"
+            raise SourceError(message)
+    return {ours: theirs or None for ours, theirs in pairs}
 
 
 def _print_levels(

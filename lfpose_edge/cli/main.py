@@ -147,11 +147,15 @@ def evaluate(
     against: Annotated[
         Path | None, typer.Option(help="An earlier --json on the same persons: how sure is the difference?")
     ] = None,
+    joint: Annotated[
+        list[str] | None,
+        typer.Option(help="A joint that the file calls otherwise: neck=thorax; may be repeated."),
+    ] = None,
 ) -> None:
     """Measure accuracy on located persons, in their own boxes: PCK and OKS AP."""
     from lfpose_edge.cli.evaluate import run_eval
 
-    run_eval(annotations, images, model, backend, precision, data, json, report, against)
+    run_eval(annotations, images, model, backend, precision, data, json, report, against, joint or ())
 
 
 @app.command()

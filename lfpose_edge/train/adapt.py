@@ -53,7 +53,8 @@ def adaptation_recipe(
         "stages": [{"epochs": epochs, "size": list(source.input_size)}],
         "adapt": ADAPTATION,
     }
-    tree["network"] |= {"pretrained": False}  # start_from has the weights
+    # start_from has the weights; of a new camera the first layers see the most.
+    tree["network"] |= {"pretrained": False, "freeze_stages": 0}
     tree["data"] |= {"target": [{"annotations": str(annotations), "images": str(images)}]}
     tree["loss"] |= {"teacher": 1.0}
     tree["augment"] |= {"intruder": 0.0}  # only located persons have one: the judge would know them by it
@@ -151,12 +152,14 @@ class Verdict:
         before, after: on held-out people of the target.
         source_before, source_after: PCK on the source's validation people; afterwards with BatchNorm's
             statistics of these, as those of the adapted model are the target's.
+        source_published: the same with the target's, as the model is published; nothing is judged by it.
     """
 
     before: SelfAgreement
     after: SelfAgreement
     source_before: float
     source_after: float
+    source_published: float
 
     def faults(self) -> list[str]:
         """Why the adapted model should not be used; nothing where it should."""

@@ -80,8 +80,10 @@ def supervised_loss(
         places = believed(to_distribution(target_maps(joints, labelled, maps, map_stride, sigma)))
         coarse = coarse + location_costs(maps, places).sum() / count / len(output.coarse_cams)
     heatmap = F.binary_cross_entropy_with_logits(cams, believed(target), reduction="none")
-    # A joint may hold the label of its mirror joint, so both must be known for either to be judged.
-    known = (sample.known & sample.known[:, mirror]).float()
+    known = sample.known
+    if weights.swap_rate:  # a joint may hold its mirror joint's label: both must be known to judge either
+        known = known & known[:, mirror]
+    known = known.float()
     judged = known.sum().clamp_min(1)
     heatmap = (heatmap.sum(dim=(2, 3)) * known).sum() / judged
     tags = F.binary_cross_entropy_with_logits(presence, believed(labelled.float()), reduction="none")

@@ -18,7 +18,7 @@ from lfpose_edge.train.data.tags import Tags, make_questions, read_tags, require
 from lfpose_edge.train.recipe import DataSet, Recipe, TargetSet
 
 _OF_THE_TARGET = 1  # beside the seed: whom of it the locations are of
-_FEW = 0.25  # of the target's crops: those of its located persons, if there are fewer
+_FEW = 0.25  # of the target's crops: those of its located persons, however few they are
 
 
 def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dict[str, Any]]]:
@@ -58,7 +58,7 @@ def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dic
         parts.append(TaggedCrops(tags, folder, view, two_views=recipe.two_views, of_target=of_target))
     if few:
         parts.append(PersonCrops(joined(few), view, of_target=True))
-    return CropMixture(parts, _lengths(parts)), split
+    return CropMixture(parts, _lengths(parts, recipe.data.located_share)), split
 
 
 def target_appearance(persons: CropMixture, recipe: Recipe, size: tuple[int, int]) -> Appearance | None:
@@ -79,20 +79,20 @@ def _pictures(persons: CropMixture, size: tuple[int, int], seed: int) -> Picture
     return Pictures(black, (black == white).all(axis=1))
 
 
-def _lengths(parts: Sequence[PersonCrops | TaggedCrops]) -> list[int]:
-    """How many crops of each part an epoch has."""
-    source = sum(len(part) for part in parts if not part.of_target)
-    located = sum(len(part) for part in parts if part.of_target and isinstance(part, PersonCrops))
-    others = sum(len(part) for part in parts if part.of_target) - located
-    target = max(source, located + others)
-    for_located = max(located, round(_FEW * target)) if located and others else target
+def _lengths(parts: Sequence[PersonCrops | TaggedCrops], located_share: float | None) -> list[int]:
+    """How many crops of each part an epoch has: of the source one a person, and of a target as many."""
+    total = sum(len(part) for part in parts if not part.of_target)
 
     def length(part: PersonCrops | TaggedCrops) -> int:
-        if not part.of_target:
-            return len(part)
+        domain = [other for other in parts if other.of_target == part.of_target]
+        located = sum(len(other) for other in domain if isinstance(other, PersonCrops))
+        others = sum(map(len, domain)) - located
+        share = located / (located + others)
+        if located and others:
+            share = max(share, _FEW) if part.of_target else located_share or share
         if isinstance(part, PersonCrops):
-            return for_located
-        return round((target - (for_located if located else 0)) * len(part) / others)
+            return max(1, round(total * share * len(part) / located))
+        return max(1, round(total * (1 - share) * len(part) / others))
 
     return [length(part) for part in parts]
 

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from pictures import turned_jpeg
 from rich.console import Console
 
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.cli import adapting
 from lfpose_edge.cli.adapting import find_people, read_boxes, run_adapt, write_halves
-from lfpose_edge.errors import AccuracyGateError, BundleError, RecipeError, SourceError
+from lfpose_edge.errors import AccuracyGateError, BackendUnavailable, BundleError, RecipeError, SourceError
 from lfpose_edge.persons import read_coco_boxes, read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train import adapt
-from lfpose_edge.train.adapt import SelfAgreement, Verdict, self_agreement, with_statistics_of
+from lfpose_edge.train.adapt import (
+    SelfAgreement,
+    Verdict,
+    adaptation_recipe,
+    self_agreement,
+    with_statistics_of,
+)
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.networks import build_network
@@ -125,6 +134,7 @@ def test_boxes_may_be_given(figures: Path, frames: Path) -> None:
         ("damaged", "cannot decode"),
         ("few", "too few to adapt to and to judge by"),
         ("nobody", "the detector found nobody in the 24 images"),
+        ("sideways", "are turned by their EXIF entry, 000.jpg first"),
     ],
 )
 def test_a_folder_that_cannot_be_adapted_to(
@@ -140,6 +150,8 @@ def test_a_folder_that_cannot_be_adapted_to(
     elif case == "few":
         for file in sorted(frames.iterdir())[10:]:
             file.unlink()
+    elif case == "sideways":
+        (frames / "000.jpg").write_bytes(turned_jpeg(cv2.imread(str(frames / "000.png"))))
     else:
         monkeypatch.setattr(
             adapting, "resolve_detector", lambda _: lambda image: (np.zeros((0, 4)), np.zeros(0))
@@ -162,7 +174,7 @@ GOOD = SelfAgreement(0.6, 0.25, 0.5)
     ids=["better", "unsteady", "collapsed", "forgetful"],
 )
 def test_the_verdict(after: SelfAgreement, source_after: float, words: str | None) -> None:
-    faults = Verdict(GOOD, after, 0.8, source_after).faults()
+    faults = Verdict(GOOD, after, 0.8, source_after, 0.1).faults()
     assert len(faults) == (words is not None)
     assert words is None or words in faults[0]
 
@@ -259,3 +271,44 @@ def test_only_the_checkpoint_of_a_located_training_is_adapted(
     with pytest.raises(RecipeError, match="was trained on no locations"):
         run(tmp_path / "tags.pt")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adaptation_begins_where_the_model_was_trained_to_and_frees_all_of_it(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    frozen = {**SMALL, "freeze_stages": 2, "pretrained": True}
+    source = make_recipe(network=frozen)
+    plan = adaptation_recipe(source, tmp_path / "last.pt", tmp_path / "target.json", tmp_path, 3)
+    assert (plan.network.freeze_stages, plan.network.pretrained) == (0, False)
+    assert plan.start_from == tmp_path / "last.pt"
+    assert plan.optimizer.lr_head == pytest.approx(0.4 * source.optimizer.lr_head)
+    assert plan.loss.teacher == 1.0
+
+
+def test_what_publishing_needs_is_asked_for_before_the_training(
+    checkpoint: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(BackendUnavailable, match="onnxscript is missing: exporting needs the 'export' extra"):
+        run_adapt(str(checkpoint), frames, tmp_path / "out", None, None, None, 1, "cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_joints_that_the_sources_file_calls_otherwise_are_found(
+    make_recipe: MakeRecipe, checkpoint: Path, figures: Path, frames: Path, tmp_path: Path
+) -> None:
+    """Up to the target's people, of whom there are too few."""
+    root = Path(shutil.copytree(figures, tmp_path / "data"))
+    for file in root.glob("*/annotations.json"):
+        file.write_text(file.read_text().replace('"neck"', '"thorax"'))
+    state = load_checkpoint(checkpoint)
+    for data in (state["recipe"]["data"]["train"][0], state["recipe"]["data"]["val"]):
+        data["joints"] = {"neck": "thorax"}
+    del state["format"]
+    save_checkpoint(checkpoint, state)
+    for file in sorted(frames.iterdir())[10:]:
+        file.unlink()
+    with pytest.raises(SourceError, match="too few to adapt to"):
+        run_adapt(str(checkpoint), frames, tmp_path / "out", None, None, root, 1, "cpu")
+    with pytest.raises(SourceError, match="has no joint 'thorax'"):
+        run_adapt(str(checkpoint), frames, tmp_path / "out", None, None, figures, 1, "cpu")

@@ -23,6 +23,7 @@ from lfpose_edge.train.data.tagged_crops import TaggedCrops, TagSample
 from lfpose_edge.train.data.tags import make_questions, simulate_answers, write_tags
 from lfpose_edge.train.loop import train
 from lfpose_edge.train.recipe import Recipe
+from lfpose_edge.train.training_set import make_training_set
 
 MakeRecipe = Callable[..., Recipe]
 SETS = {
@@ -181,6 +182,15 @@ def test_an_epoch_of_one_kind_visits_everybody_once(root: Path) -> None:
     assert [len(b) for b in located.epoch_batches(3, (0, 0))] == [3, 3, 4]  # BatchNorm needs two
     assert [len(b) for b in located.epoch_batches(1, (0, 0))] == [1] * 10
     assert first != second
+
+
+@pytest.mark.parametrize(("share", "lengths"), [(None, [6, 18]), (0.5, [12, 12])])
+def test_the_located_few_may_have_a_larger_part_of_an_epoch(
+    share: float | None, lengths: list[int], root: Path, make_recipe: MakeRecipe
+) -> None:
+    data = {**SETS, "locations": 0.25, "located_share": share}
+    mixture, _ = make_training_set(make_recipe(data=data), root)
+    assert mixture.lengths == lengths
 
 
 def test_a_joint_that_is_always_seen_is_an_error(root: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ class Data(Section):
     """One set of located persons, or a list of sets that are mixed."""
     locations: Fraction = 1.0
     """The part of these persons that is used, drawn once by the seed; of 0 not even the files are read."""
+    located_share: float | None = Field(None, gt=0, lt=1)
+    """The part of an epoch's crops that are of them where tags have others, so that few are seen often; as
+    many as there are persons when not given."""
     tags: Annotated[tuple[TagSet, ...], BeforeValidator(_several)] = ()
     """One question sheet, or several: persons without a location. Alone they train without any."""
     target: Annotated[tuple[TargetSet, ...], BeforeValidator(_several)] = ()
@@ -73,5 +76,8 @@ class Data(Section):
     def _check(self) -> Data:
         if not self.source and not self.tags:
             message = "a training needs located persons (train), answered tag sheets (tags), or both"
+            raise ValueError(message)
+        if self.located_share is not None and not (self.source and self.tags):
+            message = "located_share is of located persons (train) beside others (tags): give both"
             raise ValueError(message)
         return self

@@ -65,6 +65,16 @@ class Recipe(Section):
         if self.loss.teacher_turns and any(len(set(stage.size)) > 1 for stage in self.stages):
             message = "loss.teacher_turns turns crops by quarters: give square stages"
             raise ValueError(message)
+        heard = {"teacher_mirrors": self.loss.teacher_mirrors, "teacher_turns": self.loss.teacher_turns}
+        for option in (name for name, wanted in heard.items() if wanted and not self.loss.teacher):
+            message = f"loss.{option} says how the teacher looks: give loss.teacher a weight"
+            raise ValueError(message)
+        if self.network.freeze_stages and not (self.network.pretrained or self.start_from):
+            message = (
+                "network.freeze_stages keeps weights as they are, which must come from somewhere: give "
+                "network.pretrained or start_from"
+            )
+            raise ValueError(message)
         remembers = self.network.prototypes is not None and self.network.prototypes.memory
         coarse = self.network.refine or self.network.context is not None
         for wanted, possible, lacking in (

@@ -1,0 +1,15 @@
+"""Image files with what tests need in them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+
+def turned_jpeg(image: np.ndarray) -> bytes:
+    """A BGR image as a JPEG file whose EXIF entry says: turn it clockwise by 90 degrees."""
+    entry = b"\x12\x01" + b"\x03\x00" + b"\x01\x00\x00\x00" + b"\x06\x00\x00\x00"  # orientation: 6
+    body = b"Exif\x00\x00" + b"II*\x00\x08\x00\x00\x00" + b"\x01\x00" + entry + b"\x00\x00\x00\x00"
+    segment = b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body
+    data = cv2.imencode(".jpg", image)[1].tobytes()
+    return data[:2] + segment + data[2:]
