@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 from recording import commit, print_table, write
-from trainings import COUNTS, compare, evaluate, recorded, train
+from trainings import COUNTS, compare, evaluate, mean_auc, recorded, train
 
 from lfpose_edge.persons import PersonTable, data_root, joined, read_coco_boxes, read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
@@ -209,7 +209,10 @@ def measure(name: str, pair: Pair, seed: int, options: argparse.Namespace, runs:
     of_source = with_statistics_of(network, known, *how)
     return {
         **trained,
-        **{place: {k: values[k] for k in kept} for place, values in found.items()},
+        **{
+            place: {**{k: values[k] for k in kept}, "presence_auc": mean_auc(values)}
+            for place, values in found.items()
+        },
         "without_labels": asdict(self_agreement(network, people, *how)),
         "source_in_its_statistics": evaluate_network(of_source, known, *how).pck_box.mean,
     }

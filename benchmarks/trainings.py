@@ -61,10 +61,17 @@ def evaluate(checkpoint: Path, annotations: str, images: str, root: Path) -> dic
         "either_side": measured["pck_either_side"]["mean"],
         "per_joint": measured["pck_box"]["per_joint"],
         "presence_auc": measured["presence_auc"],
+        "oks": measured["oks"],
         "lines": {name: line["pck_box"]["mean"] for name, line in measured["lines"].items()},
         "lines_either_side": {n: line["pck_either_side"]["mean"] for n, line in measured["lines"].items()},
         **{key: digits(row[i] for row in measured["per_person"]) for i, key in enumerate(COUNTS)},
     }
+
+
+def mean_auc(measured: Mapping[str, Any]) -> float:
+    """Presence AUC, on average over the joints that are there in some persons and not in others."""
+    known = [value for value in measured["presence_auc"].values() if value is not None]
+    return sum(known) / max(1, len(known))
 
 
 def digits(joints: Iterable[int]) -> str:

@@ -160,6 +160,7 @@ def _broken(tmp_path: Path) -> None:
         (["bench", "--model", "lfpose-light"], "did you mean 'lfpose-lite'"),
         (["train", "nowhere.yaml"], "no recipe 'nowhere.yaml'"),
         (["eval", "none.json", "images"], "no annotation file"),
+        (["eval", "a.json", "images", "--joint", "neck"], "must look like neck=thorax"),
         (["eval", "a.json", "images", "--against", "none.json"], "none.json cannot be read"),
         (["eval", "a.json", "images", "--against", "photo.jpg"], "photo.jpg is not a result"),
     ],

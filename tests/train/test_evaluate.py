@@ -56,6 +56,26 @@ def test_an_evaluation_tells_numbers_lines_and_pictures(
     assert np.isfinite(tree["oks"]["ap"])
 
 
+def test_a_joint_may_be_called_otherwise_by_the_file(
+    lfpose, checkpoint: Path, figures: Path, tmp_path: Path
+) -> None:
+    tree = (figures / "val/annotations.json").read_text()
+    (tmp_path / "other.json").write_text(tree.replace('"neck"', '"thorax"'))
+    results = {}
+    for joints in ([], ["--joint", "neck=thorax"], ["--joint", "head_top="]):
+        out = tmp_path / "result.json"
+        sets = (str(tmp_path / "other.json"), "val/images", "--data", str(figures))
+        done = lfpose("eval", *sets, "--model", str(checkpoint), "--json", str(out), *joints)
+        assert done.code == 0, done.err
+        measured = json.loads(out.read_text())["pck_box_all"]["per_joint"]
+        results[" ".join(joints)] = {name: measured[name] is not None for name in ("neck", "head_top")}
+    assert results == {
+        "": {"neck": False, "head_top": True},
+        "--joint neck=thorax": {"neck": True, "head_top": True},
+        "--joint head_top=": {"neck": False, "head_top": False},
+    }
+
+
 def test_two_evaluations_of_the_same_persons_are_compared(
     lfpose, checkpoint: Path, figures: Path, tmp_path: Path
 ) -> None:
