@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lfpose_edge import ops
 from lfpose_edge.arguments import check_choice, check_count, writable_folder
-from lfpose_edge.backends import Request, load_backend
+from lfpose_edge.backends import Backend, Request, load_backend
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.detection import Detector, resolve_detector
 from lfpose_edge.errors import BackendUnavailable, BundleError
@@ -136,13 +136,7 @@ class PoseEstimator:
             detector, color=packed_order(color), cache_dir=cache, threads=threads
         )
         request = Request(device, precision, threads, cache, max_batch)
-        self._backend = load_backend(self._bundle, backend, request)
-        self._check_network()
-        try:
-            self._pipeline = open_pipeline(self._backend, self._stages)
-        except BaseException:
-            self._backend.close()
-            raise
+        self._backend = load_backend(self._bundle, backend, request, self._prepare)
         self._closed = False
 
     @overload
@@ -307,24 +301,24 @@ class PoseEstimator:
             message = "this PoseEstimator is closed"
             raise RuntimeError(message)
 
-    def _check_network(self) -> None:
-        """Run the network once, on black: its maps must be what the manifest says. It is warm afterwards."""
+    def _prepare(self, backend: Backend) -> None:
+        """Run the network once, and open the pipeline around it; here ``auto`` can still take another one."""
+        self._check_network(backend)
+        self._pipeline = open_pipeline(backend, self._stages)
+
+    def _check_network(self, backend: Backend) -> None:
+        """Run the network on black: its maps must be what the manifest says. It is warm afterwards."""
         height, width = self._input.size
         stride, joints = self._decode.cam_stride, self._stages.joints
         expected = [(1, joints, *self._stages.cells), (1, joints)]
         try:
-            found = [
-                output.shape for output in self._backend.infer(np.zeros((1, 3, height, width), np.float32))
-            ]
+            found = [output.shape for output in backend.infer(np.zeros((1, 3, height, width), np.float32))]
         except BackendUnavailable:  # a GPU's memory is no fault of the bundle
-            self._backend.close()
             raise
         except Exception as error:  # the engines' errors share no base class
-            self._backend.close()
             message = f"{self._bundle.path}: the network does not run on {height}x{width} crops: {error}"
             raise BundleError(message) from error
         if found != expected:
-            self._backend.close()
             message = (
                 f"{self._bundle.path}: for {joints} joints, {height}x{width} crops and cam_stride {stride:g} "
                 f"cams and presence must have shapes {expected}, the network gives {found}; export it again"

@@ -181,6 +181,9 @@ class Decoder:
     ) -> None:
         self._config = DecodeConfig(stride, upsample, method, sigma, window)
 
+    def shared_bytes(self, height: int, width: int) -> int:
+        return 4 * height * width
+
     def decode(self, cams: Any, presence: Any, affines: Any, *rest: Any) -> None:
         *joints, stream = rest
 
@@ -232,8 +235,13 @@ def cuda_module(name: str = "Tester 4000") -> ModuleType:
     module.__dict__.update({thing.__name__: thing for thing in kernels})
     module.__dict__.update(
         device_count=lambda: 1,
-        set_device=lambda device: 0,
-        device_facts=lambda device: {"name": name, "compute_capability": (8, 6)},
+        enter_device=lambda device: None,
+        leave_device=lambda: None,
+        device_facts=lambda device: {
+            "name": name,
+            "compute_capability": (8, 6),
+            "shared_memory_bytes": 101376,
+        },
         pinned_array=lambda shape, dtype, device=0: np.full(shape, 55, dtype),
     )
     return module

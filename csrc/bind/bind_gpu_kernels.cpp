@@ -13,6 +13,8 @@ namespace {
 
 using Shape = std::vector<py::ssize_t>;
 
+constexpr const char* kOfAnother = " of another stream: take it over by DeviceArray.lent_by";
+
 // Throws unless the array is packed, of this shape, and of one of the types that `expected` names.
 void require_packed(const DeviceArray& array, const char* name, const Shape& shape, bool right_type,
                     const char* expected, const cuda::Stream& stream) {
@@ -20,7 +22,7 @@ void require_packed(const DeviceArray& array, const char* name, const Shape& sha
     const std::string wanted = std::string(py::str(py::tuple(py::cast(shape))));
     std::string message =
         std::string(name) + " must be " + expected + " " + wanted + ", C-contiguous, got " + array.describe();
-    if (!array.belongs_to(stream)) message += " of another stream: take it over by DeviceArray.lent_by";
+    if (!array.belongs_to(stream)) message += kOfAnother;
     if (!right_type) throw py::type_error(message);
     throw py::value_error(message);
 }
@@ -87,6 +89,12 @@ class GpuDecoder {
         cuda::check(cuda::decode(arrays, plan, precision, stream.handle()), "decode");
     }
 
+    // Of a block, for maps of h x w cells.
+    std::size_t shared_bytes(int h, int w) const {
+        const auto* weights = reinterpret_cast<const double*>(weights_.data());
+        return cuda::decode_shared_bytes(block_plan(spec_, host_weights_, weights), h, w);
+    }
+
   private:
     DecodeSpec spec_;
     std::vector<double> host_weights_;
@@ -149,10 +157,12 @@ void preprocess_crops(const DeviceArray& image, const DeviceArray& plans, const 
     const py::ssize_t channels = axes == 3 ? image.shape()[2] : 1;
     const bool shaped = (axes == 2 || axes == 3) && (channels == 1 || channels == 3 || channels == 4) &&
                         image.shape()[0] > 0 && image.shape()[1] > 0;
-    if (!image.holds<std::uint8_t>() || !shaped || !image.is_packed(1) || !image.belongs_to(stream)) {
-        throw py::value_error("image must be uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) on cuda:" +
-                              std::to_string(device) + " whose rows are packed, got " + image.describe());
-    }
+    const std::string problem =
+        "image must be uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) on cuda:" + std::to_string(device) +
+        " whose rows are packed, got " + image.describe();
+    if (!image.holds<std::uint8_t>()) throw py::type_error(problem);
+    if (!image.belongs_to(stream)) throw py::value_error(problem + kOfAnother);
+    if (!shaped || !image.is_packed(1)) throw py::value_error(problem);
     const PreprocessSpec spec = crop_spec(out, swap_rb, mean, std, border, step);
     const auto* crops = static_cast<const CropPlan*>(plans.data());
     const auto* data = static_cast<const std::uint8_t*>(image.data());
@@ -185,6 +195,8 @@ void register_gpu_kernels(py::module_& module) {
         .def(py::init<double, int, const std::string&, double, int, const std::shared_ptr<cuda::Stream>&>(),
              py::arg("stride"), py::arg("upsample"), py::arg("method"), py::arg("blur_sigma"),
              py::arg("window"), py::arg("stream").none(false))
+        .def("shared_bytes", &GpuDecoder::shared_bytes, py::arg("height"), py::arg("width"),
+             "Shared memory that a block needs for maps of so many cells.")
         .def("decode", &GpuDecoder::decode, py::arg("cams"), py::arg("presence"), py::arg("affines"),
              py::arg("keypoints"), py::arg("scores"), py::arg("probabilities"), py::arg("stream"),
              py::arg("flipped") = nullptr, py::arg("flip_permutation") = nullptr);

@@ -23,15 +23,9 @@ void register_gpu(py::module_& module) {
         },
         py::arg("device") = 0);
 
-    module.def(
-        "set_device",
-        [](int device) {
-            int before = 0;
-            cuda::check(cudaGetDevice(&before), "find the current device");
-            cuda::check(cudaSetDevice(device), "take the device");
-            return before;
-        },
-        py::arg("device"), "Make a device this thread's current one; returns the one before.");
+    module.def("enter_device", &cuda::enter_device, py::arg("device"),
+               "Make a device's primary context this thread's current one, until leave_device().");
+    module.def("leave_device", &cuda::leave_device);
 
     const auto release = py::call_guard<py::gil_scoped_release>();
     py::class_<Graph> graph(module, "Graph", py::dynamic_attr(),

@@ -34,7 +34,10 @@ std::size_t bytes_of(const Shape& shape, const py::dtype& type) {
 }
 
 py::capsule owner_of(cuda::Buffer* buffer) {
-    return {buffer, [](void* memory) { delete static_cast<cuda::Buffer*>(memory); }};
+    return {buffer, [](void* memory) {
+                const py::gil_scoped_release release;  // to free memory waits for the device
+                delete static_cast<cuda::Buffer*>(memory);
+            }};
 }
 
 // An array of the host in pinned memory, uninitialised: what copies run from beside other work.
@@ -108,7 +111,10 @@ DeviceArray DeviceArray::by_interface(const py::object& object, std::shared_ptr<
     Shape strides = given.is_none() ? packed_strides(shape, type.itemsize()) : given.cast<Shape>();
     if (strides.size() != shape.size()) throw py::value_error("the array has not as many strides as axes");
     auto* data = reinterpret_cast<void*>(facts["data"].cast<py::tuple>()[0].cast<std::uintptr_t>());
-    if (data != nullptr) require_device(device_of(data), *stream);  // an empty array lies nowhere
+    if (data != nullptr) {  // an empty array lies nowhere
+        const cuda::OnDevice current(stream->device());
+        require_device(device_of(data), *stream);
+    }
     const py::object theirs = facts.attr("get")("stream");
     constexpr std::intptr_t kDefaultStream = 1;
     wait_for(*stream, theirs.is_none() ? kDefaultStream : theirs.cast<std::intptr_t>());
@@ -288,6 +294,7 @@ py::capsule DeviceArray::to_dlpack(const py::object& self, const py::object& str
                         "let another library's stream wait");
         }
     } else {
+        const py::gil_scoped_release release;
         array.stream_->synchronize();
     }
     auto* lent = new Lent{{}, {array.shape_.begin(), array.shape_.end()}, {}, self};

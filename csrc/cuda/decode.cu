@@ -64,6 +64,10 @@ cudaError_t launch(const DecodeArrays& arrays, const BlockPlan& plan, cudaStream
 
 }  // namespace
 
+std::size_t decode_shared_bytes(const BlockPlan& plan, int height, int width) {
+    return BlockMemory::bytes(plan, height, width) + sizeof(typename Block<kThreads>::Exchange);
+}
+
 cudaError_t decode(const DecodeArrays& arrays, const BlockPlan& plan, Precision precision,
                    cudaStream_t stream) {
     return precision == Precision::float16 ? launch<__half>(arrays, plan, stream)

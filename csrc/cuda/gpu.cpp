@@ -1,12 +1,74 @@
 #include "lfpose/gpu.hpp"
 
+#include <cuda.h>
+
 #include <algorithm>
+#include <map>
+#include <mutex>
 
 namespace lfpose::cuda {
 namespace {
 
+template <typename Function>
+Function driver_function(const char* name) {
+    void* found = nullptr;
+    constexpr const char* kWhat = "find the driver";
+#if CUDART_VERSION >= 12050
+    constexpr unsigned kSince = 11000;
+    cudaDriverEntryPointQueryResult result{};
+    check(cudaGetDriverEntryPointByVersion(name, &found, kSince, cudaEnableDefault, &result), kWhat);
+#else
+    check(cudaGetDriverEntryPoint(name, &found, cudaEnableDefault), kWhat);
+#endif
+    if (found == nullptr) throw Error(cudaErrorInsufficientDriver, kWhat);
+    return reinterpret_cast<Function>(found);
+}
+
+// The driver's own functions, found when first needed: this library is linked to the runtime alone, so that
+// it can be imported where there is no driver.
+struct Driver {
+    CUresult (*init)(unsigned) = driver_function<CUresult (*)(unsigned)>("cuInit");
+    CUresult (*get)(CUdevice*, int) = driver_function<CUresult (*)(CUdevice*, int)>("cuDeviceGet");
+    CUresult (*retain)(CUcontext*, CUdevice) =
+        driver_function<CUresult (*)(CUcontext*, CUdevice)>("cuDevicePrimaryCtxRetain");
+    CUresult (*push)(CUcontext) = driver_function<CUresult (*)(CUcontext)>("cuCtxPushCurrent");
+    CUresult (*pop)(CUcontext*) = driver_function<CUresult (*)(CUcontext*)>("cuCtxPopCurrent");
+};
+
+const Driver& driver() {
+    static const Driver found;
+    return found;
+}
+
+// The runtime's codes are the driver's.
+void check(CUresult code, const char* what) { cuda::check(static_cast<cudaError_t>(code), what); }
+
+// Retained once, and to the end of the process, as the runtime keeps it.
+CUcontext primary_context(int device) {
+    static std::mutex mutex;
+    static std::map<int, CUcontext> known;
+    const std::lock_guard<std::mutex> lock(mutex);
+    CUcontext& context = known[device];
+    if (context == nullptr) {
+        constexpr const char* kWhat = "take the device";
+        CUdevice handle{};
+        check(driver().init(0), kWhat);
+        check(driver().get(&handle, device), kWhat);
+        check(driver().retain(&context, handle), kWhat);
+    }
+    return context;
+}
+
 // For destructors, which cannot throw: a device that went away has freed its memory itself.
-void forget(cudaError_t) { cudaGetLastError(); }
+template <typename Free>
+void quietly(int device, const Free& free) {
+    try {
+        const OnDevice current(device);
+        free();
+        cudaGetLastError();
+    } catch (const Error&) {
+    }
+}
 
 }  // namespace
 
@@ -40,18 +102,15 @@ DeviceFacts device_facts(int device) {
     return facts;
 }
 
-OnDevice::OnDevice(int device) : device_(device) {
-    check(cudaGetDevice(&before_), "find the current device");
-    // Even to set the device that is current makes a context on it.
-    if (device != before_) check(cudaSetDevice(device), "take the device");
-}
+void enter_device(int device) { check(driver().push(primary_context(device)), "take the device"); }
 
-OnDevice::~OnDevice() {
-    if (device_ != before_) forget(cudaSetDevice(before_));
+void leave_device() {
+    CUcontext left = nullptr;
+    driver().pop(&left);
 }
 
 Buffer::Buffer(std::size_t bytes, int device, bool pinned)
-    : data_(nullptr, Free{device, pinned}), bytes_(bytes), device_(device), pinned_(pinned) {
+    : data_(nullptr, Free{device, pinned}), bytes_(bytes), device_(device) {
     const OnDevice current(device);
     void* memory = nullptr;
     const std::size_t asked = std::max<std::size_t>(bytes, 1);
@@ -67,7 +126,7 @@ Buffer Buffer::on_device(std::size_t bytes, int device) { return {bytes, device,
 Buffer Buffer::pinned(std::size_t bytes, int device) { return {bytes, device, true}; }
 
 void Buffer::Free::operator()(std::byte* memory) const {
-    forget(pinned ? cudaFreeHost(memory) : cudaFree(memory));
+    quietly(device, [&] { pinned ? cudaFreeHost(memory) : cudaFree(memory); });
 }
 
 Stream::Stream(int device) : device_(device) {
@@ -75,11 +134,17 @@ Stream::Stream(int device) : device_(device) {
     check(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "create a stream");
 }
 
-Stream::~Stream() { forget(cudaStreamDestroy(handle_)); }
+Stream::~Stream() {
+    quietly(device_, [&] { cudaStreamDestroy(handle_); });
+}
 
-void Stream::synchronize() const { check(cudaStreamSynchronize(handle_), "finish the work on the device"); }
+void Stream::synchronize() const {
+    const OnDevice current(device_);
+    check(cudaStreamSynchronize(handle_), "finish the work on the device");
+}
 
 void Stream::wait(const Event& event) const {
+    const OnDevice current(device_);
     check(cudaStreamWaitEvent(handle_, event.handle(), 0), "wait for an event");
 }
 
@@ -99,16 +164,22 @@ Event::Event(int device) : device_(device) {
     check(cudaEventCreate(&handle_), "create an event");
 }
 
-Event::~Event() { forget(cudaEventDestroy(handle_)); }
+Event::~Event() {
+    quietly(device_, [&] { cudaEventDestroy(handle_); });
+}
 
 void Event::record(const Stream& stream) const {
     const OnDevice current(device_);
     check(cudaEventRecord(handle_, stream.handle()), "record an event");
 }
 
-void Event::synchronize() const { check(cudaEventSynchronize(handle_), "finish the work on the device"); }
+void Event::synchronize() const {
+    const OnDevice current(device_);
+    check(cudaEventSynchronize(handle_), "finish the work on the device");
+}
 
 float Event::milliseconds_since(const Event& earlier) const {
+    const OnDevice current(device_);
     float milliseconds = 0.0F;
     check(cudaEventElapsedTime(&milliseconds, earlier.handle_, handle_), "time between two events");
     return milliseconds;
@@ -119,11 +190,13 @@ Graph::Graph(const Stream& captured) : device_(captured.device()) {
     cudaGraph_t graph = nullptr;
     check(cudaStreamEndCapture(captured.handle(), &graph), "capture a graph");
     const cudaError_t made = cudaGraphInstantiateWithFlags(&handle_, graph, 0);
-    forget(cudaGraphDestroy(graph));
+    cudaGraphDestroy(graph);
     check(made, "make the captured graph launchable");
 }
 
-Graph::~Graph() { forget(cudaGraphExecDestroy(handle_)); }
+Graph::~Graph() {
+    quietly(device_, [&] { cudaGraphExecDestroy(handle_); });
+}
 
 void Graph::launch(const Stream& stream) const {
     const OnDevice current(device_);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+from collections.abc import Callable
 from importlib import import_module
 from typing import cast
 
@@ -27,10 +28,18 @@ def available() -> dict[str, str | None]:
     return {name: _kind(name).unavailable() for name in _KINDS}
 
 
-def load_backend(bundle: Bundle, name: str, request: Request) -> Backend:
+def load_backend(
+    bundle: Bundle, name: str, request: Request, prepare: Callable[[Backend], None] | None = None
+) -> Backend:
     """Load a bundle into the named backend, or into the best one of this machine for ``auto``.
 
     A named backend is taken or refused: nothing is silently replaced.
+
+    Args:
+        bundle: the model.
+        name: of the backend.
+        request: what it should do.
+        prepare: is given the backend before it counts as loaded; where it raises, the backend is closed.
 
     Raises:
         BackendUnavailable: the name is unknown, the engine is not installed, or it cannot do what the
@@ -47,7 +56,7 @@ def load_backend(bundle: Bundle, name: str, request: Request) -> Backend:
         if reason:
             message = f"backend {name!r} is not available: {reason}"
             raise BackendUnavailable(message)
-        return _load(name, bundle, request)
+        return _load(name, bundle, request, prepare)
 
     passed_over: list[tuple[str, str]] = []
     for candidate in _KINDS:
@@ -56,7 +65,7 @@ def load_backend(bundle: Bundle, name: str, request: Request) -> Backend:
         reason = _kind(candidate).unavailable() or _worse_here(candidate)
         if reason is None:
             try:
-                backend = _load(candidate, bundle, request)
+                backend = _load(candidate, bundle, request, prepare)
             except (LFPoseError, OSError) as error:
                 if candidate not in ON_GPU and not isinstance(error, BackendUnavailable):
                     raise
@@ -77,12 +86,19 @@ def _kind(name: str) -> BackendKind:
     return cast(BackendKind, import_module(f"lfpose_edge.backends.{name}"))
 
 
-def _load(name: str, bundle: Bundle, request: Request) -> Backend:
+def _load(name: str, bundle: Bundle, request: Request, prepare: Callable[[Backend], None] | None) -> Backend:
     try:
-        return _kind(name).load(bundle, request)
+        backend = _kind(name).load(bundle, request)
     except ImportError as error:  # a part of it is missing, or of another version
         message = f"{name} is installed, and cannot be imported: {error}"
         raise BackendUnavailable(message) from error
+    try:
+        if prepare is not None:
+            prepare(backend)
+    except BaseException:
+        backend.close()
+        raise
+    return backend
 
 
 def _worse_here(name: str) -> str | None:

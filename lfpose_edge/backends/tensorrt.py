@@ -88,7 +88,7 @@ class TensorRtBackend:
         manifest = bundle.manifest
         rows, columns = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
         joints = len(bundle.skeleton)
-        self._maps, self._most = (joints, rows, columns), request.max_batch
+        self._maps = (joints, rows, columns)
         self._own = self.new_context()
         self._lock = threading.Lock()
         self.description = f"{tensorrt.name} cuda:{device} ({found.name}) {precision}"

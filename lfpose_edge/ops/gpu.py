@@ -72,14 +72,14 @@ def device_errors() -> Iterator[None]:
 
 @contextmanager
 def current_device(device: int) -> Iterator[None]:
-    """Make a device this thread's current one, for libraries that work on that."""
-    from lfpose_edge._cuda import set_device
+    """Make a device's primary context this thread's current one, for libraries that work in that."""
+    from lfpose_edge._cuda import enter_device, leave_device
 
-    before = set_device(device)
+    enter_device(device)
     try:
         yield
     finally:
-        set_device(before)
+        leave_device()
 
 
 def on_device(array: Any, stream: Stream) -> DeviceArray:

@@ -1,7 +1,8 @@
 """The specification of the kernels, in NumPy: clear, exact and slow.
 
-`_core` (and later `_cuda`) must agree with what is written here: crops to 2e-3 grey levels, the peak of a
-map bit for bit, joints to 1e-4 pixels.
+`_core` and `_cuda` must agree with what is written here: crops to 2e-3 grey levels, the peak of a map bit
+for bit, joints to 1e-4 pixels; or to 3e-5 cells, where ``dark`` refines a map that is nearly flat and its
+step is the quotient of two small numbers.
 """
 
 from __future__ import annotations

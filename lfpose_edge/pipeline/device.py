@@ -46,7 +46,7 @@ class DevicePipeline:
     be changed as soon as it was submitted: that waits until its crops are cut, behind the frames before it.
 
     Raises:
-        BackendUnavailable: the GPU has no memory left, or fails.
+        BackendUnavailable: the GPU has no memory left, too little for such maps in a block, or fails.
     """
 
     ahead = AHEAD
@@ -77,6 +77,7 @@ class DevicePipeline:
                 decode.window,
                 self._compute,
             )
+        self._require_shared_memory()
 
     def submit(self, image: Any, affines: Affines, *, stay: bool = False) -> Callable[[], Located]:
         """See :class:`lfpose_edge.pipeline.base.Pipeline`."""
@@ -128,6 +129,19 @@ class DevicePipeline:
             finally:
                 self._free.clear()
 
+    def _require_shared_memory(self) -> None:
+        """Before the first frame: a map that no block can hold is a matter of the model."""
+        from lfpose_edge._cuda import device_facts
+
+        facts, (rows, columns) = device_facts(self._backend.device), self._stages.cells
+        needed, there = self._decoder.shared_bytes(rows, columns), facts["shared_memory_bytes"]
+        if needed > there:
+            message = (
+                f"to decode maps of {rows}x{columns} cells a block needs {needed} bytes of shared memory, "
+                f"and {facts['name']} has {there}: take a CPU backend"
+            )
+            raise BackendUnavailable(message)
+
     def _take_slot(self) -> _Slot:
         """A slot that is free, or a new one: whoever keeps frames on their way keeps nobody waiting."""
         with self._lock, gpu.device_errors():
@@ -168,7 +182,7 @@ class DevicePipeline:
             slot.cut.record(self._compute)
             self._run(batch.tail, (rest,), batch, batch.crops)
             if frame is slot.frame:
-                batch.whole = _Captured(frame)
+                batch.whole = _Captured(frame)  # all have run on it: they are captured the next time
         return batch
 
     def _run(
@@ -277,10 +291,11 @@ class _Slot:
 
     Attributes:
         frame: the last one that came from the host; of the same size it is the same array again.
-        uploaded: when what the frame needs is there.
-        cut: when a frame that is the caller's is read no more.
-        computed: when its memory is read no more.
-        done: when the joints are where they go.
+        uploaded: what the frame needs is there. Recorded on uploads; compute waits, and the host before it
+            writes to its side again while the joints stay.
+        cut: a frame that is the caller's is read no more. Recorded on compute; the host waits.
+        computed: the joints are there. Recorded on compute; leaving waits.
+        done: the joints are where they go. Recorded on leaving; the host waits, and the slot's next uploads.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -324,7 +339,11 @@ class _Slot:
 
 @dataclass
 class _Captured:
-    """What stages read, and the stages as a graph once they were captured."""
+    """Stages on their way to be one launch.
+
+    With no source they are yet to run; with a source and no graph they have run once on it, so that the
+    engine has made itself ready, and are captured the next time; with both they are launched.
+    """
 
     source: DeviceArray | None = None
     graph: Graph | None = None

@@ -181,6 +181,21 @@ def test_pycuda_in_the_primary_context(pipeline: DevicePipeline) -> None:
     _assert_same(down, frame, affines)
 
 
+def test_a_context_of_somebody_elses_is_left_as_it_was(pipeline: DevicePipeline) -> None:
+    """As pycuda.autoinit makes one: the estimator's work is in the primary context all the same."""
+    driver = pytest.importorskip("pycuda.driver", reason="pycuda is not here", exc_type=ImportError)
+    driver.init()
+    frame, affines = _frame(2), _affines(3, 2)
+    context = driver.Device(0).make_context()
+    try:
+        _assert_same(pipeline.submit(frame, affines)(), frame, affines)
+        assert driver.Context.get_current() == context
+        driver.mem_alloc(64).free()
+    finally:
+        context.pop()
+        context.detach()
+
+
 def test_several_threads(pipeline: DevicePipeline) -> None:
     wrong: list[BaseException] = []
 

@@ -29,6 +29,8 @@ def test_without_a_device_there_is_one_clear_error(cuda) -> None:
         assert "cannot find a CUDA device" in str(error)
         with pytest.raises(BackendUnavailable, match="no CUDA device can be used.*driver"):
             gpu.open_device()
+        with pytest.raises(cuda.CudaError, match="cannot (find the driver|take the device)"):
+            cuda.enter_device(0)
     else:
         with pytest.raises(BackendUnavailable, match=f"no device cuda:{count}"):
             gpu.open_device(count)

@@ -108,13 +108,19 @@ def _no_stream(device: int = 0) -> Any:
     raise gpu_doubles.CudaError(message)
 
 
+def _no_memory(*_: Any) -> Any:
+    message = "cannot allocate device memory: out of memory"
+    raise gpu_doubles.CudaError(message)
+
+
 def _no_facts(device: int = 0) -> Any:
     message = "cannot ask for the device's properties: unknown error"
     raise gpu_doubles.CudaError(message)
 
 
 @pytest.mark.parametrize(
-    "fault", ["does not start", "no stream", "no facts", "old GPU", "cache", "namespace"]
+    "fault",
+    ["does not start", "no stream", "no facts", "old GPU", "cache", "namespace", "first run", "large maps"],
 )
 def test_auto_passes_a_gpu_over_that_does_not_work(
     fault: str,
@@ -140,6 +146,12 @@ def test_auto_passes_a_gpu_over_that_does_not_work(
     elif fault == "cache":
         monkeypatch.setattr(engine_cache, "write_engine", full_disk)
         words = "No space left"
+    elif fault == "first run":  # the engine fits into the GPU's memory, and what it works in does not
+        monkeypatch.setattr(gpu_doubles.DeviceArray, "empty", _no_memory)
+        words = "the GPU fails: cannot allocate device memory: out of memory"
+    elif fault == "large maps":
+        monkeypatch.setattr(gpu_doubles.Decoder, "shared_bytes", lambda *_: 200_000)
+        words = "needs 200000 bytes of shared memory, and Tester 4000 has 101376"
     else:
         monkeypatch.delattr(tensorrt, "__version__")
         words = "tensorrt is a folder here"

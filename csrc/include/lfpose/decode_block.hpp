@@ -118,17 +118,17 @@ class BlockDecoder {
     template <typename Read>
     LFPOSE_HD LFPOSE_INLINE Peak find_peak(const Read& read) const {
         const int width = map_.width, count = map_.height * width, factor = plan_.factor;
-        float top = -2 * kLogitLimit;
+        float largest = -2 * kLogitLimit;
         int where = 0;
         block_.for_each(count, [&](int i) {
             const float value = sanitize(read(i));
             memory_.samples[i] = value;
-            if (value > top) {  // a thread comes to the first of equals first
-                top = value;
+            if (value > largest) {  // a thread comes to the first of equals first
+                largest = value;
                 where = i;
             }
         });
-        const Peak seed = block_.best({where % width, where / width, top});
+        const Peak seed = block_.best({where % width, where / width, largest});
         if (factor == 1) return seed;
 
         // The cells around the largest sample; what they reach, few other samples do.

@@ -39,19 +39,23 @@ struct DeviceFacts {
 
 DeviceFacts device_facts(int device);
 
-// Makes a device current for as long as it lives.
+// Makes a device's primary context this thread's current one until left; then the one before is current
+// again. The runtime's own cudaSetDevice gives back a device, but not a context that is not its primary one,
+// such as pycuda's, and to go back to a device that nobody used makes a context there.
+void enter_device(int device);
+void leave_device();
+
+// The same for as long as it lives. Calls of the runtime belong inside one, as streams and events do not
+// change the context, and without one a new thread takes device 0.
 class OnDevice {
   public:
-    explicit OnDevice(int device);
-    ~OnDevice();
+    explicit OnDevice(int device) { enter_device(device); }
+    ~OnDevice() { leave_device(); }
     OnDevice(const OnDevice&) = delete;
     OnDevice& operator=(const OnDevice&) = delete;
-
-  private:
-    int device_, before_ = 0;
 };
 
-// Memory of the device or, pinned, of the host; freed when this goes, or by close().
+// Memory of the device or, pinned, of the host.
 class Buffer {
   public:
     static Buffer on_device(std::size_t bytes, int device);
@@ -60,8 +64,6 @@ class Buffer {
     std::byte* data() const { return data_.get(); }
     std::size_t bytes() const { return bytes_; }
     int device() const { return device_; }
-    bool is_pinned() const { return pinned_; }
-    void close() { data_.reset(); }
 
   private:
     Buffer(std::size_t bytes, int device, bool pinned);
@@ -75,7 +77,6 @@ class Buffer {
     std::unique_ptr<std::byte, Free> data_;
     std::size_t bytes_;
     int device_;
-    bool pinned_;
 };
 
 class Event;

@@ -25,4 +25,7 @@ struct DecodeArrays {
 cudaError_t decode(const DecodeArrays& arrays, const BlockPlan& plan, Precision precision,
                    cudaStream_t stream);
 
+// Shared memory that a block needs for maps of height x width cells.
+std::size_t decode_shared_bytes(const BlockPlan& plan, int height, int width);
+
 }  // namespace lfpose::cuda
