@@ -125,7 +125,9 @@ def correct_biases(
         name = node.output[0]
         quantised = Graph(quantise(graph.to_model(), calibration, style, in_float=in_float)).to_model([name])
         (found,) = _channel_means(quantised, [name], crops)
-        graph.constants[node.input[2]] = graph.constants[node.input[2]] + (expected[name] - found)
+        bias = f"{node.name}/bias.corrected"  # of its own: two layers may share one
+        graph.constants[bias] = graph.constants[node.input[2]] + (expected[name] - found)
+        node.input[2] = bias
     return graph.to_model()
 
 

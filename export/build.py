@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from lfpose_edge.export.adjust import equalise
 from lfpose_edge.export.calibration import load_calibration_set
-from lfpose_edge.export.engines import Engines, build_engines, require
+from lfpose_edge.export.engines import Engines, build_engines, require, require_network
 from lfpose_edge.export.graph import Graph
 from lfpose_edge.export.proof import Judge, Show, session, silent
 from lfpose_edge.export.quantize import quantised_tensors
@@ -27,6 +28,7 @@ from lfpose_edge.backends import Request, load_backend
 from lfpose_edge.backends.tensorrt_api import Steps
 from lfpose_edge.bundle import VERSION, Bundle, Decode, Input, JointSet, write_manifest
 from lfpose_edge.errors import AccuracyGateError, BundleError
+from lfpose_edge.files import locked
 from lfpose_edge.skeleton import Skeleton
 
 _LARGEST_LOGIT_ERROR = 0.05  # float16 weights change CAM logits by less than this; a wrong graph by far more
@@ -46,7 +48,8 @@ class Int8:
         detector: finds the persons of a folder's images.
         crops: most crops for the ranges.
         method: how ranges are chosen; None takes the best of all.
-        max_drop: PCK points (or percent of the joints moved, where nothing is labelled) that INT8 may cost.
+        max_drop: points that INT8 may cost: of the joints' places (PCK; percent of them moved, where nothing
+            is labelled), and of whether they are there.
         equalise, correct_biases: what is done first; see :mod:`lfpose_edge.export.adjust`.
     """
 
@@ -99,6 +102,7 @@ def export_bundle(
     """
     import onnx
 
+    out = out.resolve()  # a folder beside "." is in it
     _require_free(out)
     given = {key: value for key, value in {"name": name, "version": version}.items() if value is not None}
     for key, value in given.items():
@@ -106,8 +110,10 @@ def export_bundle(
             message = f"--{key} must be letters, digits and . + - _, got {value!r}"
             raise BundleError(message)
     if engines is not None:
-        require(engines.kind)  # before the long work, not after it
+        require(engines)  # before the long work, not after it
     opened = open_source(str(source), like)
+    if engines is not None:
+        require_network(engines.kind, opened.network)
     _require_finite(opened, str(source))
     _require_runs(opened, str(source))
     facts: dict[str, Any] = {"version": "1", **opened.facts, **given, "models": {"fp32": "model.onnx"}}
@@ -128,7 +134,7 @@ def export_bundle(
             _require_parity(bundle, opened.network)
         built = build_engines(bundle, engines, opened.network, steps) if engines else []
         if report is not None:
-            write_report(folder, report, bundle, built)
+            write_report(folder, report, bundle, built, int8.max_drop)
         _require_free(out)
         if out.is_dir():
             out.rmdir()
@@ -168,7 +174,7 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
         model,
         seen,
         method=how.method,
-        tuning=Judge(data.crops.part(slice(_TUNING_CROPS)), skeleton, decode),
+        tuning=Judge(data.crops.part(range(min(_TUNING_CROPS, len(data.crops)))), skeleton, decode),
         held_out=held_out,
         max_drop=how.max_drop,
         crops=len(data.crops),
@@ -266,26 +272,41 @@ def _require_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         message = f"{out} exists; choose another --out, or remove it"
         raise BundleError(message)
+    if out.is_mount():
+        message = f"{out} is a mount point, which a finished bundle cannot replace: give a folder in it"
+        raise BundleError(message)
 
 
 @contextmanager
 def _folder_beside(out: Path) -> Iterator[Path]:
-    """A folder to fill, beside ``out``; what is still in it goes. So do folders of killed exports."""
+    """A folder to fill, beside ``out``; what is still in it goes. So do folders of killed exports.
+
+    Each has a lock beside it that is held for as long as its export lives, on whichever machine.
+    """
+    prefix, suffix = f".{out.name}.", ".export"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for left in out.parent.glob(f".{out.name}.*.export"):
-            if not _is_running(left.name.split(".")[-2]):
-                shutil.rmtree(left, ignore_errors=True)
-        folder = out.parent / f".{out.name}.{os.getpid()}.export"
-        folder.mkdir()
+        for lock in out.parent.glob(f"{prefix}*{suffix}.lock"):
+            with locked(lock, wait=False) as dead:
+                if dead:
+                    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                    lock.unlink(missing_ok=True)
+        folder = Path(tempfile.mkdtemp(suffix, prefix, out.parent))
+        folder.chmod(0o777 & ~_umask())
     except OSError as error:
         message = f"cannot write into {out.parent}: {error.strerror}"
         raise BundleError(message) from error
+    lock = folder.with_name(f"{folder.name}.lock")
     try:
-        yield folder
+        with locked(lock):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        lock.unlink(missing_ok=True)
 
 
-def _is_running(process: str) -> bool:
-    return not Path("/proc/self").exists() or Path(f"/proc/{process}").exists()
+def _umask() -> int:
+    """The process's, which can only be asked for by changing it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

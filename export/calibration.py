@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -32,6 +32,8 @@ FEWEST = 32
 FEWEST_TO_SPLIT = 40  # a fifth of these may be held out
 MOST_HELD_OUT = 256
 ENOUGH_TO_JUDGE = 40  # persons with a dozen joints: one joint is then a fifth of a PCK point
+FEWEST_TO_JUDGE = 8
+_BLOCKS = 5  # of what is held out of a sequence: no other crop is from between those of a block
 
 
 @dataclass(frozen=True)
@@ -76,26 +78,32 @@ class CropSet:
         crops: (N, 3, H, W) float32, normalised as the manifest says.
         affines: (N, 2, 3) crop to image coordinates.
         persons: boxes, and joints where they are labelled, of the N crops.
-        sha256: of the images' bytes and the boxes, in order: the same set has the same hash everywhere.
+        marks: of each crop, what tells it from others: the hash of its image, and its box.
     """
 
     crops: Floats
     affines: Affines
     persons: PersonTable
-    sha256: str
+    marks: tuple[bytes, ...]
 
     def __len__(self) -> int:
         return len(self.crops)
 
-    def part(self, rows: slice) -> CropSet:
-        """Some of the crops, under the same hash."""
-        persons = self.persons.chosen(range(*rows.indices(len(self))))
-        return CropSet(self.crops[rows], self.affines[rows], persons, self.sha256)
+    @property
+    def sha256(self) -> str:
+        """Of the marks, in order: the same crops have the same hash everywhere."""
+        return hashlib.sha256(b"".join(self.marks)).hexdigest()
+
+    def part(self, rows: Sequence[int]) -> CropSet:
+        """These crops, in this order."""
+        index = np.asarray(rows, np.intp)
+        marks = tuple(self.marks[row] for row in rows)
+        return CropSet(self.crops[index], self.affines[index], self.persons.chosen(rows), marks)
 
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Two sets that share no crop: one for the ranges, one for the proof.
+    """Two sets that share no person, and without ``proof`` no image: for the ranges, and for the proof.
 
     Attributes:
         name: how the user called it.
@@ -125,7 +133,8 @@ def load_calibration_set(
     """Load a calibration set, and a held-out set for the proof.
 
     Without ``proof`` the held-out set is the validation part of a named set, or else a fifth of the crops,
-    and of a small set more.
+    and of a small set more, in blocks all over the set: the frames of a video are like those beside them. Of
+    a folder with more images than are needed those that are taken are from all over it, too.
 
     Args:
         spec: a name in ``SUBSETS``; a folder of images; a COCO-keypoints JSON; or an ``.npz`` with ``crops``
@@ -144,6 +153,11 @@ def load_calibration_set(
         SourceError: an image or an annotation file cannot be read.
     """
     path = Path(spec)
+    if spec in SUBSETS and limit > SUBSETS[spec].persons:
+        message = (
+            f"{spec} is {SUBSETS[spec].persons} persons, and {limit} are asked for: give a set of your own"
+        )
+        raise CalibrationError(message)
     if spec in SUBSETS:
         persons, asked = _named_subset(spec, data_root, skeleton), min(limit, SUBSETS[spec].persons)
         if proof is None:
@@ -156,8 +170,8 @@ def load_calibration_set(
         if proof is None:
             return CalibrationSet(spec, *_split(given, spec, limit), limit)
         _require_enough(spec, len(given))
-        others = _shuffled(read_coco_keypoints(*proof, skeleton)).first(MOST_HELD_OUT)
-        return CalibrationSet(spec, given.part(slice(limit)), cut_crops(others, how, progress), limit)
+        given = given.part(_spread(len(given), limit))
+        return CalibrationSet(spec, given, _held_out(proof, given, how, skeleton, progress), limit)
     elif path.suffix == ".json" and path.is_file():
         persons, asked = (
             _shuffled(read_coco_keypoints(path, images or path.parent / "images", skeleton)),
@@ -174,9 +188,8 @@ def load_calibration_set(
         both = cut_crops(persons.first(asked + MOST_HELD_OUT), how, progress)
         return CalibrationSet(spec, *_split(both, spec, asked), asked)
     _require_enough(spec, len(persons))
-    others = _shuffled(read_coco_keypoints(*proof, skeleton)).first(MOST_HELD_OUT)
-    held_out = cut_crops(others, how, progress)
-    return CalibrationSet(spec, cut_crops(persons.first(asked), how, progress), held_out, asked)
+    crops = cut_crops(persons.first(asked), how, progress)
+    return CalibrationSet(spec, crops, _held_out(proof, crops, how, skeleton, progress), asked)
 
 
 def cut_crops(persons: PersonTable, how: Input, progress: Progress = iter) -> CropSet:
@@ -184,11 +197,11 @@ def cut_crops(persons: PersonTable, how: Input, progress: Progress = iter) -> Cr
     affines = crop_affines(persons.boxes, how.size, padding=how.padding)
     swap = how.color == "rgb"
     border = how.border[::-1] if swap else how.border
-    digest = hashlib.sha256()
+    marks = []
     crops = np.empty((len(persons), 3, *how.size), np.float32)
     for i in progress(range(len(persons))):
-        digest.update(hashlib.sha256(persons.images[i].read_bytes()).digest())
-        digest.update(np.round(persons.boxes[i], 3).tobytes())
+        image = hashlib.sha256(persons.images[i].read_bytes()).digest()
+        marks.append(image + np.round(persons.boxes[i], 3).tobytes())
         crops[i : i + 1] = ops.preprocess(
             persons.image(i),
             affines[i : i + 1],
@@ -198,15 +211,52 @@ def cut_crops(persons: PersonTable, how: Input, progress: Progress = iter) -> Cr
             std=how.std,
             border=border,
         )
-    return CropSet(crops, affines, persons, digest.hexdigest())
+    return CropSet(crops, affines, persons, tuple(marks))
 
 
 def _split(both: CropSet, name: str, asked: int) -> tuple[CropSet, CropSet]:
     """Crops for the ranges, and for the proof: the rest, but at least a fifth, or enough to judge by."""
-    for_proof = max(len(both) // 5, min(ENOUGH_TO_JUDGE, len(both) - FEWEST))
-    for_ranges = min(asked, len(both) - for_proof)
-    _require_enough(name, for_ranges)
-    return both.part(slice(for_ranges)), both.part(slice(for_ranges, for_ranges + MOST_HELD_OUT))
+    n = len(both)
+    for_proof = max(n // 5, min(ENOUGH_TO_JUDGE, n - FEWEST), min(n - asked, MOST_HELD_OUT))
+    _require_enough(name, n - for_proof)
+    ends = [round((block + 1) * n / _BLOCKS) for block in range(_BLOCKS)]
+    sizes = [len(part) for part in np.array_split(np.arange(for_proof), _BLOCKS)]
+    proof = [row for end, size in zip(ends, sizes, strict=True) for row in range(end - size, end)]
+    rest = sorted(set(range(n)) - set(proof))
+    ranges = [rest[i] for i in _spread(len(rest), asked)]
+    seen = {both.persons.images[row] for row in ranges}
+    apart = [row for row in proof if both.persons.images[row] not in seen]
+    _require_enough_to_judge(name, len(apart))
+    by_chance = sorted(ranges, key=lambda row: both.marks[row])  # the first few are from all over, too
+    return both.part(by_chance), both.part(apart)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` rows, from all over them."""
+    if count <= most:
+        return list(range(count))
+    return np.linspace(0, count - 1, most).round().astype(int).tolist()
+
+
+def _held_out(
+    proof: tuple[Path, Path], crops: CropSet, how: Input, skeleton: Skeleton, progress: Progress
+) -> CropSet:
+    """Crops of a located set, without the persons that the ranges are seen on."""
+    persons = _shuffled(read_coco_keypoints(*proof, skeleton))
+    held_out = cut_crops(persons.first(MOST_HELD_OUT), how, progress)
+    known = set(crops.marks)
+    apart = [row for row, mark in enumerate(held_out.marks) if mark not in known]
+    _require_enough_to_judge(str(proof[0]), len(apart))
+    return held_out.part(apart)
+
+
+def _require_enough_to_judge(name: str, count: int) -> None:
+    if count < FEWEST_TO_JUDGE:
+        message = (
+            f"{name} has {count} persons to prove INT8 on that no range is made from, at least "
+            f"{FEWEST_TO_JUDGE} are needed"
+        )
+        raise CalibrationError(message)
 
 
 def _require_enough(name: str, count: int) -> None:
@@ -255,25 +305,25 @@ def _folder(folder: Path, skeleton: Skeleton, detector: str | Detector | None, l
     find = resolve_detector(detector)
     images: list[Path] = []
     boxes: list[NDArray[np.floating]] = []
-    for file in files:
+    most = limit + MOST_HELD_OUT
+    for file in (files[i] for i in _spread(len(files), most)):
         image = load_image(file)
         height, width = image.shape[:2]
         found = [np.array([0, 0, width, height])] if find is None else list(find(image)[0])
         images += [file] * len(found)
         boxes += found
-        if len(boxes) >= limit + MOST_HELD_OUT:
-            break
     if not boxes:
         message = f"calibration folder {folder}: the detector finds no person in its {len(files)} images"
         raise CalibrationError(message)
-    return unlabelled_persons(images, np.array(boxes, np.float64), skeleton)
+    persons = unlabelled_persons(images, np.array(boxes, np.float64), skeleton)
+    return persons.chosen(_spread(len(persons), most))
 
 
 def _from_npz(path: Path, how: Input, skeleton: Skeleton, most: int) -> CropSet:
     try:
         # Opened here, as NumPy leaves a file open that turns out to be no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            crops, color = archive["crops"][:most], str(archive["color"])
+            crops, color = archive["crops"], str(archive["color"])
     except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, zlib.error) as error:
         message = f"{path} is no calibration set: an .npz with 'crops' and 'color' ({error})"
         raise CalibrationError(message) from error
@@ -285,12 +335,13 @@ def _from_npz(path: Path, how: Input, skeleton: Skeleton, most: int) -> CropSet:
     if color not in ("rgb", "bgr"):
         message = f"{path}: color must be 'rgb' or 'bgr', got {color!r}"
         raise CalibrationError(message)
+    crops = crops[_spread(len(crops), most)]
     ordered = crops if color == how.color else crops[..., ::-1]
     normal = (ordered.astype(np.float32) - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
     boxes = np.tile(np.array([0.0, 0.0, width, height]), (len(crops), 1))
     return CropSet(
         np.ascontiguousarray(normal.transpose(0, 3, 1, 2)),
         np.tile(np.array([[1.0, 0, 0], [0, 1, 0]]), (len(crops), 1, 1)),
-        unlabelled_persons([path] * len(crops), boxes, skeleton),
-        hashlib.sha256(color.encode() + np.ascontiguousarray(crops).tobytes()).hexdigest(),
+        unlabelled_persons([path / str(i) for i in range(len(crops))], boxes, skeleton),
+        tuple(hashlib.sha256(color.encode() + crop.tobytes()).digest() for crop in crops),
     )

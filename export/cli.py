@@ -98,12 +98,11 @@ def export(
             "lspet_subset, a folder of your own frames, a COCO-keypoints JSON or an .npz"
         )
         raise CalibrationError(message)
-    int8_options = (
-        "calib", "calib_images", "calib_crops", "detector", "proof", "ranges", "max_drop", "equalise",
-        "correct_biases",
-    )  # fmt: skip
+    int8_options = ("calib", "calib_crops", "proof", "ranges", "max_drop", "equalise", "correct_biases")
     needs = {
         **dict.fromkeys(int8_options, ("--int8", int8)),
+        "calib_images": ("a JSON for --calib", calib is not None and calib.endswith(".json")),
+        "detector": ("a folder for --calib", calib is not None and Path(calib).is_dir()),
         "proof_images": ("--proof", proof),
         "gpu": ("--engine tensorrt-rtx", engine == "tensorrt-rtx"),
         "workspace_mb": ("--engine", engine),

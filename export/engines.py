@@ -14,10 +14,12 @@ from lfpose_edge.export.half import to_half
 from lfpose_edge.export.on_gpu import BuiltEngine, engine_session, has_gpu, require_parity
 from lfpose_edge.export.proof import session
 
+from lfpose_edge.backends.engine_cache import Gpu
 from lfpose_edge.backends.engine_files import Fingerprint, write_engine
 from lfpose_edge.backends.tensorrt_api import BuildOptions, Flavour, Steps, TensorRt
 from lfpose_edge.bundle import Bundle
-from lfpose_edge.errors import BackendUnavailable, did_you_mean
+from lfpose_edge.errors import BackendUnavailable, BundleError, did_you_mean
+from lfpose_edge.ops.gpu import require_device
 
 if TYPE_CHECKING:
     import torch
@@ -48,14 +50,30 @@ class Engines:
     options: BuildOptions = BuildOptions()
 
 
-def require(kind: EngineKind) -> None:
-    """BackendUnavailable, with what to do, when engines of a kind cannot be built here."""
-    if kind == "torch_tensorrt":
+def require(wanted: Engines) -> None:
+    """BackendUnavailable, with what to do, when such engines cannot be built here: before the long work."""
+    if wanted.kind == "torch_tensorrt":
         reason = torch_engines.unavailable()
         if reason:
             raise BackendUnavailable(reason)
-    else:
-        TensorRt.load(kind)
+        return
+    tensorrt = TensorRt.load(wanted.kind)
+    for gpu in wanted.gpus:
+        tensorrt.require_target(gpu)
+    if not wanted.gpus:
+        gpu_here()
+    if wanted.options.dla_core is not None and tensorrt.types_are_the_files:
+        message = f"{tensorrt.name} builds nothing for a Jetson's DLA: leave out --dla-core"
+        raise BackendUnavailable(message)
+
+
+def require_network(kind: EngineKind, network: torch.nn.Module | None) -> None:
+    """BundleError when engines of a kind are compiled from a torch network, and there is none."""
+    if kind == "torch_tensorrt" and network is None:
+        message = (
+            "torch-tensorrt compiles the network itself: export a checkpoint (.pt), not a bundle or ONNX"
+        )
+        raise BundleError(message)
 
 
 def build_engines(
@@ -71,12 +89,17 @@ def build_engines(
     """
     kind = wanted.kind
     if kind == "torch_tensorrt":
+        require_network(kind, network)
+        assert network is not None
         return [torch_engines.build_torch_engine(network, bundle, wanted.options)]
     precisions = wanted.precisions or ("fp16", *(("int8",) if "int8-trt" in bundle.manifest.models else ()))
+    options = wanted.options
+    if options.dla_core is not None:  # it takes no Q/DQ pairs, and crops of one number alone
+        precisions, options = ("fp16",), replace(options, batches=(1, 1, 1))
     built = []
     for precision in precisions:
         for gpu in wanted.gpus or (None,):
-            options = replace(wanted.options, compute_capability=gpu)
+            options = replace(options, compute_capability=gpu)
             built.append(build_engine(bundle, kind, precision, options, _labelled(steps, precision, gpu)))
     return built
 
@@ -124,14 +147,14 @@ def build_engine(
     reference = session(model)
     if precision == "fp16" and tensorrt.types_are_the_files:
         model = to_half(model)
-    gpu = options.compute_capability or _gpu_name()
+    gpu = options.compute_capability or gpu_here().label
     data: bytes = model.SerializeToString()
     plan = tensorrt.build(data, replace(options, fp16=precision != "fp32", int8=precision == "int8"), steps)
     label, infer = f"{tensorrt.name} {precision} {gpu}", None
     if has_gpu(options.compute_capability):
         height, width = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
         infer = engine_session(tensorrt, plan, len(bundle.skeleton), (height, width))
-        require_parity(label, infer, reference, manifest.input.size)
+        require_parity(label, infer, reference, manifest.input)
     fingerprint = Fingerprint(
         model_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         library=tensorrt.trt.__name__,
@@ -139,6 +162,7 @@ def build_engine(
         gpu=gpu,
         precision=precision,
         batches=options.batches,
+        size=manifest.input.size,
         options="" if options.dla_core is None else f"dla {options.dla_core}",
     )
     return BuiltEngine(write_engine(bundle.path / "engines", fingerprint, plan), label, infer)
@@ -152,20 +176,23 @@ def _fixed_size(file: Path, size: tuple[int, int]) -> onnx.ModelProto:
     return model
 
 
-def _gpu_name() -> str:
-    """The name of the first GPU, by the driver."""
+def gpu_here() -> Gpu:
+    """The first GPU, by the package's kernels, or by pycuda where it was built without them."""
     try:
-        import pycuda.driver
+        require_device()
+        return Gpu.of(0)
+    except BackendUnavailable as error:
+        reason = str(error)
+    try:
+        import pycuda.driver as driver
     except ImportError as error:
-        message = (
-            "pycuda is missing, which asks the driver for the GPU to build for: pip install pycuda, or with "
-            "tensorrt-rtx name a GPU with --gpu"
-        )
+        message = f"{reason}; or pip install pycuda; or with tensorrt-rtx name a GPU to build for with --gpu"
         raise BackendUnavailable(message) from error
     try:
-        pycuda.driver.init()
-        name: str = pycuda.driver.Device(0).name()
-    except pycuda.driver.Error as error:
+        driver.init()
+        device = driver.Device(0)
+        count = device.get_attribute(driver.device_attribute.MULTIPROCESSOR_COUNT)
+        return Gpu(device.name(), device.compute_capability(), count)
+    except driver.Error as error:
         message = f"no GPU is here ({error}); with tensorrt-rtx name one to build for with --gpu"
         raise BackendUnavailable(message) from error
-    return name

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from lfpose_edge import ops
 from lfpose_edge.backends.onnxruntime import session_options
 from lfpose_edge.bundle import Decode
+from lfpose_edge.metrics.bootstrap import pck_difference
 from lfpose_edge.metrics.pck import LIMB_JOINTS, PckResult, box_thresholds, pck
 from lfpose_edge.skeleton import Skeleton
 
 Floats = NDArray[np.float32]
+LITTLE = 0.1  # of a presence
 T = TypeVar("T")
 Show = Callable[[Iterable[T], str], Iterable[T]]
 """Wraps a loop to show its progress under a label."""
@@ -42,6 +44,27 @@ class Predictions:
     presence: Floats
 
 
+@dataclass(frozen=True)
+class Drop:
+    """What a conversion costs, in points of a hundred joints.
+
+    Attributes:
+        pck: of the joints' places.
+        low, high: where 95 of 100 draws of other persons would have it.
+        presence: of whether they are there.
+    """
+
+    pck: float
+    low: float
+    high: float
+    presence: float
+
+    @property
+    def worst(self) -> float:
+        """The larger of the two."""
+        return max(self.pck, self.presence)
+
+
 class Judge:
     """Compares converted models with the original on crops that no range was made from.
 
@@ -52,7 +75,7 @@ class Judge:
 
     Attributes:
         labelled: whether the crops have joints to be right or wrong about. Where they have none, the
-            original's own joints are the truth, and a drop is the share of them that moved.
+            original's own are the truth once :meth:`trust` has them: a drop is then the share that moved.
     """
 
     def __init__(self, crops: CropSet, skeleton: Skeleton, decode: Decode) -> None:
@@ -63,6 +86,7 @@ class Judge:
         self._threshold = decode.presence_threshold
         self.labelled = bool(crops.persons.labelled.any())
         self._truth = crops.persons
+        self._believed: Floats | None = None  # presence, of the original that is the truth
 
     def __len__(self) -> int:
         return len(self._crops)
@@ -81,7 +105,9 @@ class Judge:
         """Take the original's joints as the truth where there are no labels."""
         if not self.labelled:
             seen = original.presence >= self._threshold
-            self._truth = replace(self._crops.persons, joints=original.joints.astype(float), labelled=seen)
+            joints = original.joints.astype(float)
+            self._truth = replace(self._crops.persons, joints=joints, labelled=seen, known=np.ones_like(seen))
+            self._believed = original.presence
 
     def sees_joints(self, predictions: Predictions) -> bool:
         """Whether any joint is present at all."""
@@ -89,8 +115,26 @@ class Judge:
 
     def points(self, predictions: Predictions) -> float:
         """PCK at 0.1 of the box's longer side, in points (0 to 100), of the limb joints or of all."""
-        limbs = [joint for joint in LIMB_JOINTS if joint in self._skeleton.keypoints]
-        return 100 * self._pck(predictions, limbs or None).mean
+        return 100 * self._limbs(predictions).mean
+
+    def presence_points(self, predictions: Predictions) -> float:
+        """In how many of a hundred joints it is told right whether they are there, by the bundle's threshold.
+
+        NaN where that is known of none. Where the original is the truth, a joint that it was unsure about may
+        change sides by a little.
+        """
+        right = (predictions.presence >= self._threshold) == self._truth.labelled
+        if self._believed is not None:
+            right |= np.abs(predictions.presence - self._believed) <= LITTLE
+        known = self._truth.known
+        return 100 * float(right[known].mean()) if known.any() else float("nan")
+
+    def drop(self, predictions: Predictions, original: Predictions) -> Drop:
+        """What a conversion of the original costs."""
+        ours, theirs = (self._limbs(found).per_person for found in (predictions, original))
+        sure = pck_difference(ours, theirs)
+        lost = self.presence_points(original) - self.presence_points(predictions)
+        return Drop(-100 * sure.value, -100 * sure.high, -100 * sure.low, 0.0 if np.isnan(lost) else lost)
 
     def resolution(self) -> float:
         """The points that one joint is worth: a difference of fewer cannot be seen on these crops."""
@@ -102,6 +146,10 @@ class Judge:
         """The same for every joint that is labelled."""
         points = self._pck(predictions, None).per_joint
         return {joint: 100 * value for joint, value in points.items() if not np.isnan(value)}
+
+    def _limbs(self, predictions: Predictions) -> PckResult:
+        limbs = [joint for joint in LIMB_JOINTS if joint in self._skeleton.keypoints]
+        return self._pck(predictions, limbs or None)
 
     def _pck(self, predictions: Predictions, joints: list[str] | None) -> PckResult:
         truth = self._truth

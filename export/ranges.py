@@ -158,6 +158,8 @@ def _entropy(seen: Observation) -> tuple[float, float]:
     counts, edges = np.histogram(np.abs(seen.kept), _BINS, (0.0, limit))
     counts = counts.astype(np.float64)
     counts[0] = counts[1]  # the zeros of a ReLU would outweigh everything
+    if not counts.any():  # they are everything, but for the extremes
+        return seen.low, seen.high
 
     def divergence(bins: int) -> float:
         clipped = counts[:bins].copy()

@@ -14,7 +14,7 @@ from lfpose_edge.backends.engine_files import Fingerprint
 from lfpose_edge.backends.tensorrt_api import BuildOptions
 from lfpose_edge.backends.torch_tensorrt import SUFFIX, library_unavailable
 from lfpose_edge.bundle import Bundle
-from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.errors import BackendUnavailable
 from lfpose_edge.files import whole_file, write_json_whole
 
 if TYPE_CHECKING:
@@ -33,30 +33,24 @@ def unavailable() -> str | None:
     return None
 
 
-def build_torch_engine(network: torch.nn.Module | None, bundle: Bundle, options: BuildOptions) -> BuiltEngine:
+def build_torch_engine(network: torch.nn.Module, bundle: Bundle, options: BuildOptions) -> BuiltEngine:
     """Compile a network in half precision into a bundle's ``engines`` folder.
 
     The result is a ``torch.export`` program with TensorRT engines inside, for ``torch_tensorrt.load``: crops
     (N, 3, H, W) float32 to CAM logits and presence logits, float32, N within ``options.batches``.
 
     Args:
-        network: the trained network; None where the source was no checkpoint.
+        network: the trained network.
         bundle: what it is exported as; its fp32 file is in the fingerprint.
         options: batches and workspace.
 
     Raises:
         BackendUnavailable: Torch-TensorRT or a GPU is missing.
-        BundleError: there is no torch network to compile.
         AccuracyGateError: the engine does not compute what the network computes.
     """
     reason = unavailable()
     if reason:
         raise BackendUnavailable(reason)
-    if network is None:
-        message = (
-            "torch-tensorrt compiles the network itself: export a checkpoint (.pt), not a bundle or ONNX"
-        )
-        raise BundleError(message)
     import torch
     import torch_tensorrt
 
@@ -75,7 +69,7 @@ def build_torch_engine(network: torch.nn.Module | None, bundle: Bundle, options:
         return cams.cpu().numpy(), presence.cpu().numpy()
 
     reference = session(onnx.load(bundle.model_file("fp32")))
-    on_gpu.require_parity("torch_tensorrt fp16", infer, reference, bundle.manifest.input.size)
+    on_gpu.require_parity("torch_tensorrt fp16", infer, reference, bundle.manifest.input)
     gpu = torch.cuda.get_device_name() if on_gpu.DEVICE == "cuda" else on_gpu.DEVICE
     fingerprint = Fingerprint(
         model_sha256=bundle.manifest.files[bundle.manifest.models["fp32"]].sha256,
@@ -84,6 +78,7 @@ def build_torch_engine(network: torch.nn.Module | None, bundle: Bundle, options:
         gpu=gpu,
         precision="fp16",
         batches=options.batches,
+        size=bundle.manifest.input.size,
     )
     path = bundle.path / "engines" / f"{fingerprint.key}{SUFFIX}"
     with whole_file(path) as temporary:

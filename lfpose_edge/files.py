@@ -41,26 +41,37 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, which stays; another process waits here until the block of the first ends."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock file, which stays; another process waits here until the block of the first ends.
+
+    Without ``wait`` the block runs at once, and is told whether it holds the lock.
+    """
     with path.open("a+b") as file:
-        _wait_for_lock(file.fileno())
-        yield  # closing the file, or the process's end however it comes, lets the next one in
+        # Closing the file, or the process's end however it comes, lets the next one in.
+        yield _lock(file.fileno(), wait)
 
 
-def _wait_for_lock(file: int) -> None:
+def _lock(file: int, wait: bool) -> bool:
     if sys.platform == "win32":
         import msvcrt
 
         while True:
-            try:  # waits for ten seconds
-                return msvcrt.locking(file, msvcrt.LK_LOCK, 1)
+            try:  # to wait is to wait for ten seconds
+                msvcrt.locking(file, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
             except OSError as error:
-                if error.errno != errno.EDEADLOCK:
+                if wait and error.errno == errno.EDEADLOCK:
+                    continue
+                if wait:
                     raise
+                return False
+            return True
     import fcntl
 
-    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def require_writable(path: Path) -> None:

@@ -240,6 +240,7 @@ def cuda_module(name: str = "Tester 4000") -> ModuleType:
         device_facts=lambda device: {
             "name": name,
             "compute_capability": (8, 6),
+            "multiprocessors": 46,
             "shared_memory_bytes": 101376,
         },
         pinned_array=lambda shape, dtype, device=0: np.full(shape, 55, dtype),

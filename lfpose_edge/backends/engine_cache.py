@@ -33,10 +33,12 @@ class Gpu:
     Attributes:
         name: by its driver.
         capability: such as (8, 6).
+        multiprocessors: how many it has; modules of one name differ in them.
     """
 
     name: str
     capability: tuple[int, int]
+    multiprocessors: int
 
     @classmethod
     def of(cls, device: int) -> Gpu:
@@ -44,7 +46,12 @@ class Gpu:
         from lfpose_edge._cuda import device_facts
 
         facts = device_facts(device)
-        return cls(facts["name"], facts["compute_capability"])
+        return cls(facts["name"], facts["compute_capability"], facts["multiprocessors"])
+
+    @property
+    def label(self) -> str:
+        """Such as ``Orin SM87 x 16``."""
+        return f"{self.name} {self.architecture} x {self.multiprocessors}"
 
     @property
     def architecture(self) -> str:
@@ -88,9 +95,10 @@ def open_engine(
         model_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         library=tensorrt.trt.__name__,
         version=tensorrt.trt.__version__,
-        gpu=gpu.name,
+        gpu=gpu.label,
         precision=precision,
         batches=batches_up_to(max_batch),
+        size=bundle.manifest.input.size,
     )
     for plan in _plans(bundle.path / "engines", cache, wanted, gpu):
         try:
@@ -104,7 +112,7 @@ def open_engine(
             "'int8' or 'fp32'"
         )
         raise BackendUnavailable(message)
-    return _build(file, bundle.manifest.input.size, tensorrt, wanted, gpu, cache)
+    return _build(file, tensorrt, wanted, gpu, cache)
 
 
 def _plans(shipped: Path, cache: Path, wanted: Fingerprint, gpu: Gpu) -> Iterator[bytes]:
@@ -116,8 +124,9 @@ def _plans(shipped: Path, cache: Path, wanted: Fingerprint, gpu: Gpu) -> Iterato
         except EngineMismatch as error:
             logger.warning("%s", error)
             continue
-        gpu_name = found.gpu if found.gpu in (gpu.name, gpu.architecture) else gpu.name
-        alike = replace(wanted, gpu=gpu_name, options=found.options, batches=found.batches)
+        alike = replace(wanted, options=found.options, batches=found.batches)
+        if found.gpu == gpu.architecture:  # built ahead, for any of these
+            alike = replace(alike, gpu=found.gpu)
         if found == alike and found.batches[0] == 1 and found.batches[2] >= wanted.batches[2]:
             yield plan
         else:
@@ -129,9 +138,7 @@ def _plans(shipped: Path, cache: Path, wanted: Fingerprint, gpu: Gpu) -> Iterato
             logger.warning("%s", error)
 
 
-def _build(
-    file: Path, size: tuple[int, int], tensorrt: TensorRt, wanted: Fingerprint, gpu: Gpu, cache: Path
-) -> Engine:
+def _build(file: Path, tensorrt: TensorRt, wanted: Fingerprint, gpu: Gpu, cache: Path) -> Engine:
     path = engine_path(cache, wanted)
     before = path.stat().st_mtime_ns if path.is_file() else None
     cache.mkdir(parents=True, exist_ok=True)
@@ -150,7 +157,7 @@ def _build(
             fp16=wanted.precision != "fp32",
             int8=wanted.precision == "int8",
             batches=wanted.batches,
-            size=size,
+            size=wanted.size,
             timing_cache=cache / f"{wanted.library}-{wanted.version}-{gpu.architecture}.timing",
         )
         model = file.read_bytes() if wanted.precision == "int8" else with_folded_weights(file)

@@ -14,15 +14,17 @@ from lfpose_edge.files import write_bytes_whole, write_text_whole
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Everything that an engine depends on.
+    """What an engine was built for. Another workspace, timing cache or driver gives one that does the same.
 
     Attributes:
         model_sha256: of the ONNX file.
         library: ``tensorrt`` or ``tensorrt_rtx``.
         version: the library's.
-        gpu: the GPU's name, or the compute capability that it was built for ahead of time.
+        gpu: the GPU's label (:class:`lfpose_edge.backends.engine_cache.Gpu`), or the compute capability that
+            it was built for ahead of time.
         precision: fp32, fp16 or int8.
         batches: least, usual and largest batch.
+        size: crop height and width.
         options: whatever else changes the engine, such as a DLA core.
     """
 
@@ -32,6 +34,7 @@ class Fingerprint:
     gpu: str
     precision: str
     batches: tuple[int, int, int]
+    size: tuple[int, int]
     options: str = ""
 
     @property
@@ -78,7 +81,7 @@ def fingerprint_of(facts: dict[str, Any], path: Path) -> Fingerprint:
     """The fingerprint in the facts of an engine's sidecar; EngineMismatch when it is not there."""
     try:
         own = {f.name: facts[f.name] for f in fields(Fingerprint)}
-        return Fingerprint(**{**own, "batches": tuple(own["batches"])})
+        return Fingerprint(**{**own, "batches": tuple(own["batches"]), "size": tuple(own["size"])})
     except (KeyError, TypeError) as error:
         message = f"engine {path} has no readable sidecar: build it again ({type(error).__name__})"
         raise EngineMismatch(message) from error

@@ -37,7 +37,8 @@ class BuildOptions:
         workspace_mb: most scratch memory that a layer may ask for.
         compute_capability: GPU to build for, such as ``SM86``; only TensorRT for RTX can build for another
             than the one that is here. None is the one here.
-        dla_core: run what can be on this deep-learning accelerator of a Jetson, the rest on the GPU.
+        dla_core: run what can be on this deep-learning accelerator of a Jetson, the rest on the GPU. It takes
+            half precision, and batches of one size.
         timing_cache: file of layer timings, read and updated; makes the next build of the kind fast.
     """
 
@@ -119,7 +120,7 @@ class TensorRt:
         profile.set_shape(crops.name, least, usual, most)
         config.add_optimization_profile(profile)
         self._set_precision(config, options)
-        self._set_target(config, options)
+        self._set_target(config, options, network)
         cache = self._open_timing_cache(config, options.timing_cache)
         if steps is not None and hasattr(trt, "IProgressMonitor"):
             config.progress_monitor = _make_monitor(trt, steps)
@@ -149,25 +150,32 @@ class TensorRt:
         if options.int8:
             config.set_flag(flags.INT8)
 
-    def _set_target(self, config: Any, options: BuildOptions) -> None:
+    def require_target(self, compute_capability: str) -> Any:
+        """TensorRT's word for a GPU such as ``SM86``; BackendUnavailable when it builds for none such."""
+        known = getattr(self.trt, "ComputeCapability", None) if self.is_rtx else None
+        wanted = getattr(known, compute_capability, None)
+        if wanted is None:
+            can = ", ".join(n for n in dir(known) if n.startswith("SM")) if known else "the GPU that is here"
+            message = f"{self.name} cannot build for {compute_capability}; it builds for {can}"
+            raise BackendUnavailable(message)
+        return wanted
+
+    def _set_target(self, config: Any, options: BuildOptions, network: Any) -> None:
         trt = self.trt
         if options.compute_capability is not None:
-            known = getattr(trt, "ComputeCapability", None) if self.is_rtx else None
-            wanted = getattr(known, options.compute_capability, None)
-            if wanted is None:
-                can = (
-                    ", ".join(n for n in dir(known) if n.startswith("SM"))
-                    if known
-                    else "the GPU that is here"
-                )
-                message = f"{self.name} cannot build for {options.compute_capability}; it builds for {can}"
-                raise BackendUnavailable(message)
+            wanted = self.require_target(options.compute_capability)
             config.num_compute_capabilities = 1
             config.set_compute_capability(wanted, 0)
         if options.dla_core is not None:
             config.default_device_type = trt.DeviceType.DLA
             config.DLA_core = options.dla_core
             config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+            layers = [network.get_layer(i) for i in range(network.num_layers)]
+            there = sum(map(config.can_run_on_DLA, layers))
+            if not there:
+                message = f"{self.name} can run no layer of this network on DLA core {options.dla_core}"
+                raise BackendUnavailable(message)
+            logger.warning("%d of %d layers run on DLA core %d", there, len(layers), options.dla_core)
 
     def _open_timing_cache(self, config: Any, path: Path | None) -> Any:
         if path is None or self.is_rtx:  # RTX compiles kernels where it runs, and times none here
@@ -197,7 +205,8 @@ class Engine:
     def __init__(self, tensorrt: TensorRt, plan: bytes) -> None:
         log = _log_of(tensorrt.trt)
         log.errors.clear()
-        self._runtime = _made(tensorrt.trt.Runtime, log, tensorrt.name)  # outlives the engine
+        # Runtime, engine and context may go in any order: TensorRT's bindings keep what they need.
+        self._runtime = _made(tensorrt.trt.Runtime, log, tensorrt.name)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             message = f"{tensorrt.name} cannot read the engine: {_reasons(log)}"
@@ -236,7 +245,7 @@ class EngineContext:
     """Runs an engine; made by :meth:`Engine.new_context`."""
 
     def __init__(self, engine: Engine, context: Any) -> None:
-        self._engine, self._context = engine, context  # the engine must outlive the context
+        self._engine, self._context = engine, context
         self._name, self._log = engine._name, engine._log
         self._known: set[tuple[int, ...]] = set()
 

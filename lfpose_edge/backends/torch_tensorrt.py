@@ -128,6 +128,7 @@ def _program_for(bundle: Bundle, version: str, gpu_name: str, max_batch: int) ->
         gpu=gpu_name,
         precision="fp16",
         batches=(1, min(4, max_batch), max_batch),
+        size=bundle.manifest.input.size,
     )
     reasons = []
     for path in sorted((bundle.path / "engines").glob(f"*{SUFFIX}")):

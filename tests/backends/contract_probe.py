@@ -55,7 +55,8 @@ class Enum:
 def doubles() -> ModuleType:
     """The bindings' module, with what would need the libraries replaced by doubles."""
     crops = Double(real.ITensor, name="crops", shape=(-1, 3, 192, 192))
-    network = Double(real.INetworkDefinition, num_inputs=1, get_input=crops)
+    layer = Double(real.ILayer)
+    network = Double(real.INetworkDefinition, num_inputs=1, get_input=crops, num_layers=1, get_layer=layer)
     timing = Double(real.ITimingCache, serialize=b"timings")
     context = Double(
         real.IExecutionContext,
@@ -73,7 +74,7 @@ def doubles() -> ModuleType:
     builder = Double(
         real.Builder,
         create_network=network,
-        create_builder_config=Double(real.IBuilderConfig, create_timing_cache=timing),
+        create_builder_config=Double(real.IBuilderConfig, create_timing_cache=timing, can_run_on_DLA=True),
         create_optimization_profile=Double(real.IOptimizationProfile),
         build_serialized_network=b"plan",
     )

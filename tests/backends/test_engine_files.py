@@ -10,7 +10,7 @@ import pytest
 from lfpose_edge.backends.engine_files import Fingerprint, engine_path, read_engine, write_engine
 from lfpose_edge.errors import EngineMismatch
 
-ONE = Fingerprint("a" * 64, "tensorrt", "10.3.0", "Orin", "int8", (1, 4, 16))
+ONE = Fingerprint("a" * 64, "tensorrt", "10.3.0", "Orin", "int8", (1, 4, 16), (192, 192))
 
 
 def test_an_engine_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -27,6 +27,7 @@ CHANGES = {
     "gpu": {"gpu": "RTX 4090"},
     "precision": {"precision": "fp16"},
     "batches": {"batches": (1, 1, 1)},
+    "size": {"size": (256, 192)},
     "options": {"options": "dla 0"},
 }
 

@@ -112,7 +112,7 @@ def test_every_attribute_that_the_adapter_uses_exists(probed: dict[str, Any]) ->
         "IExecutionContext.set_tensor_address",
         "Runtime.deserialize_cuda_engine",
     ]
-    assert "IBuilderConfig.DLA_core" in probed["used"]["dla"]
+    assert {"IBuilderConfig.DLA_core", "IBuilderConfig.can_run_on_DLA"} <= set(probed["used"]["dla"])
     assert "ITimingCache.serialize" in probed["used"]["timing cache"]
     assert probed["refusal"] == "tensorrt cannot read the model: no such operator"
 

@@ -67,8 +67,9 @@ def test_a_folder_is_split_into_ranges_and_proof(tmp_path: Path) -> None:
 def test_a_detector_finds_the_people_of_a_folder(tmp_path: Path) -> None:
     boxes = np.array([[0, 0, 20, 30], [10, 10, 40, 60.0]])
     found = _load(_images(tmp_path / "frames", 30), tmp_path, detector=lambda image: boxes)
-    assert len(found.crops) + len(found.held_out) == 60
-    assert found.crops.persons.boxes[1].tolist() == boxes[1].tolist()
+    assert (len(found.crops), len(found.held_out)) == (32, 26)  # two share an image with those of the ranges
+    assert {tuple(box) for box in found.crops.persons.boxes.tolist()} == {tuple(b) for b in boxes.tolist()}
+    assert not set(found.crops.persons.images) & set(found.held_out.persons.images)
     with pytest.raises(CalibrationError, match="finds no person in its 30 images"):
         _load(tmp_path / "frames", tmp_path, detector=lambda image: np.zeros((0, 4)))
 
@@ -103,8 +104,41 @@ def test_a_json_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "coco/annotations/person_keypoints_train2017.json"
     found = _load(path, tmp_path, images=tmp_path / "coco/train2017")
     assert (len(found.crops), len(found.held_out)) == (32, 18)
-    proof = (path, tmp_path / "coco/train2017")
-    assert len(_load(path, tmp_path, images=proof[1], proof=proof).held_out) == 50
+    assert not set(found.crops.persons.images) & set(found.held_out.persons.images)
+    assert found.crops.sha256 != found.held_out.sha256
+
+
+def test_whom_the_ranges_are_seen_on_proves_nothing(tmp_path: Path) -> None:
+    _coco(tmp_path, "train", 50)
+    proof = (tmp_path / "coco/annotations/person_keypoints_train2017.json", tmp_path / "coco/train2017")
+    found = _load(proof[0], tmp_path, images=proof[1], proof=proof, limit=40)
+    assert (len(found.crops), len(found.held_out)) == (40, 10)
+    with pytest.raises(CalibrationError, match="has 0 persons to prove INT8 on that no range is made from"):
+        _load(proof[0], tmp_path, images=proof[1], proof=proof)
+
+
+def test_of_a_video_what_is_held_out_is_in_blocks_from_all_over_it(tmp_path: Path) -> None:
+    found = _load(_images(tmp_path / "frames", 60), tmp_path, limit=32)
+    parts = (found.crops, found.held_out)
+    ranges, proof = (sorted(int(path.stem) for path in part.persons.images) for part in parts)
+    assert (len(ranges), len(proof)) == (32, 28)
+    borders = sum(b - a > 1 for a, b in zip(proof, proof[1:], strict=False))
+    assert borders == 4  # five blocks
+    assert (min(ranges), max(proof)) == (0, 59)
+    assert max(np.diff(ranges)) <= 7
+    tuning = [int(path.stem) for path in found.crops.persons.images[:12]]
+    assert min(tuning) < 15 < 45 < max(tuning)
+
+
+def test_of_many_frames_those_that_are_taken_are_from_all_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "MOST_HELD_OUT", 20)
+    found = _load(_images(tmp_path / "frames", 130), tmp_path, limit=40)
+    taken = sorted(int(p.stem) for part in (found.crops, found.held_out) for p in part.persons.images)
+    assert len(taken) == 60
+    assert (taken[0], taken[-1]) == (0, 129)
+    assert max(np.diff(taken)) <= 3
 
 
 @pytest.mark.parametrize("color", ["rgb", "bgr"])
@@ -115,7 +149,8 @@ def test_an_archive_of_crops(tmp_path: Path, color: str) -> None:
     np.savez(tmp_path / "c.npz", crops=crops, color=color)
     found = _load(tmp_path / "c.npz", tmp_path)
     assert (len(found.crops), len(found.held_out)) == (32, 18)
-    expected = (bgr[0, ..., ::-1].astype(np.float32) - (10, 20, 30)) / 2
+    number = int(found.crops.persons.images[0].name)
+    expected = (bgr[number, ..., ::-1].astype(np.float32) - (10, 20, 30)) / 2
     np.testing.assert_allclose(found.crops.crops[0].transpose(1, 2, 0), expected, atol=1e-4)
 
 

@@ -7,6 +7,8 @@ import importlib.util
 import json
 import re
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from lfpose_edge.export import engines, export_bundle, on_gpu
+from lfpose_edge.export import build, engines, export_bundle, on_gpu
 from lfpose_edge.export.build import Engines, Int8
 from lfpose_edge.export.engines import build_engine
 from lfpose_edge.export.graph import Graph
@@ -114,6 +116,7 @@ def test_the_engine_of_the_shipped_model_lies_in_its_bundle_with_its_facts(tmp_p
         "SM86",
         "fp16",
         options.batches,
+        bundle.manifest.input.size,
     )
     assert len(read_engine(path, fingerprint)) > 1e6
     assert Bundle.open(tmp_path / "b").manifest == bundle.manifest  # engines are no part of the model
@@ -142,12 +145,12 @@ def test_the_int8_engine_of_the_shipped_model_multiplies_integers(tmp_path: Path
 
 
 class Fake:
-    """A TensorRT whose engines are ONNX files, run on the CPU, with an error added to the logits."""
+    """A TensorRT whose engines are ONNX files, run on the CPU, and change what comes out."""
 
     __name__, __version__ = "tensorrt", "11.9.0"
 
-    def __init__(self, error: float = 0.0) -> None:
-        self.error = error
+    def __init__(self) -> None:
+        self.changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
 
     class ILogger:
         Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0, WARNING=2)
@@ -189,7 +192,8 @@ class Fake:
         names = ("cams", "presence")
         session = onnxruntime.InferenceSession(self.plan, providers=["CPUExecutionProvider"])
         for name, values in zip(names, session.run(names, {"crops": crops}), strict=True):
-            changed = np.ascontiguousarray(values + np.float32(self.error))
+            change = self.changes.get(name, np.copy)
+            changed = np.ascontiguousarray(change(values), np.float32)
             ctypes.memmove(self.addresses[name], changed.ctypes.data, changed.nbytes)
         return True
 
@@ -201,7 +205,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     tensorrt = TensorRt(trt)
     monkeypatch.setattr(tensorrt, "build", lambda plan, options, steps: plan)
     monkeypatch.setattr(TensorRt, "load", lambda flavour: tensorrt)
-    monkeypatch.setattr(engines, "_gpu_name", lambda: "Fake GPU")
+    monkeypatch.setattr(engines, "gpu_here", lambda: SimpleNamespace(label="Fake GPU"))
     monkeypatch.setattr(on_gpu, "DEVICE", "cpu")
     return trt
 
@@ -218,18 +222,85 @@ def test_engines_of_the_gpu_that_is_here_are_judged_in_the_report(
     rows = {row["precision"]: row for row in report["precisions"]}
     assert rows[labels[1]]["pck_points"] == rows["int8-trt"]["pck_points"]
     assert report["parity_pixels"][f"fp32 to {labels[0]}"]["p95"] < 0.5
-    timed = [(row["engine"], row["precision"]) for row in report["latency"] if row["threads"] == "GPU"]
-    assert timed == [(labels[0], "fp16"), (labels[1], "int8")]
+    assert [row["engine"] for row in report["engine_latency"]] == labels
+    assert f"times as fast as {labels[0]}" in (tmp_path / "b/report.md").read_text()
     assert f"{labels[1]}`" not in (tmp_path / "b/report.md").read_text()
     assert f"- {labels[1]}: `engines/" in (tmp_path / "b/report.md").read_text()
 
 
-def test_an_engine_that_computes_something_else_is_not_published(fake: Fake, tmp_path: Path) -> None:
-    fake.error = 1.0
+CHANGES = {
+    "raised": lambda values: values + 3 * values.std(),
+    "the same everywhere": lambda values: np.full_like(values, -10),
+    "mirrored": lambda values: values[..., ::-1],
+    "joints mixed up": lambda values: np.roll(values, 1, axis=1),
+    "not a number": lambda values: values * np.nan,
+}
+
+
+@pytest.mark.parametrize(
+    ("output", "change"),
+    [
+        *(("cams", change) for change in CHANGES),
+        ("presence", "the same everywhere"),
+        ("presence", "not a number"),
+    ],
+)
+def test_an_engine_that_computes_something_else_is_not_published(
+    change: str, output: str, fake: Fake, tmp_path: Path
+) -> None:
+    fake.changes = {output: CHANGES[change]}
     source = write_blob_bundle(tmp_path / "blob")
     with pytest.raises(AccuracyGateError, match=r"tensorrt 11\.9\.0 fp16 Fake GPU differs"):
         export_bundle(source, tmp_path / "b", engines=Engines("tensorrt"))
     assert not (tmp_path / "b").exists()
+
+
+def test_what_cannot_be_built_is_refused_before_the_long_work(
+    fake: Fake, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*_: object, **__: object) -> None:
+        pytest.fail("calibrated before it was refused")
+
+    monkeypatch.setattr(build, "load_calibration_set", too_late)
+    source = write_blob_bundle(tmp_path / "blob")
+    int8 = Int8(str(frames), tmp_path)
+
+    def refused(words: str, wanted: Engines, kind: type[Exception] = BackendUnavailable) -> None:
+        with pytest.raises(kind, match=words):
+            export_bundle(source, tmp_path / "b", int8=int8, engines=wanted)
+
+    refused("cannot build for SM86; it builds for the GPU that is here", Engines("tensorrt", gpus=("SM86",)))
+    refused("nothing for a Jetson's DLA", Engines("tensorrt", options=BuildOptions(dla_core=0)))
+    monkeypatch.setattr(engines.torch_engines, "unavailable", lambda: None)
+    refused("export a checkpoint", Engines("torch_tensorrt"), BundleError)
+    monkeypatch.undo()
+    monkeypatch.setattr(build, "load_calibration_set", too_late)
+    monkeypatch.setattr(TensorRt, "load", lambda flavour: TensorRt(fake))
+    monkeypatch.setitem(sys.modules, "lfpose_edge._cuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    refused("pip install pycuda; or with tensorrt-rtx name a GPU", Engines("tensorrt"))
+
+
+def test_for_a_jetsons_dla_one_engine_of_one_crop_in_half_precision_is_built(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.__version__ = "10.3.0"
+    tensorrt = TensorRt(fake)
+    asked: list[BuildOptions] = []
+
+    def build_one(plan: bytes, options: BuildOptions, steps: object) -> bytes:
+        asked.append(options)
+        return plan
+
+    monkeypatch.setattr(tensorrt, "build", build_one)
+    monkeypatch.setattr(TensorRt, "load", lambda flavour: tensorrt)
+    source = shutil.copytree(bundle_path("lfpose-lite"), tmp_path / "lite")
+    wanted = Engines("tensorrt", options=BuildOptions(dla_core=1))
+    bundle = export_bundle(source, tmp_path / "b", engines=wanted)
+    assert [(options.fp16, options.int8, options.batches) for options in asked] == [(True, False, (1, 1, 1))]
+    (sidecar,) = (bundle.path / "engines").glob("*.json")
+    assert json.loads(sidecar.read_text())["options"] == "dla 1"
 
 
 def test_an_engine_that_cannot_be_read_or_run_says_so(fake: Fake) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from nets import blob_network, write_blob_bundle
 
 from lfpose_edge import PoseEstimator
 from lfpose_edge.bundle import Bundle
+from lfpose_edge.files import locked
 
 
 @pytest.fixture
@@ -229,6 +229,18 @@ MISTAKES = {
     "calibration without int8": (["blob", "--calib", "frames"], "--calib does nothing without --int8"),
     "ranges without int8": (["blob", "--ranges", "mse"], "--ranges does nothing without --int8"),
     "a gate without int8": (["blob", "--max-drop", "0.5"], "--max-drop does nothing without --int8"),
+    "a detector for a file": (
+        ["blob", "--int8", "--calib", "x.npz", "--detector", "d.onnx"],
+        "--detector does nothing without a folder for --calib",
+    ),
+    "images for a folder": (
+        ["blob", "--int8", "--calib", "frames", "--calib-images", "frames"],
+        "--calib-images does nothing without a JSON for --calib",
+    ),
+    "more than the rule has": (
+        ["blob", "--int8", "--calib", "coco_subset", "--calib-crops", "2000"],
+        "coco_subset is 512 persons, and 2000 are asked for",
+    ),
     "memory without engine": (
         ["blob", "--workspace-mb", "9"],
         "--workspace-mb does nothing without --engine",
@@ -315,8 +327,59 @@ def test_a_sensitive_layer_stays_in_float(
 
 
 def test_what_a_killed_export_left_goes_and_a_running_one_stays(run, tmp_path: Path) -> None:
+    """Also where the killed one had this process's number, as in a container that was started again."""
     write_blob_bundle(tmp_path / "blob")
-    (tmp_path / f".out.{2**22 + 1}.export").mkdir()
-    (tmp_path / f".out.{os.getppid()}.export").mkdir()
-    assert run("blob", "--out", "out")[0] == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f".out.{os.getppid()}.export", "blob", "out"]
+    for name in ("killed", "running"):
+        (tmp_path / f".out.{name}.export").mkdir()
+    with locked(tmp_path / ".out.running.export.lock"):
+        (tmp_path / ".out.killed.export.lock").touch()
+        assert run("blob", "--out", "out")[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".out.running.export",
+        ".out.running.export.lock",
+        "blob",
+        "out",
+    ]
+
+
+def test_the_empty_folder_one_is_in_may_become_the_bundle(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    code, _, err = run("../blob", "--out", ".")
+    assert code == 0, err
+    assert Bundle.open(tmp_path / "here").manifest.name == "blob"
+
+
+def test_a_mount_point_is_refused_before_the_work(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "out")
+    code, _, err = run("blob", "--out", "out")
+    assert (code, "is a mount point" in err) == (1, True)
+
+
+def test_a_presence_that_int8_shifts_is_a_loss(
+    run, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Joints are where they were, and no longer said to be there."""
+    write_blob_bundle(tmp_path / "blob")
+    real = search.quantise
+
+    def shifted(model, calibration, style, *, in_float=()):
+        quantised = real(model, calibration, style, in_float=in_float)
+        last = next(node for node in quantised.graph.node if "presence" in node.output)
+        last.output[0] = "presence_before"
+        nine = onnx.numpy_helper.from_array(np.array(9, np.float32), "nine")
+        quantised.graph.initializer.append(nine)
+        quantised.graph.node.append(onnx.helper.make_node("Sub", ["presence_before", "nine"], ["presence"]))
+        return quantised
+
+    monkeypatch.setattr(search, "quantise", shifted)
+    code, _, err = run("blob", "--out", "out", "--int8", "--calib", frames, "--max-drop", "5")
+    assert code == 1
+    assert "points of presence" in err
+    assert not (tmp_path / "out").exists()

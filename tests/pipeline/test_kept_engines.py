@@ -32,7 +32,7 @@ def test_an_engine_is_built_once(
     ]
     (engine,) = (tmp_path / "cache" / "engines").glob("*.engine")
     facts, _ = check_engine(engine)
-    assert (facts["gpu"], facts["batches"]) == ("Tester 4000", [1, 4, 16])
+    assert (facts["gpu"], facts["batches"]) == ("Tester 4000 SM86 x 46", [1, 4, 16])
 
 
 @pytest.mark.parametrize("change", ["version", "batch", "damage", "no sidecar", "refused by TensorRT"])

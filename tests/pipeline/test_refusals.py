@@ -140,7 +140,7 @@ def test_auto_passes_a_gpu_over_that_does_not_work(
         monkeypatch.setattr(sys.modules["lfpose_edge._cuda"], "device_facts", _no_facts)
         words = "the GPU fails: cannot ask for the device's properties"
     elif fault == "old GPU":
-        old = {"name": "Tesla V100", "compute_capability": (7, 0)}
+        old = {"name": "Tesla V100", "compute_capability": (7, 0), "multiprocessors": 80}
         monkeypatch.setattr(sys.modules["lfpose_edge._cuda"], "device_facts", lambda device: old)
         words = "Tesla V100 is of compute capability (7, 0): 7.5 or later is needed"
     elif fault == "cache":

@@ -17,6 +17,7 @@ from pipeline_cases import BOXES, Make, assert_same, make_picture
 
 from lfpose_edge import PoseEstimator
 from lfpose_edge.backends.engine_files import Fingerprint
+from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BackendUnavailable
 
 
@@ -29,7 +30,13 @@ def torch_program(
         monkeypatch.setitem(sys.modules, name, module)
     model = (bundle / "model.onnx").read_bytes()
     fitting = Fingerprint(
-        hashlib.sha256(model).hexdigest(), "torch_tensorrt", "2.11.0", "Tester 4000", "fp16", (1, 4, 16)
+        hashlib.sha256(model).hexdigest(),
+        "torch_tensorrt",
+        "2.11.0",
+        "Tester 4000",
+        "fp16",
+        (1, 4, 16),
+        Bundle.open(bundle).manifest.input.size,
     )
 
     def write(**change: Any) -> Path:
