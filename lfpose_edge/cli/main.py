@@ -112,7 +112,7 @@ def train(
 def adapt(
     model: Annotated[str, typer.Argument(help="The checkpoint (last.pt) of a training with locations.")],
     frames: Annotated[Path, typer.Argument(help="Folder of images of the new camera, unlabelled.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run, and of the bundle if it is no worse.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run, and of the bundle if it passes.")],
     detector: Annotated[
         str,
         typer.Option(help="ONNX person detector (YOLOX): a path or a name; none: every image is one person."),
@@ -299,8 +299,9 @@ def make_tags(
     out: Sheet,
     skeleton: SkeletonName = "lsp14",
     regions: Annotated[
-        int, typer.Option(min=1, help="Regions of each person: its whole box, then random tiles of it.")
-    ] = 1,
+        int,
+        typer.Option(min=1, help="Regions of each person: its box, which alone places nothing, then tiles."),
+    ] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of the tiles.")] = 0,
 ) -> None:
     """Write a question sheet: which joints can be seen in each region? Annotators answer yes or no."""
