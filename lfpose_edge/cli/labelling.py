@@ -1,4 +1,4 @@
-"""``lfpose data label`` and ``lfpose data crowd``: new data sets from old ones."""
+"""``lfpose data label``, ``crowd`` and ``lspet``: new data sets from old ones."""
 
 from __future__ import annotations
 
@@ -59,3 +59,18 @@ def run_crowd(annotations: Path, images: Path, out: Path, skeleton: str, seed: i
         show=lambda rows: track(rows, "persons", console=console, disable=not console.is_terminal),
     )
     console.print(f"wrote {out}: " + ", ".join(f"{level} {count}" for level, count in made.items()))
+
+
+def run_lspet(folder: Path, out: Path | None) -> None:
+    """Write Leeds Sports Pose Extended's parts and say how many persons each has."""
+    from lfpose_edge.train.data.lspet import write_lspet
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    made = write_lspet(
+        folder,
+        out or folder,
+        show=lambda rows: track(rows, "persons", console=console, disable=not console.is_terminal),
+    )
+    console.print(
+        f"wrote {out or folder}: " + ", ".join(f"{part} {made[part]}" for part in ("train", "val", "test"))
+    )

@@ -286,6 +286,21 @@ def crowd(
     run_crowd(annotations, images, out, skeleton, seed)
 
 
+@data_app.command("lspet")
+def lspet(
+    folder: Annotated[
+        Path, typer.Argument(help="Leeds Sports Pose Extended as published: joints.mat and images.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where train.json, val.json and test.json go; FOLDER when not given.")
+    ] = None,
+) -> None:
+    """Make the files that the shipped recipes name of the published data set."""
+    from lfpose_edge.cli.labelling import run_lspet
+
+    run_lspet(folder, out)
+
+
 tags_app = typer.Typer(help="Questions about which joints can be seen, and answers.", no_args_is_help=True)
 app.add_typer(tags_app, name="tags")
 SkeletonName = Annotated[str, typer.Option(help="Joint set that is asked about: lsp14, coco17, ...")]

@@ -1,0 +1,124 @@
+"""Leeds Sports Pose Extended as it is published, as the COCO-keypoints files that the shipped recipes name.
+
+Johnson and Everingham, "Learning effective human pose estimation from inaccurate annotation" (CVPR 2011):
+10,000 images of one person each, and ``joints.mat``. The set has no boxes and no parts; both are made here by
+rules, so that everybody has the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge.errors import BackendUnavailable, SourceError
+from lfpose_edge.files import require_writable, write_json_whole
+from lfpose_edge.opencv import cv2
+from lfpose_edge.skeleton import LSP14
+
+SPLIT_SEED = 20260
+TEST, VAL = 0.1, 0.05  # parts of all
+MARGIN, LEAST_MARGIN_PX = 0.12, 8.0  # of a box around the labelled joints, over its longer side
+_BEYOND_PX = 1.0  # a label may be outside of the image by so much
+
+
+def write_lspet(
+    folder: Path, out: Path, *, show: Callable[[Iterable[int]], Iterable[int]] = iter
+) -> dict[str, int]:
+    """Write ``train.json``, ``val.json`` and ``test.json``; the images stay where they are.
+
+    Args:
+        folder: has ``joints.mat``, and in ``images`` im00001.jpg and so on.
+        out: where the files go.
+        show: wraps the loop over persons.
+
+    Returns:
+        How many persons each has.
+
+    Raises:
+        SourceError: a file is missing, cannot be read, or is not of that form.
+        BackendUnavailable: scipy, which reads ``joints.mat``, is missing.
+        OSError: ``out`` cannot be written; said before the work.
+    """
+    joints = _read_joints(folder / "joints.mat")
+    parts = split(len(joints))
+    for name in parts:
+        require_writable(out / f"{name}.json")
+    people = {row: _person(folder / "images", row, joints[row]) for row in show(range(len(joints)))}
+    counts = {}
+    for name, rows in parts.items():
+        known = [people[row] for row in rows if people[row] is not None]
+        images, annotations = ([pair[i] for pair in known if pair] for i in (0, 1))
+        category = {"id": 1, "name": "person", "keypoints": list(LSP14.keypoints)}
+        tree = {"images": images, "annotations": annotations, "categories": [category]}
+        write_json_whole(out / f"{name}.json", tree)
+        counts[name] = len(annotations)
+    return counts
+
+
+def split(count: int) -> dict[str, list[int]]:
+    """Rows of the parts, drawn once and for all: a tenth to test on, a twentieth to validate, the rest."""
+    order = np.random.RandomState(SPLIT_SEED).permutation(count)  # noqa: NPY002  (fixed in the wild)
+    test, val = round(TEST * count), round(VAL * count)
+    ends = {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}
+    return {name: sorted(rows.tolist()) for name, rows in ends.items()}
+
+
+def person_box(joints: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+    """x1, y1, x2, y2 around joints (K, 2), with a margin, inside an image of (height, width)."""
+    low, high = joints.min(axis=0), joints.max(axis=0)
+    margin = max(LEAST_MARGIN_PX, MARGIN * float((high - low).max()))
+    return np.clip(np.concatenate([low - margin, high + margin]), 0, [size[1], size[0], size[1], size[0]])
+
+
+def _read_joints(path: Path) -> NDArray[np.float64]:
+    """(N, 14, 3) x, y and whether the joint is labelled."""
+    try:
+        from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
+    except ImportError as error:
+        message = f"reading {path} needs scipy: pip install '.[train]'"
+        raise BackendUnavailable(message) from error
+    if not path.is_file():
+        message = f"no {path}: give the folder of Leeds Sports Pose Extended, with joints.mat and images"
+        raise SourceError(message)
+    try:
+        table = np.asarray(loadmat(str(path))["joints"], np.float64)
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, MatReadError) as error:
+        message = f"{path} is no MATLAB file with the table 'joints' ({type(error).__name__}: {error})"
+        raise SourceError(message) from error
+    if table.ndim != 3 or table.shape[:2] != (len(LSP14), 3):
+        message = f"{path}: joints must be 14 x 3 x N, got {' x '.join(map(str, table.shape))}"
+        raise SourceError(message)
+    return table.transpose(2, 0, 1)
+
+
+def _person(images: Path, row: int, joints: NDArray[np.float64]) -> Sequence[dict[str, Any]] | None:
+    """A person's image and annotation; None without a label."""
+    name = f"im{row + 1:05d}.jpg"
+    image = cv2.imread(str(images / name))
+    if image is None:
+        message = f"cannot read {images / name}: missing, damaged, or not an image"
+        raise SourceError(message)
+    height, width = image.shape[:2]
+    places = joints[:, :2]
+    inside = ((places >= -_BEYOND_PX) & (places <= np.array([width, height]) + _BEYOND_PX)).all(axis=1)
+    labelled = (joints[:, 2] > 0) & inside
+    if not labelled.any():
+        return None
+    x1, y1, x2, y2 = person_box(places[labelled], (height, width)).round(2).tolist()
+    keypoints = np.column_stack([places.round(2) * labelled[:, None], 2 * labelled])
+    annotation = {
+        "id": row + 1,
+        "image_id": row + 1,
+        "category_id": 1,
+        "iscrowd": 0,
+        "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
+        "area": round((x2 - x1) * (y2 - y1), 1),
+        "keypoints": keypoints.ravel().tolist(),
+        "num_keypoints": int(labelled.sum()),
+    }
+    return {"id": row + 1, "file_name": name, "width": width, "height": height}, annotation
