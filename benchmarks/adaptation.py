@@ -43,6 +43,9 @@ RECIPE = "adapt"
 SEED = 0  # of the domains; the trainings have their own
 
 
+NOT_ADAPTED = ("loss.teacher=0", "adapt=null")
+
+
 @dataclass(frozen=True)
 class Row:
     """One training.
@@ -54,7 +57,7 @@ class Row:
         against: rows that it is compared with.
     """
 
-    changes: tuple[str, ...] = ("loss.teacher=0", "adapt=null")
+    changes: tuple[str, ...] = NOT_ADAPTED
     adapts: bool = True
     located: float = 0.0
     against: tuple[str, ...] = ("source, trained on", "mean teacher", "oracle")
@@ -72,13 +75,17 @@ def taught(adapt: str = PLAIN, *changes: str, located: float = 0.0, than: str = 
 ROWS = {
     "source": Row(adapts=False),
     LOW: Row(adapts=False, against=(HIGH,)),
-    TURNED: Row((*Row.changes, TURN), adapts=False, against=(LOW, HIGH)),
+    TURNED: Row((*NOT_ADAPTED, TURN), adapts=False, against=(LOW, HIGH)),
     "source, trained on, target's statistics": Row(("loss.teacher=0", PLAIN), against=(LOW, HIGH)),
     "mean teacher": Row(("loss.teacher=1", PLAIN), against=(LOW, HIGH)),
     "mean teacher, statistics of both": taught("adapt={statistics: both}"),
     "mean teacher, turned": Row(("loss.teacher=1", PLAIN, TURN), against=(TURNED, "mean teacher", HIGH)),
     "mean teacher, who mirrors": taught(PLAIN, "loss.teacher_mirrors=true"),
     "mean teacher, who turns": taught(PLAIN, "loss.teacher_turns=true"),
+    "mean teacher, turned, who turns": Row(
+        ("loss.teacher=1", PLAIN, TURN, "loss.teacher_turns=true"),
+        against=(TURNED, "mean teacher, turned", HIGH),
+    ),
     "appearance": Row(("loss.teacher=0", "adapt={appearance: 0.5}"), against=(LOW, HIGH)),
     "mean teacher, appearance": taught("adapt={appearance: 0.5}"),
     "mean teacher, IHTA": taught("adapt={topology: 2}"),

@@ -53,7 +53,7 @@ class DomainBridge(nn.Module):
     def __init__(self, recipe: Adaptation, network: CamNetwork, skeleton: Skeleton) -> None:
         super().__init__()
         self.weights = recipe
-        self._renewals = [(m, m.momentum) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        self._momenta = [(m, m.momentum) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
         deep, fine = network.deep_channels, network.fine_channels
         self.graph = TopologyGraph(fine, skeleton, residual=recipe.residual) if recipe.topology else None
         self.attention = CrossAttention(deep) if recipe.features and recipe.attention else None
@@ -67,11 +67,14 @@ class DomainBridge(nn.Module):
         self._last: dict[str, Tensor] = {}  # features of each domain's last batch
 
     def prepare(self, sample: Sample | TagSample) -> None:
-        """Before the network sees a batch: whether BatchNorm keeps its statistics."""
+        """Before the network sees a batch: whether BatchNorm keeps its statistics.
+
+        The batch itself is normalised by its own either way.
+        """
         if self.weights.statistics == "target":
             kept = bool(sample.of_target.any())
-            for norm, renewal in self._renewals:
-                norm.momentum = renewal if kept else 0.0
+            for norm, momentum in self._momenta:
+                norm.momentum = momentum if kept else 0.0
 
     def forward(self, output: PoseOutput, sample: Sample | TagSample, progress: float) -> Tensor:
         """The loss of one batch, all of it of one domain.
