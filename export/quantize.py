@@ -123,21 +123,23 @@ def quantise(
 
 
 def _grids(graph: Graph, calibration: Calibration, style: Style, in_float: set[str]) -> dict[str, Grid]:
-    """The tensors that get a pair, and their grids."""
+    """The tensors that get a pair, and their grids.
+
+    Those that an integer layer reads; and for CPU engines those that one makes too, as they compute a layer
+    in integers only if it gives integers: behind its activation, where it has one. For TensorRT none is put
+    between a convolution and the addition that it is fused into: of a ResNet's two neither has one.
+    """
     consumers, producers = graph.consumers(), graph.producers()
     layers = {name for name in weighted_layers(graph) if name not in in_float}
     integer = _in_integers(graph, layers)
     grids: dict[str, Grid] = {}
     for name in quantised_tensors(graph):
         readers = {n.name for n in consumers[name] if n.op_type not in _ACTIVATIONS}
-        # CPU engines compute a layer in integers only if it gives integers too.
-        makes = style == "cpu" and _made_by(layers, name, producers)
-        if name in graph.outputs and not readers & integer:
-            continue
-        before_activation = any(n.op_type in _ACTIVATIONS for n in consumers[name])
-        if not readers & integer and (before_activation or not makes):
-            continue
-        if style == "trt" and _fused_into_addition(producers.get(name), consumers[name]):
+        read = bool(readers & integer)
+        finished = name not in graph.outputs and not any(n.op_type in _ACTIVATIONS for n in consumers[name])
+        made = style == "cpu" and finished and _made_by(layers, name, producers)
+        fused = style == "trt" and _fused_into_addition(producers.get(name), consumers[name])
+        if fused or not (read or made):
             continue
         source = name
         while source in producers and producers[source].op_type in _SAME_GRID:

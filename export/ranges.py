@@ -62,7 +62,7 @@ class Calibration:
     ranges: dict[str, tuple[float, float]]
 
     def write(self, path: Path) -> None:
-        """Write as JSON."""
+        """Write as JSON: a rounded record, which nothing reads back."""
         tree = {
             "method": self.method,
             "crops": self.crops,
@@ -129,7 +129,10 @@ def _percentile(seen: Observation) -> tuple[float, float]:
 
 
 def _mse(seen: Observation) -> tuple[float, float]:
-    """The shrunk extremes with the least mean squared error of rounding and clipping together."""
+    """The shrunk extremes with the least mean squared error of rounding and clipping together.
+
+    In 255 levels from low to high, as the CPU style has them; TensorRT's grid is made of the same range.
+    """
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
     if high <= low:
         return low, high
