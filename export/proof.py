@@ -134,7 +134,8 @@ class Judge:
         ours, theirs = (self._limbs(found).per_person for found in (predictions, original))
         sure = pck_difference(ours, theirs)
         lost = self.presence_points(original) - self.presence_points(predictions)
-        return Drop(-100 * sure.value, -100 * sure.high, -100 * sure.low, 0.0 if np.isnan(lost) else lost)
+        value, low, high = (0.0 - 100 * gain for gain in (sure.value, sure.high, sure.low))  # no -0.0
+        return Drop(value, low, high, 0.0 if np.isnan(lost) else lost)
 
     def resolution(self) -> float:
         """The points that one joint is worth: a difference of fewer cannot be seen on these crops."""
