@@ -73,7 +73,7 @@ ROWS = {
     "100": Row(1.0, None, against=()),
     "25": Row(0.25, None),
     "25+unlabelled": Row(0.25, 0, TEACHER, against=("100", "25")),
-    "25+tags": Row(0.25, 140, TEACHER, against=("100", "25", "25+unlabelled")),
+    "25+tags": Row(0.25, 140, TEACHER, against=("100", "25", "25+unlabelled", "25+unlabelled, half located")),
     "25+unlabelled, half located": Row(0.25, 0, (*TEACHER, HALF), against=("100", "25", "25+unlabelled")),
     "25+tags, half located": Row(
         0.25, 140, (*TEACHER, HALF), against=("100", "25", "25+unlabelled, half located", "25+tags")
