@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +24,7 @@ from lfpose_edge.backends import Request, load_backend
 from lfpose_edge.backends.tensorrt_api import Steps
 from lfpose_edge.bundle import VERSION, Bundle, Decode, Input, JointSet, write_manifest
 from lfpose_edge.errors import AccuracyGateError, BundleError
-from lfpose_edge.files import locked
+from lfpose_edge.files import whole_folder
 from lfpose_edge.skeleton import Skeleton
 
 _LARGEST_LOGIT_ERROR = 0.05  # float16 weights change CAM logits by less than this; a wrong graph by far more
@@ -117,7 +113,7 @@ def export_bundle(
     _require_finite(opened, str(source))
     _require_runs(opened, str(source))
     facts: dict[str, Any] = {"version": "1", **opened.facts, **given, "models": {"fp32": "model.onnx"}}
-    with _folder_beside(out) as folder:
+    with whole_folder(out) as folder:
         onnx.save(opened.model, folder / "model.onnx")
         if card is not None:
             shutil.copyfile(card, folder / "card.md")
@@ -136,9 +132,6 @@ def export_bundle(
         if report is not None:
             write_report(folder, report, bundle, built, int8.max_drop)
         _require_free(out)
-        if out.is_dir():
-            out.rmdir()
-        folder.rename(out)
     return Bundle.open(out)
 
 
@@ -275,38 +268,3 @@ def _require_free(out: Path) -> None:
     if out.is_mount():
         message = f"{out} is a mount point, which a finished bundle cannot replace: give a folder in it"
         raise BundleError(message)
-
-
-@contextmanager
-def _folder_beside(out: Path) -> Iterator[Path]:
-    """A folder to fill, beside ``out``; what is still in it goes. So do folders of killed exports.
-
-    Each has a lock beside it that is held for as long as its export lives, on whichever machine.
-    """
-    prefix, suffix = f".{out.name}.", ".export"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for lock in out.parent.glob(f"{prefix}*{suffix}.lock"):
-            with locked(lock, wait=False) as dead:
-                if dead:
-                    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                    lock.unlink(missing_ok=True)
-        folder = Path(tempfile.mkdtemp(suffix, prefix, out.parent))
-        folder.chmod(0o777 & ~_umask())
-    except OSError as error:
-        message = f"cannot write into {out.parent}: {error.strerror}"
-        raise BundleError(message) from error
-    lock = folder.with_name(f"{folder.name}.lock")
-    try:
-        with locked(lock):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The process's, which can only be asked for by changing it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

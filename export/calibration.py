@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from lfpose_edge.export.crops import CropSet, Progress, cut_crops
 from numpy.typing import NDArray
 
-from lfpose_edge import ops
 from lfpose_edge.bundle import Input
 from lfpose_edge.detection import Detector, resolve_detector
 from lfpose_edge.errors import CalibrationError, did_you_mean
-from lfpose_edge.geometry import Affines, crop_affines
 from lfpose_edge.persons import PersonTable, read_coco_keypoints, unlabelled_persons
 from lfpose_edge.skeleton import COCO17, LSP14, Skeleton
 from lfpose_edge.sources import IMAGE_SUFFIXES, load_image
-
-Floats = NDArray[np.float32]
-Progress = Callable[[Iterable[int]], Iterable[int]]
 
 FEWEST = 32
 FEWEST_TO_SPLIT = 40  # a fifth of these may be held out
@@ -68,37 +63,6 @@ SUBSETS = {
     ),
     "lspet_subset": Subset("lspet/train.json", "lspet/images", ("lspet/val.json", "lspet/images"), LSP14),
 }
-
-
-@dataclass(frozen=True)
-class CropSet:
-    """Crops, ready for the network, and where they come from.
-
-    Attributes:
-        crops: (N, 3, H, W) float32, normalised as the manifest says.
-        affines: (N, 2, 3) crop to image coordinates.
-        persons: boxes, and joints where they are labelled, of the N crops.
-        marks: of each crop, what tells it from others: the hash of its image, and its box.
-    """
-
-    crops: Floats
-    affines: Affines
-    persons: PersonTable
-    marks: tuple[bytes, ...]
-
-    def __len__(self) -> int:
-        return len(self.crops)
-
-    @property
-    def sha256(self) -> str:
-        """Of the marks, in order: the same crops have the same hash everywhere."""
-        return hashlib.sha256(b"".join(self.marks)).hexdigest()
-
-    def part(self, rows: Sequence[int]) -> CropSet:
-        """These crops, in this order."""
-        index = np.asarray(rows, np.intp)
-        marks = tuple(self.marks[row] for row in rows)
-        return CropSet(self.crops[index], self.affines[index], self.persons.chosen(rows), marks)
 
 
 @dataclass(frozen=True)
@@ -190,28 +154,6 @@ def load_calibration_set(
     _require_enough(spec, len(persons))
     crops = cut_crops(persons.first(asked), how, progress)
     return CalibrationSet(spec, crops, _held_out(proof, crops, how, skeleton, progress), asked)
-
-
-def cut_crops(persons: PersonTable, how: Input, progress: Progress = iter) -> CropSet:
-    """Cut the persons' crops as the runtime cuts them."""
-    affines = crop_affines(persons.boxes, how.size, padding=how.padding)
-    swap = how.color == "rgb"
-    border = how.border[::-1] if swap else how.border
-    marks = []
-    crops = np.empty((len(persons), 3, *how.size), np.float32)
-    for i in progress(range(len(persons))):
-        image = hashlib.sha256(persons.images[i].read_bytes()).digest()
-        marks.append(image + np.round(persons.boxes[i], 3).tobytes())
-        crops[i : i + 1] = ops.preprocess(
-            persons.image(i),
-            affines[i : i + 1],
-            how.size,
-            swap_rb=swap,
-            mean=how.mean,
-            std=how.std,
-            border=border,
-        )
-    return CropSet(crops, affines, persons, tuple(marks))
 
 
 def _split(both: CropSet, name: str, asked: int) -> tuple[CropSet, CropSet]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from lfpose_edge.export.calibration import cut_crops
+from lfpose_edge.export.crops import cut_crops
 from numpy.typing import NDArray
 
 from lfpose_edge.backends.tensorrt_api import Engine, TensorRt

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import onnx
-from lfpose_edge.export.calibration import CropSet
+from lfpose_edge.export.crops import CropSet
 from numpy.typing import NDArray
 
 from lfpose_edge import ops

@@ -12,6 +12,7 @@ import onnx
 from lfpose_edge.export.calibration import CalibrationSet
 from lfpose_edge.export.on_gpu import BuiltEngine
 from lfpose_edge.export.proof import Drop, Floats, Judge, Predictions, session, summary, time_interleaved
+from lfpose_edge.export.report_text import markdown
 from lfpose_edge.export.search import Quantised
 
 from lfpose_edge.backends import ON_GPU, Request, available, load_backend
@@ -71,7 +72,7 @@ def write_report(
             raise AccuracyGateError(message)
     write_json_whole(folder / f"{REPORT}.json", tree)
     pictures = _draw(folder, tree)
-    (folder / f"{REPORT}.md").write_text(_markdown(tree, pictures), encoding="utf-8")
+    (folder / f"{REPORT}.md").write_text(markdown(tree, pictures), encoding="utf-8")
 
 
 def _tree(report: Report, bundle: Bundle, engines: Sequence[BuiltEngine]) -> dict[str, Any]:
@@ -224,87 +225,3 @@ def _draw(folder: Path, tree: dict[str, Any]) -> list[tuple[str, str]]:
         (f"{REPORT}-joints.png", "Accuracy of every joint"),
         (f"{REPORT}-layers.png", f"The {len(layers)} layers that INT8 moves most"),
     ]
-
-
-def _engine_line(engine: dict[str, Any]) -> str:
-    ran = "judged above" if engine["ran"] else "not run, as torch sees no such GPU here"
-    return f"- {engine['engine']}: `engines/{engine['file']}`, {engine['megabytes']:.1f} MB, {ran}"
-
-
-def _adjusted(calibration: dict[str, Any]) -> str:
-    pairs = calibration["equalised_pairs"]
-    done = [f"{pairs} pairs of layers equalised"] * bool(pairs)
-    done += ["biases corrected"] * calibration["biases_corrected"]
-    return "".join(f"; {what}" for what in done)
-
-
-def _markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
-    calibration, held_out = tree["calibration"], tree["held_out"]
-    what = "labelled persons" if held_out["labelled"] else "unlabelled crops, against fp32"
-    lines = [
-        f"# {tree['model']} {tree['version']}: what INT8 costs and wins",
-        "",
-        f"Ranges: {calibration['ranges']}, from {calibration['crops']} crops of `{calibration['set']}` "
-        f"(asked for {calibration['asked']}){_adjusted(calibration)}. Accuracy: PCK@0.1 of the box on "
-        f"{held_out['crops']} {what} that no range was made from; one joint is "
-        f"{held_out['points_a_joint']:.2f} points. In brackets, where the drop would be in 95 of 100 draws "
-        "of other persons. `int8-trt` is the file that TensorRT takes, here in ONNX Runtime.",
-        "",
-        "| precision | file | MB | PCK | drop | presence, drop | joints move, median % of box | 95 % |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['precision']} | {row['file']} | {row['megabytes']:.2f} | {row['pck_points']:.2f} | "
-        f"{row['drop_points']:+.2f} [{row['drop_low']:+.2f}, {row['drop_high']:+.2f}] | "
-        f"{row['presence_drop_points']:+.2f} | {row['moved_median_percent']:.2f} | "
-        f"{row['moved_p95_percent']:.2f} |"
-        for row in tree["precisions"]
-    ]
-    if held_out["asked"] > 1:
-        lines += [
-            "",
-            f"The held-out crops were asked {held_out['asked']} times, with more layers in float every time, "
-            "until the drop was small enough: what is said of them is a little too good.",
-        ]
-    lines += [
-        "",
-        f"How far the joints of the {held_out['crops']} crops move at each step, pixels of the image:",
-        "",
-        "| step | median | 95 % | most |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {step} | {far['median']:.3f} | {far['p95']:.3f} | {far['most']:.2f} |"
-        for step, far in tree["parity_pixels"].items()
-    ]
-    cpu = tree["machine"]["cpu"]
-    lines += [
-        "",
-        f"One crop, the network alone, fp32 and INT8 taking turns of fifty calls on {cpu}:",
-        "",
-        "| engine | threads | precision | p50 ms | p95 ms | times as fast as fp32 |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['engine']} | {row['threads']} | {row['precision']} | {row['p50_ms']:.2f} | "
-        f"{row['p95_ms']:.2f} | {row['speedup']:.2f} |"
-        for row in tree["latency"]
-    ]
-    if tree["engine_latency"]:
-        first = tree["engine_latency"][0]["engine"]
-        lines += [
-            "",
-            "The same on the GPU, from the host's memory to the host's, the engines taking turns:",
-            "",
-            f"| engine | p50 ms | p95 ms | times as fast as {first} |",
-            "|---|---|---|---|",
-        ]
-        lines += [
-            f"| {row['engine']} | {row['p50_ms']:.2f} | {row['p95_ms']:.2f} | {row['speedup']:.2f} |"
-            for row in tree["engine_latency"]
-        ]
-    lines += ["", *(_engine_line(engine) for engine in tree["engines"])]
-    lines += ["", f"Layers in float: {', '.join(f'`{layer}`' for layer in tree['in_float'])}.", ""]
-    for name, caption in pictures:
-        lines += [f"![{caption}]({name})", ""]
-    return "\n".join(lines)

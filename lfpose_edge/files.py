@@ -6,8 +6,10 @@ import errno
 import json
 import math
 import os
+import shutil
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +40,36 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)  # there only when something failed
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` to fill; it takes the place of ``path`` when the block ends well.
+
+    ``path`` is no folder yet, or an empty one. What other processes left half filled when they were killed
+    goes: each holds a lock for as long as it lives, on whichever machine.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``.
+    """
+    _make_parent(path)
+    for lock in path.parent.glob(f".{path.name}.*.part.lock"):
+        with locked(lock, wait=False) as is_dead:
+            if is_dead:
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                lock.unlink(missing_ok=True)
+    folder = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    lock = folder.with_name(f"{folder.name}.lock")
+    try:
+        with locked(lock):  # before there is a folder that another process could take for a dead one's
+            folder.mkdir()
+            yield folder
+            if path.is_dir():
+                path.rmdir()
+            folder.rename(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # there only when something failed
+        lock.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -80,6 +112,10 @@ def require_writable(path: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, "names no file: give a path", str(path))
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "exists and is not a file: give another path", str(path))
+    _make_parent(path)
+
+
+def _make_parent(path: Path) -> None:
     try:
         folder = path.resolve().parent
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lfpose_edge.files import whole_file, write_json_whole, write_text_whole
+from lfpose_edge.files import whole_file, whole_folder, write_json_whole, write_text_whole
 
 
 def test_a_file_appears_with_its_folder_and_replaces_the_old_one(tmp_path: Path) -> None:
@@ -68,3 +68,32 @@ def test_errors_name_the_path_that_was_asked_for(tmp_path: Path, name: str) -> N
         write_text_whole(path, "x")
     assert caught.value.filename == str(path)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder"
+    with whole_folder(path) as part:
+        (part / "a").write_text("1")
+        assert not path.exists()
+    assert (path / "a").read_text() == "1"
+    with pytest.raises(KeyError), whole_folder(tmp_path / "other") as part:
+        (part / "a").write_text("1")
+        raise KeyError
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]
+    with pytest.raises(OSError, match="not empty"), whole_folder(path):
+        pass
+    assert [p.name for p in path.parent.iterdir()] == ["folder"]
+    with pytest.raises(OSError, match="its folder cannot be made") as caught, whole_folder(path / "a" / "b"):
+        pass
+    assert caught.value.filename == str(path / "a" / "b")
+
+
+def test_of_two_that_fill_a_folder_at_once_the_second_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with pytest.raises(OSError, match="not empty"), whole_folder(path) as ours:  # noqa: PT012
+        (ours / "a").write_text("ours")
+        with whole_folder(path) as theirs:
+            assert ours.is_dir()  # a running one's stays
+            (theirs / "a").write_text("theirs")
+    assert (path / "a").read_text() == "theirs"
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]

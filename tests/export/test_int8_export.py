@@ -330,13 +330,13 @@ def test_what_a_killed_export_left_goes_and_a_running_one_stays(run, tmp_path: P
     """Also where the killed one had this process's number, as in a container that was started again."""
     write_blob_bundle(tmp_path / "blob")
     for name in ("killed", "running"):
-        (tmp_path / f".out.{name}.export").mkdir()
-    with locked(tmp_path / ".out.running.export.lock"):
-        (tmp_path / ".out.killed.export.lock").touch()
+        (tmp_path / f".out.{name}.part").mkdir()
+    with locked(tmp_path / ".out.running.part.lock"):
+        (tmp_path / ".out.killed.part.lock").touch()
         assert run("blob", "--out", "out")[0] == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        ".out.running.export",
-        ".out.running.export.lock",
+        ".out.running.part",
+        ".out.running.part.lock",
         "blob",
         "out",
     ]
