@@ -64,6 +64,7 @@ class Row:
 
 
 LOW, TURNED, HIGH = "source, trained on", "source, trained on, turned", "oracle"
+STATISTICS = "source, trained on, target's statistics"
 PLAIN, TURN = "adapt={}", "augment.turn=0.3"
 
 
@@ -76,8 +77,8 @@ ROWS = {
     "source": Row(adapts=False),
     LOW: Row(adapts=False, against=(HIGH,)),
     TURNED: Row((*NOT_ADAPTED, TURN), adapts=False, against=(LOW, HIGH)),
-    "source, trained on, target's statistics": Row(("loss.teacher=0", PLAIN), against=(LOW, HIGH)),
-    "mean teacher": Row(("loss.teacher=1", PLAIN), against=(LOW, HIGH)),
+    STATISTICS: Row(("loss.teacher=0", PLAIN), against=(LOW, HIGH)),
+    "mean teacher": Row(("loss.teacher=1", PLAIN), against=(LOW, STATISTICS, HIGH)),
     "mean teacher, statistics of both": taught("adapt={statistics: both}"),
     "mean teacher, turned": Row(("loss.teacher=1", PLAIN, TURN), against=(TURNED, "mean teacher", HIGH)),
     "mean teacher, who mirrors": taught(PLAIN, "loss.teacher_mirrors=true"),
