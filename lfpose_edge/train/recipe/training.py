@@ -109,7 +109,7 @@ class Adaptation(Section):
     structure: float = Field(0.0, ge=0)
     """Weight of the target's joints looking like those of its located persons (``data.target``): ISA."""
     appearance: Fraction = 0.0
-    """Chance of a source's crop to be shown as the target's camera would have given it: with its tones, loss
+    """Chance of a source's batch to be shown as the target's camera would have given it: with its tones, loss
     of detail and noise, estimated from crops of both domains (``data/appearance.py``)."""
     statistics: Literal["target", "both"] = "target"
     """Whose crops the network's BatchNorm has the mean and variance of. Batches are of one domain each, so
