@@ -130,7 +130,7 @@ def export_bundle(
             _require_parity(bundle, opened.network)
         built = build_engines(bundle, engines, opened.network, steps) if engines else []
         if report is not None:
-            write_report(folder, report, bundle, built, int8.max_drop)
+            write_report(folder, report, bundle, built)
         _require_free(out)
     return Bundle.open(out)
 
@@ -194,7 +194,7 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
             "biases_corrected": how.correct_biases,
         },
     }
-    return Report(data, held_out, quantised, model, source.network)
+    return Report(data, held_out, quantised, model, how.max_drop, source.network)
 
 
 def _derived_card(facts: dict[str, Any], source: Path) -> str:

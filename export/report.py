@@ -36,6 +36,7 @@ class Report:
         held_out: the judge of the held-out set.
         quantised: the INT8 models and how they were found.
         model: the float model they came from.
+        max_drop: points that INT8, or an engine, may cost.
         network: the torch network that the float model came from, if it is known.
     """
 
@@ -43,12 +44,11 @@ class Report:
     held_out: Judge
     quantised: Quantised
     model: onnx.ModelProto
+    max_drop: float
     network: torch.nn.Module | None = None
 
 
-def write_report(
-    folder: Path, report: Report, bundle: Bundle, engines: Sequence[BuiltEngine], max_drop: float
-) -> None:
+def write_report(folder: Path, report: Report, bundle: Bundle, engines: Sequence[BuiltEngine] = ()) -> None:
     """Write ``report.json``, ``report.md`` and its pictures into a bundle's folder.
 
     Args:
@@ -56,18 +56,17 @@ def write_report(
         report: what was found.
         bundle: what was made.
         engines: what was built of it; those that can run here are judged too.
-        max_drop: points that an engine may cost.
 
     Raises:
-        AccuracyGateError: an engine costs more.
+        AccuracyGateError: an engine costs more than it may.
     """
     tree = _tree(report, bundle, engines)
     for row in tree["precisions"]:
         lost = max(row["drop_points"], row["presence_drop_points"])
-        if lost > max_drop:
+        if lost > report.max_drop:
             message = (
-                f"the engine {row['precision']} loses {lost:.2f} points, more than --max-drop {max_drop:g}; "
-                "nothing was published"
+                f"the engine {row['precision']} loses {lost:.2f} points, more than --max-drop "
+                f"{report.max_drop:g}; nothing was published"
             )
             raise AccuracyGateError(message)
     write_json_whole(folder / f"{REPORT}.json", tree)

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
 from lfpose_edge.train.networks import build_network
 from lfpose_edge.train.recipe import Recipe
 
@@ -23,6 +24,27 @@ TWO = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_gloo_available(), reason="torch was built without gloo"
 )
+
+
+# The backbone is frozen, BatchNorm and all; that of the decoder sees half a batch in each process.
+NETWORK = {
+    "backbone": "efficientnet_lite0",
+    "pretrained": False,
+    "widths": [32, 32, 32, 32],
+    "freeze_stages": 7,
+}
+
+
+@pytest.fixture
+def first(make_recipe: Callable[..., Recipe], tmp_path: Path) -> Path:
+    """A checkpoint of the network, which knows nothing, to start from."""
+    recipe = make_recipe(network={**NETWORK, "freeze_stages": 0})
+    torch.manual_seed(0)
+    state = build_network(recipe.network, recipe.joints).state_dict()
+    save_checkpoint(
+        tmp_path / "first.pt", {"recipe": recipe.model_dump(mode="json"), "ema": state, "step": 0}
+    )
+    return tmp_path / "first.pt"
 
 
 def _start(
@@ -49,19 +71,18 @@ def _train(recipe: Path, data: Path, out: Path, launcher: tuple[str, ...]) -> di
 
 
 def test_two_processes_train_as_one_does(
-    make_recipe: Callable[..., Recipe], figures: Path, tmp_path: Path
+    make_recipe: Callable[..., Recipe], figures: Path, first: Path, tmp_path: Path
 ) -> None:
     # 24 persons in batches of 19: the last batch, of 5, is shared too.
     optimizer = {"batch_size": 19, "warmup_steps": 1, "lr_head": 5e-3, "clip_norm": 100}
-    recipe = make_recipe(optimizer=optimizer, network=NETWORK)
+    recipe = make_recipe(optimizer=optimizer, network=NETWORK, start_from=str(first))
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     one = _train(tmp_path / "recipe.yaml", figures, tmp_path / "one", ())
     two = _train(tmp_path / "recipe.yaml", figures, tmp_path / "two", TWO)
     assert two["step"] == one["step"] == 4
     for alone, together in zip(one["history"], two["history"], strict=True):
         assert together["loss"] == pytest.approx(alone["loss"], rel=0.02)
-    torch.manual_seed(recipe.seed)
-    start = build_network(recipe.network, recipe.joints).state_dict()
+    start = load_checkpoint(first)["ema"]
     learned = [name for name in start if name.startswith(("decoder", "cam_head")) and name.endswith("weight")]
     moves = [
         torch.cat([(state["network"][name] - start[name]).flatten() for name in learned])
@@ -72,10 +93,11 @@ def test_two_processes_train_as_one_does(
 
 
 def test_two_processes_stop_together_and_go_on(
-    make_recipe: Callable[..., Recipe], figures: Path, tmp_path: Path
+    make_recipe: Callable[..., Recipe], figures: Path, first: Path, tmp_path: Path
 ) -> None:
     stages = [{"epochs": 4, "size": [64, 64]}]
-    recipe = make_recipe(optimizer={"batch_size": 8}, network=NETWORK, stages=stages)
+    network = {"network": NETWORK, "start_from": str(first)}
+    recipe = make_recipe(optimizer={"batch_size": 8}, stages=stages, **network)
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     whole = _train(file, figures, tmp_path / "whole", TWO)
@@ -97,12 +119,3 @@ def test_two_processes_stop_together_and_go_on(
     assert state["step"] == whole["step"] == 12
     for name, tensor in whole["network"].items():
         torch.testing.assert_close(state["network"][name], tensor, rtol=0, atol=0)
-
-
-# The backbone is frozen, BatchNorm and all; that of the decoder sees half a batch in each process.
-NETWORK = {
-    "backbone": "efficientnet_lite0",
-    "pretrained": False,
-    "widths": [32, 32, 32, 32],
-    "freeze_stages": 7,
-}

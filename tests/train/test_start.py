@@ -83,7 +83,7 @@ def _crops(count: int, seed: int) -> torch.Tensor:
 def test_the_network_computes_what_the_bundle_computes(
     network: dict[str, Any], make_recipe: MakeRecipe, bundle_of: BundleOf
 ) -> None:
-    recipe = make_recipe(network={**network, "pretrained": False})
+    recipe = make_recipe(network={**network, "pretrained": False}, start_from="first.pt")
     bundle = bundle_of(recipe)
     ours = build_network(recipe.network, recipe.joints, pretrained=False)
     looked_at = _crops(8, seed=3)
@@ -103,7 +103,7 @@ def test_the_network_computes_what_the_bundle_computes(
 def test_batch_norms_are_as_training_on_the_crops_leaves_them(
     network: dict[str, Any], make_recipe: MakeRecipe, bundle_of: BundleOf
 ) -> None:
-    recipe = make_recipe(network={**network, "pretrained": False})
+    recipe = make_recipe(network={**network, "pretrained": False}, start_from="first.pt")
     ours = build_network(recipe.network, recipe.joints, pretrained=False)
     crops = _crops(8, seed=3)
     start_from(bundle_of(recipe), ours, recipe, [crops])
