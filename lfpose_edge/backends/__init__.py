@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import import_module
 from typing import cast
 
@@ -92,12 +93,11 @@ def _load(name: str, bundle: Bundle, request: Request, prepare: Callable[[Backen
     except ImportError as error:  # a part of it is missing, or of another version
         message = f"{name} is installed, and cannot be imported: {error}"
         raise BackendUnavailable(message) from error
-    try:
+    with ExitStack() as undo:
+        undo.callback(backend.close)
         if prepare is not None:
             prepare(backend)
-    except BaseException:
-        backend.close()
-        raise
+        undo.pop_all()
     return backend
 
 
