@@ -9,7 +9,8 @@ from typing import Any
 import gpu_doubles
 import pytest
 from bundles import write_spot_bundle
-from gpu_doubles import FakeTensorRt, Graph
+from engine_doubles import FakeTensorRt
+from gpu_doubles import Graph
 from pipeline_cases import Make
 
 import lfpose_edge

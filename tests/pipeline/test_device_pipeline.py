@@ -13,7 +13,8 @@ from typing import Any
 import gpu_doubles
 import numpy as np
 import pytest
-from gpu_doubles import FakeTensorRt, Graph, TorchLike
+from engine_doubles import FakeTensorRt
+from gpu_doubles import Graph, TorchLike
 from pipeline_cases import BOXES, Make, assert_same, make_picture
 
 from lfpose_edge import PoseEstimator

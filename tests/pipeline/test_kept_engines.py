@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 import pytest
-from gpu_doubles import FakeTensorRt
+from engine_doubles import FakeTensorRt
 from pipeline_cases import Make, full_disk
 
 from lfpose_edge.backends import engine_cache, tensorrt_api

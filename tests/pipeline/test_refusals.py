@@ -12,7 +12,7 @@ from typing import Any
 import gpu_doubles
 import numpy as np
 import pytest
-from gpu_doubles import FakeTensorRt
+from engine_doubles import FakeTensorRt
 from pipeline_cases import BOXES, Make, full_disk, make_picture
 
 from lfpose_edge.backends import engine_cache

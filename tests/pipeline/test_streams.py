@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu_doubles import FakeTensorRt
+from engine_doubles import FakeTensorRt
 from pipeline_cases import BOXES, Make, assert_same, make_picture
 
 from lfpose_edge import PoseEstimator

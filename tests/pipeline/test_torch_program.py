@@ -10,9 +10,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import gpu_doubles
+import engine_doubles
 import pytest
-from gpu_doubles import FakeTensorRt
+from engine_doubles import FakeTensorRt
 from pipeline_cases import BOXES, Make, assert_same, make_picture
 
 from lfpose_edge import PoseEstimator
@@ -26,7 +26,7 @@ def torch_program(
     tensorrt: FakeTensorRt, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Path]:
     """Writes a program of Torch-TensorRT for the machine that has one."""
-    for name, module in gpu_doubles.torch_modules().items():
+    for name, module in engine_doubles.torch_modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     model = (bundle / "model.onnx").read_bytes()
     fitting = Fingerprint(
