@@ -174,10 +174,11 @@ def _proof(root: Path, annotations: Path | None, images: Path | None) -> tuple[P
 
 
 def _show(items: Iterable[Any], label: str) -> Iterable[Any]:
-    from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True, highlight=False, markup=False)
+    from lfpose_edge.console import plain_console
+
+    console = plain_console(stderr=True)
     if not console.is_terminal:
         typer.echo(label, err=True)
     return track(items, label, console=console, transient=True, disable=not console.is_terminal)
@@ -186,10 +187,11 @@ def _show(items: Iterable[Any], label: str) -> Iterable[Any]:
 @contextmanager
 def _steps_shown() -> Iterator[Callable[[str, int, int], None]]:
     """A function that shows what it is told of engines' builds: a bar for each in a terminal, else a line."""
-    from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    console = Console(stderr=True, highlight=False, markup=False)
+    from lfpose_edge.console import plain_console
+
+    console = plain_console(stderr=True)
     bars = Progress(console=console, transient=True, disable=not console.is_terminal)
     tasks: dict[str, TaskID] = {}
 

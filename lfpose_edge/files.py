@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_STEM = 24  # characters
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -29,7 +31,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     require_writable(path)
     target = path.resolve()
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}-{threading.get_ident()}.part{target.suffix}")
+    # A short stem: the name must fit where the target's own just does.
+    name = f".{target.stem[:_STEM]}.{os.getpid()}-{threading.get_ident()}.part{target.suffix}"
+    temporary = target.with_name(name)
     try:
         yield temporary
         temporary.replace(target)

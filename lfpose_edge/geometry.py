@@ -90,7 +90,7 @@ def clip_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> NDArray[np.floa
     try:
         with np.errstate(over="ignore"):  # beyond float32 is infinite, and said so below
             xyxy = np.asarray(boxes, np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's, of a tensor that needs a gradient
         message = f"boxes must be numbers of shape (N, 4) or (4,): {error}"
         raise ValueError(message) from error
     if xyxy.shape == (0,):  # an empty list: nobody

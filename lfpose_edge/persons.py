@@ -103,10 +103,7 @@ def read_coco_keypoints(
         if isinstance(tree, list):
             tree = mpii_as_coco(tree)
         columns = next(c["keypoints"] for c in tree["categories"] if c.get("keypoints"))
-        files = {image["id"]: images / image["file_name"] for image in tree["images"]}
-        if len(files) < len(tree["images"]):
-            message = "two images share an id"
-            raise ValueError(message)  # noqa: TRY301  (one message for every way not to be COCO)
+        files = {number: images / name for number, name in _image_files(tree).items()}
         present = [a for a in tree["annotations"] if a.get("keypoints") and not a.get("iscrowd")]
     except FileNotFoundError as error:
         message = (
@@ -159,7 +156,12 @@ def _shared_joints(
 ) -> dict[int, int]:
     """The skeleton's joints that a file has: their numbers in the skeleton, and in the file."""
     for joint, name in names.items():
-        skeleton.index(joint)
+        if joint not in skeleton.keypoints:
+            hint = did_you_mean(joint, skeleton.keypoints)
+            message = (
+                f"no joint {joint!r} in skeleton {skeleton.name!r}, to be {name!r} in {annotations}; {hint}"
+            )
+            raise SourceError(message)
         if name is not None and name not in columns:
             message = f"{annotations} has no joint {name!r} to be {joint}; {did_you_mean(name, columns)}"
             raise SourceError(message)
@@ -179,7 +181,7 @@ def coco_persons(annotations: Path) -> tuple[dict[str, Any], list[dict[str, Any]
     """
     try:
         tree = json.loads(annotations.read_text(encoding="utf-8"))
-        files = {image["id"]: Path(image["file_name"]) for image in tree["images"]}
+        files = _image_files(tree)
         others = {c["id"] for c in tree.get("categories", ()) if c.get("name", "person") != "person"}
         persons = [
             a for a in tree["annotations"] if not a.get("iscrowd") and a.get("category_id") not in others
@@ -210,11 +212,20 @@ def coco_persons(annotations: Path) -> tuple[dict[str, Any], list[dict[str, Any]
 def read_coco_boxes(annotations: Path, images: Path, skeleton: Skeleton) -> PersonTable:
     """The persons of a COCO JSON, with no joint read even if there are any; see :func:`coco_persons`."""
     tree, persons = coco_persons(annotations)
-    files = {image["id"]: images / image["file_name"] for image in tree["images"]}
+    files = {number: images / name for number, name in _image_files(tree).items()}
     boxes = np.array([p["bbox"] for p in persons], np.float64)
     boxes[:, 2:] += boxes[:, :2]
     table = unlabelled_persons([files[p["image_id"]] for p in persons], boxes, skeleton)
     return replace(table, annotation_ids=np.array([p["id"] for p in persons], np.int64), exif=False)
+
+
+def _image_files(tree: dict[str, Any]) -> dict[Any, Path]:
+    """The file of every image id of a COCO tree; ValueError where two images share one."""
+    files = {image["id"]: Path(image["file_name"]) for image in tree["images"]}
+    if len(files) < len(tree["images"]):
+        message = "two images share an id"
+        raise ValueError(message)
+    return files
 
 
 def _id_problem(person: dict[str, Any]) -> str | None:

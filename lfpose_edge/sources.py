@@ -130,7 +130,8 @@ def _path_frames(
             message = f"folder {path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
             raise SourceError(message)
     elif glob.has_magic(text) and not path.exists():
-        files = sorted(Path(p) for p in glob.iglob(text, recursive=True))  # noqa: PTH207
+        matches = (Path(p) for p in glob.iglob(text, recursive=True))  # noqa: PTH207
+        files = sorted(p for p in matches if not p.is_dir())
         if not files:
             message = f"no file matches {text}"
             raise SourceError(message)
@@ -252,7 +253,7 @@ def _read_file(path: Path) -> bytes:
         message = f"{path} is a folder; give an image, or use stream() or `lfpose predict` for a folder"
         raise SourceError(message)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-        message = f"{path} is a video; give an image, or use stream() or `lfpose predict` for a video"
+        message = f"{path} is a video; give an image, or the video by itself to stream() or `lfpose predict`"
         raise SourceError(message)
     try:
         return path.read_bytes()
@@ -304,10 +305,11 @@ def _png_ends(data: bytes) -> bool:
 
 def _jpeg_ends(data: bytes) -> bool:
     # Walk the segments: an embedded thumbnail in one of them has an end mark of its own.
+    # Between them decoders pass over stray bytes.
     at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
+    while 0 <= (at := data.find(b"\xff", at)) <= len(data) - 4:
         kind = data[at + 1]
-        if kind == 0xFF:  # a fill byte
+        if kind in (0x00, 0xFF):  # no marker; a fill byte
             at += 1
         elif kind == 0xDA:  # the picture's data begin
             return data.find(b"\xff\xd9", at) >= 0

@@ -7,18 +7,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from bundles import JOINTS, write_spot_bundle
+from bundles import JOINTS, SIZE, STRIDE, write_spot_bundle
 
 from lfpose_edge import PoseEstimator, PoseResult
+from lfpose_edge.backends.base import Request
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.geometry import clip_boxes, crop_affines
+from lfpose_edge.ops import DecodeConfig, reference
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,7 @@ def test_the_joint_is_where_the_spot_is(estimator: PoseEstimator) -> None:
     assert (result.presence > 0.9).all()
     assert result.image_size == (240, 320)
     assert result["left_hand"][0].x == pytest.approx(100, abs=1.0)
+    assert result.box_scores.tolist() == [1]
     assert result.backend == estimator.describe()["backend"]
 
 
@@ -127,9 +131,20 @@ def test_files_and_bytes_give_what_the_array_gives(bundle: Path, tmp_path: Path)
             assert estimator(array, box).timings.read_ms == 0
 
 
+def test_files_are_decoded_in_the_estimators_order_wherever_they_come_from(
+    bundle: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "spot.png"
+    cv2.imwrite(str(path), _spots((100.0, 80.0), sigma=60.0))
+    with PoseEstimator(bundle, color="rgb", backend="onnxruntime") as estimator:
+        assert (next(estimator.stream(tmp_path)).presence > 0.9).all()
+        assert (estimator.activation_maps(path).presence > 0).all()
+
+
 def test_without_a_detector_the_whole_image_is_one_person(estimator: PoseEstimator) -> None:
     result = estimator(_spots((250.0, 200.0)))
     assert result.boxes.tolist() == [[0, 0, 320, 240]]
+    assert result.box_scores.tolist() == [1]
     assert result.keypoints[0, 0] == pytest.approx((250, 200), abs=3.0)
 
 
@@ -164,6 +179,14 @@ def test_a_detector_is_asked_when_no_boxes_are_given(bundle: Path) -> None:
     assert result.timings.detect_ms > 0
 
 
+class _NeedsGradient:
+    """What torch's tensors do that are still being learned."""
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        message = "call detach"
+        raise RuntimeError(message)
+
+
 BAD_BOXES: dict[str, tuple[Any, str]] = {
     "nan": ([[0, 0, 5, 5], [0, 0, np.nan, 5]], "box 1, .*, is not finite"),
     "infinite": ([0, 0, np.inf, 5], "box 0, .*, is not finite"),
@@ -173,6 +196,7 @@ BAD_BOXES: dict[str, tuple[Any, str]] = {
     "three numbers": ([1, 2, 3], r"shape \(N, 4\)"),
     "cube": (np.zeros((2, 2, 4)), r"shape \(N, 4\)"),
     "text": ("everyone", "numbers of shape"),
+    "a tensor that needs a gradient": (_NeedsGradient(), "numbers of shape .*: call detach"),
     "nobody, of another shape": (np.zeros((0, 7)), r"shape \(N, 4\)"),
     "beyond float32": ([0, 0, 1e300, 5], "box 0, .*, is not finite"),
 }
@@ -232,6 +256,79 @@ def test_arguments_that_cannot_be_met(
         PoseEstimator(**{"model": bundle, **arguments})
 
 
+@pytest.mark.parametrize("color", ["bgr", "rgb"])
+@pytest.mark.parametrize("order", ["bgr", "rgb"])
+def test_the_manifests_facts_reach_the_crop(
+    tmp_path: Path, order: Any, color: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mean, std, border = (10.0, 20.0, 30.0), (20.0, 30.0, 40.0), (90, 50, 10)
+    bundle = write_spot_bundle(
+        tmp_path / "b",
+        input={"size": SIZE, "color": order, "mean": mean, "std": std, "border": border, "padding": 1.5},
+    )
+    image = _spots((100.0, 80.0))
+    image[..., 0] = 40
+    box, crops = [-40.0, 20, 150, 160], []
+    with PoseEstimator(bundle, color=color, backend="onnxruntime") as estimator:
+        infer = estimator._backend.infer
+        monkeypatch.setattr(estimator._backend, "infer", lambda c: crops.append(c.copy()) or infer(c))
+        given = image if color == "bgr" else np.ascontiguousarray(image[..., ::-1])
+        estimator.activation_maps(given, box)
+        estimator(given, box)
+    as_the_network = image if order == "bgr" else image[..., ::-1]
+    affines = crop_affines(box, SIZE, padding=1.5)
+    expected = reference.preprocess(as_the_network, affines, SIZE, mean=mean, std=std, border=border)
+    for crop in crops:
+        np.testing.assert_allclose(crop, expected, atol=1e-3)
+    assert len(crops) == 2
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"method": "none", "upsample": 2},
+        {"method": "quarter", "upsample": 1},
+        {"method": "softargmax", "window": 3},
+        {"method": "dark", "blur_sigma": 5.0},
+    ],
+    ids=lambda facts: facts["method"],
+)
+def test_the_manifests_facts_reach_the_decoding(tmp_path: Path, facts: dict[str, Any]) -> None:
+    bundle = write_spot_bundle(tmp_path / "b", decode={"cam_stride": STRIDE, "upsample": 4, **facts})
+    image, box = _spots((101.0, 82.0), (110.0, 95.0), sigma=9.0), [60, 40, 150, 160]
+    with PoseEstimator(bundle, backend="onnxruntime") as estimator:
+        maps, result = estimator.activation_maps(image, box), estimator(image, box)
+    config = DecodeConfig(**{"stride": STRIDE, "upsample": 4, **facts})
+    places, _, _ = reference.decode(maps.cams, maps.presence, maps.affines, config)
+    np.testing.assert_allclose(result.keypoints, places, atol=1e-3)
+
+
+@pytest.mark.parametrize("threshold", [0, 0.9])
+def test_whose_presence_is_too_low_is_the_callers_to_say(bundle: Path, threshold: float) -> None:
+    with PoseEstimator(bundle, presence_threshold=threshold) as estimator:
+        assert estimator(_spots()).presence_threshold == threshold
+
+
+def test_what_is_asked_for_reaches_engine_and_detector(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lfpose_edge import estimator as module
+
+    asked: list[Any] = []
+    resolve, load = module.resolve_detector, module.load_backend
+    monkeypatch.setattr(
+        module, "resolve_detector", lambda spec, **rest: asked.append(rest) or resolve(spec, **rest)
+    )
+    monkeypatch.setattr(module, "load_backend", lambda *rest: asked.append(rest[2]) or load(*rest))
+    options: dict[str, Any] = {"threads": 3, "cache_dir": tmp_path, "max_batch": 5}
+    with PoseEstimator(bundle, device="cpu", precision="fp32", color="rgb", **options) as estimator:
+        about = estimator.describe()
+    detector, request = asked
+    assert detector == {"color": "rgb", "cache_dir": str(tmp_path), "threads": 3}
+    assert request == Request("cpu", "fp32", 3, str(tmp_path), 5)
+    assert (about["threads"], about["max_batch"]) == (3, 5)
+
+
 def test_auto_says_what_it_took_and_why(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "lfpose_edge"), PoseEstimator(bundle) as estimator:
         backend = estimator.describe()["backend"]
@@ -282,19 +379,22 @@ def test_predict_and_stream(estimator: PoseEstimator, tmp_path: Path) -> None:
     for i, image in enumerate(images):
         cv2.imwrite(str(tmp_path / f"{i}.png"), image)
     streamed = list(estimator.stream(tmp_path))
-    assert len(streamed) == 2
+    np.testing.assert_allclose([r.keypoints[0, 0] for r in streamed], [(80, 80), (120, 90)], atol=8.0)
     assert streamed[0].timings.read_ms > 0
 
 
 def test_threads_share_an_estimator(estimator: PoseEstimator) -> None:
+    # The same box for all: the crops differ, and so do the joints in them.
     centers = [(60.0 + 20 * i, 80.0) for i in range(8)]
     wrong: list[Any] = []
+    begin = threading.Barrier(len(centers))
 
     def work(center: tuple[float, float]) -> None:
-        image, box = _spots(center), [center[0] - 40, 40, center[0] + 40, 120]
+        image, box = _spots(center), [20, 20, 240, 140]
+        begin.wait()
         for _ in range(20):
             found = estimator(image, box).keypoints[0, 0]
-            if np.abs(found - center).max() > 1.0:
+            if np.abs(found - center).max() > 3.0:
                 wrong.append((center, found))
 
     threads = [threading.Thread(target=work, args=(c,)) for c in centers]
@@ -303,6 +403,25 @@ def test_threads_share_an_estimator(estimator: PoseEstimator) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_two_calls_in_the_engine_at_once_keep_their_crops_and_maps(
+    estimator: PoseEstimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_are_there = threading.Barrier(2, timeout=30)
+    infer = estimator._backend.infer
+
+    def slowly(crops: np.ndarray) -> Any:
+        both_are_there.wait()
+        maps = infer(crops)
+        both_are_there.wait()
+        return maps
+
+    monkeypatch.setattr(estimator._backend, "infer", slowly)
+    centers = [(60.0, 80.0), (200.0, 80.0)]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda center: estimator(_spots(center), [20, 20, 240, 140]), centers))
+    np.testing.assert_allclose([result.keypoints[0, 0] for result in results], centers, atol=3.0)
 
 
 def test_results_do_not_change_with_the_next_call(estimator: PoseEstimator) -> None:
@@ -316,8 +435,9 @@ def test_a_closed_estimator_says_so(bundle: Path) -> None:
     estimator = PoseEstimator(bundle)
     estimator.close()
     estimator.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        estimator(_spots())
+    for use in (estimator, estimator.activation_maps):
+        with pytest.raises(RuntimeError, match="closed"):
+            use(_spots())
     with pytest.raises(RuntimeError, match="closed"), estimator:
         pass
 

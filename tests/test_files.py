@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -60,6 +61,18 @@ def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
     assert [(p.name, p.read_text()) for p in (tmp_path / "there").iterdir()] == [("a.txt", "new")]
 
 
+def test_a_name_that_just_fits_is_written(tmp_path: Path) -> None:
+    name = "x" * 251 + ".txt"
+    write_text_whole(tmp_path / name, "x")
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught, whole_file(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write to an open file raises it
+    assert caught.value.filename == str(tmp_path / "a.txt")
+
+
 @pytest.mark.parametrize("name", ["", "file/a.txt", "x" * 300])
 def test_errors_name_the_path_that_was_asked_for(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("x")
@@ -86,6 +99,15 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="its folder cannot be made") as caught, whole_folder(path / "a" / "b"):
         pass
     assert caught.value.filename == str(path / "a" / "b")
+
+
+def test_what_a_dead_process_left_half_filled_goes(tmp_path: Path) -> None:
+    (tmp_path / ".folder.dead.part").mkdir()
+    (tmp_path / ".folder.dead.part" / "half").write_text("1")
+    (tmp_path / ".folder.dead.part.lock").touch()
+    with whole_folder(tmp_path / "folder") as part:
+        (part / "a").write_text("1")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
 def test_of_two_that_fill_a_folder_at_once_the_second_is_told(tmp_path: Path) -> None:

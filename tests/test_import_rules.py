@@ -22,6 +22,7 @@ ALLOWED = {
     room: set(others.split())
     for room, others in {
         "arguments": "",
+        "console": "",
         "errors": "",
         "files": "",
         "machine": "",
@@ -42,10 +43,10 @@ ALLOWED = {
         "detection": "errors geometry opencv ops zoo",
         "estimator": "arguments backends bundle detection errors geometry ops pipeline results skeleton "
         "sources zoo",
-        "cli": "backends bundle detection errors estimator files machine "
+        "cli": "backends bundle console detection errors estimator files machine "
         "metrics opencv package persons results skeleton sources zoo",
-        "train": "bundle errors files geometry metrics opencv ops persons skeleton zoo",
-        "export": "backends bundle cli detection errors estimator files "
+        "train": "bundle console errors files geometry metrics opencv ops persons skeleton zoo",
+        "export": "backends bundle cli console detection errors estimator files "
         "geometry machine metrics opencv ops persons skeleton sources zoo",
     }.items()
 }

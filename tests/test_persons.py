@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pictures import turned_jpeg
 
 from lfpose_edge.errors import SourceError
-from lfpose_edge.persons import read_coco_keypoints
+from lfpose_edge.persons import read_coco_boxes, read_coco_keypoints, unlabelled_persons
 from lfpose_edge.skeleton import COCO17, LSP14
 
 
@@ -36,6 +38,9 @@ def test_joints_are_matched_by_name_and_become_continuous(tmp_path: Path) -> Non
     assert persons.joints[0, knee].tolist() == [5.5, 6.5]
     assert persons.labelled[0].nonzero()[0].tolist() == [knee]
     assert persons.boxes[0].tolist() == [1, 2, 31, 42]
+    assert (persons.image_ids[0], persons.annotation_ids[0]) == (3, 7)
+    assert persons.areas[0] == 0.53 * 30 * 40
+    assert _read(tmp_path, _tree(area=50)).areas[0] == 50
 
 
 @pytest.mark.parametrize(
@@ -65,6 +70,30 @@ def test_joints_are_matched_by_name_and_become_continuous(tmp_path: Path) -> Non
 def test_a_file_that_cannot_be_used(tmp_path: Path, tree: Any, words: str) -> None:
     with pytest.raises(SourceError, match=words):
         _read(tmp_path, tree)
+
+
+@pytest.mark.parametrize("names", [{"left_nee": "left_knee"}, {"left_nee": None}])
+def test_a_joint_that_the_skeleton_lacks_is_named(tmp_path: Path, names: dict[str, str | None]) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(_tree()))
+    with pytest.raises(
+        SourceError, match=r"no joint 'left_nee' in skeleton 'lsp14'.*did you mean 'left_knee'"
+    ):
+        read_coco_keypoints(tmp_path / "a.json", tmp_path, LSP14, names=names)
+
+
+def test_annotations_are_of_the_pixels_as_they_are_stored(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(turned_jpeg(np.zeros((40, 60, 3), np.uint8)))
+    tree = _tree()
+    assert _read(tmp_path, tree, image=False).image(0).shape == (40, 60, 3)
+    assert read_coco_boxes(tmp_path / "a.json", tmp_path, LSP14).image(0).shape == (40, 60, 3)
+    found = unlabelled_persons([tmp_path / "a.png"], np.array([[0.0, 0, 9, 9]]), LSP14)  # by a detector
+    assert found.image(0).shape == (60, 40, 3)
+
+
+def test_boxes_are_refused_where_two_images_share_an_id(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({**_tree(), "images": _tree()["images"] * 2}))
+    with pytest.raises(SourceError, match="two images share an id"):
+        read_coco_boxes(tmp_path / "a.json", tmp_path, LSP14)
 
 
 def test_a_missing_image_is_named(tmp_path: Path) -> None:

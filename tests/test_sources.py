@@ -91,6 +91,7 @@ def test_whole_files_with_odd_ends_are_read() -> None:
     assert load_image(_encoded() + b"trailing bytes").shape == (40, 60, 3)
     jpeg = _encoded()
     assert load_image(jpeg[:2] + b"\xff\xff" + jpeg[2:]).shape == (40, 60, 3)  # fill bytes before a marker
+    assert load_image(jpeg[:20] + b"\0\0\xff\0" + jpeg[20:]).shape == (40, 60, 3)  # stray bytes
 
 
 def test_a_truncated_jpeg_with_a_whole_thumbnail_is_still_truncated() -> None:
@@ -115,7 +116,8 @@ def test_paths_that_are_no_image_file(tmp_path: Path, name: str, words: str) -> 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("b.png", "a.png"):
+    (tmp_path / "sub").mkdir()
+    for name in ("b.PNG", "a.png", "sub/c.png"):
         (tmp_path / name).write_bytes(_encoded(".png"))
     (tmp_path / "notes.txt").write_text("not an image")
     return tmp_path
@@ -123,13 +125,15 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_gives_its_images_in_order(folder: Path) -> None:
     found = list(frames(folder))
-    assert [Path(f.name).name for f in found] == ["a.png", "b.png"]
+    assert [Path(f.name).name for f in found] == ["a.png", "b.PNG"]
     assert [f.index for f in found] == [0, 1]
     assert found[0].time_s is None
 
 
 def test_globs_lists_arrays_and_single_files(folder: Path) -> None:
-    assert len(list(frames(str(folder / "*.png")))) == 2
+    found = [Path(f.name).relative_to(folder).as_posix() for f in frames(str(folder / "**/*.[pP]*"))]
+    assert found == ["a.png", "b.PNG", "sub/c.png"]
+    assert len(list(frames(str(folder / "[abs]*")))) == 2  # a folder is no image
     assert len(list(frames(folder / "a.png"))) == 1
     assert len(list(frames([folder / "a.png", _image()]))) == 2
     assert len(list(frames(_image()))) == 1
@@ -141,7 +145,7 @@ def test_an_unreadable_file_ends_a_folder_or_is_reported_and_left_out(folder: Pa
         list(frames(folder))
     errors: list[SourceError] = []
     found = list(frames(folder, on_unreadable=errors.append))
-    assert [(Path(f.name).name, f.index, f.count) for f in found] == [("a.png", 0, 3), ("b.png", 2, 3)]
+    assert [(Path(f.name).name, f.index, f.count) for f in found] == [("a.png", 0, 3), ("b.PNG", 2, 3)]
     assert ["ab.jpg is empty" in str(e) for e in errors] == [True]
 
 
@@ -177,8 +181,20 @@ def test_a_video_gives_its_frames(tmp_path: Path) -> None:
     found = list(frames(path))
     assert [round(float(f.image.mean()), -2) for f in found] == [0, 100, 200]
     assert [f.index for f in found] == [0, 1, 2]
-    assert found[2].time_s == pytest.approx(0.2, abs=0.11)
+    assert [f.time_s for f in found] == pytest.approx([0, 0.1, 0.2], abs=0.01)
     assert [(f.count, f.fps) for f in found] == [(3, 10.0)] * 3
+
+
+@pytest.mark.parametrize("name", ["a.png", "", "*.png", "red.avi"])
+def test_whatever_is_decoded_has_the_order_that_was_asked_for(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.png").write_bytes(_encoded(".png"))
+    writer = cv2.VideoWriter(str(tmp_path / "red.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (60, 40))
+    writer.write(_image())
+    writer.release()
+    for source in (str(tmp_path / name), [tmp_path / name]):
+        if isinstance(source, str) or name == "a.png":
+            assert next(frames(source, "rgb")).image[20, 30].argmax() == 0
+            assert next(frames(source)).image[20, 30].argmax() == 2
 
 
 @pytest.mark.parametrize(
@@ -187,6 +203,7 @@ def test_a_video_gives_its_frames(tmp_path: Path) -> None:
         ("empty", SourceError, "holds no image"),
         ("*.gif", SourceError, "no file matches"),
         ("none.mp4", SourceError, "no file"),
+        (-1, SourceError, "no camera -1"),
         (True, TypeError, "got bool"),
         (1.5, TypeError, "got float"),
     ],

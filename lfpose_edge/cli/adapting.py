@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lfpose_edge.cli import training
 from lfpose_edge.cli.errors import Stopped
+from lfpose_edge.console import plain_console
 from lfpose_edge.detection import resolve_detector
 from lfpose_edge.errors import AccuracyGateError, BundleError, RecipeError, SourceError
 from lfpose_edge.files import require_writable, write_text_whole
@@ -46,7 +47,7 @@ def run_adapt(
 
     checkpoint = _checkpoint(model)
     require_extra()
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = plain_console(stderr=True)
     old, source = trained_network(checkpoint)
     if not source.data.source:
         message = f"{checkpoint} was trained on no locations: there is no source to adapt from"

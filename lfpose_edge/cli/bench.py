@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from lfpose_edge.backends import ON_GPU, available
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.cli.predict import PHOTO
+from lfpose_edge.console import plain_console
 from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.opencv import cv2
@@ -56,7 +56,7 @@ def run_bench(model: str, seconds: float, threads: int | None) -> None:
     """Time a model and print the table."""
     counts = (threads,) if threads else tuple(sorted({1, os.cpu_count() or 1}))
     rows = measure(model, thread_counts=counts, seconds=seconds)
-    Console(highlight=False, markup=False).print(table(rows))
+    plain_console().print(table(rows))
 
 
 def measure(

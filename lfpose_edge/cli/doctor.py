@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 
-from rich.console import Console
 from rich.table import Table
 
 from lfpose_edge import __version__, zoo
@@ -13,12 +12,15 @@ from lfpose_edge.backends import available
 from lfpose_edge.backends.engine_files import check_engine
 from lfpose_edge.backends.onnxruntime import without_cuda
 from lfpose_edge.bundle import Bundle
+from lfpose_edge.console import plain_console
 from lfpose_edge.machine import PACKAGES, cpu_model, versions
+
+_ENGINES = (".engine", ".ep")
 
 
 def run_doctor() -> None:
     """Print the machine, the package versions and every backend with the reason it lacks, if it does."""
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     console.print(f"lfpose-edge {__version__}, Python {platform.python_version()}, {platform.platform()}")
     console.print(f"CPU: {os.cpu_count()} cores, {cpu_model()}")
     installed = versions()
@@ -37,7 +39,7 @@ def run_inspect(model: str) -> None:
     bundle = Bundle.open(zoo.bundle_path(model))
     manifest = bundle.manifest
     how, decode = manifest.input, manifest.decode
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     console.print(f"{manifest.name} version {manifest.version}, {bundle.path}")
     console.print(f"joints: {manifest.joints.name}, {', '.join(manifest.joints.keypoints)}")
     console.print(
@@ -55,7 +57,7 @@ def run_inspect(model: str) -> None:
     for name, file in manifest.files.items():
         table.add_row(name, precisions.get(name, ""), str(file.bytes), file.sha256[:16])
     console.print(table)
-    for path in sorted(p for p in (bundle.path / "engines").glob("*") if p.suffix != ".json"):
+    for path in sorted(p for p in (bundle.path / "engines").glob("*") if p.suffix in _ENGINES):
         facts, _ = check_engine(path)
         label = " ".join(str(facts.get(name, "?")) for name in ("library", "version", "precision", "gpu"))
         console.print(f"engine: {path.name}, {label}, as its checksum says")
@@ -68,7 +70,7 @@ def run_inspect(model: str) -> None:
 
 def run_models() -> None:
     """Print the shipped bundles, checked, and the detectors by name."""
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     table = Table(title="models in the package")
     for column in ("name", "version", "joints", "input", "precisions"):
         table.add_column(column)

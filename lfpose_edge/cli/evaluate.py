@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lfpose_edge.console import plain_console
 from lfpose_edge.errors import BackendUnavailable, SourceError
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.files import require_writable, write_json_whole
@@ -89,7 +90,7 @@ def run_eval(
         keypoints, scores, presence = predictor.predict(persons)
         has_oks = find_spec("pycocotools") is not None
         accuracy = measure(keypoints, persons, scores if has_oks else None, presence)
-        console = Console(highlight=False, markup=False)
+        console = plain_console()
         title = f"{model} on {annotations}: {len(persons)} persons, own boxes, {predictor.runs_on}"
         console.print(_joint_table(title, accuracy))
         lines = {
@@ -262,5 +263,5 @@ def _of_checkpoint(checkpoint: Path) -> _Predictor:
 
 
 def _progress(items: Any) -> Any:
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = plain_console(stderr=True)
     return track(items, "persons", console=console, transient=True, disable=not console.is_terminal)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 
 from lfpose_edge.cli.tagging import skeleton_named
+from lfpose_edge.console import plain_console
 from lfpose_edge.persons import read_coco_keypoints
 
 
@@ -26,7 +26,7 @@ def run_label(
     """Label persons by a teacher and say how many joints it was sure of."""
     from lfpose_edge.train.data.pseudo_labels import Views, label_persons, open_teacher
 
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = plain_console(stderr=True)
     made = label_persons(
         annotations,
         images,
@@ -50,7 +50,7 @@ def run_crowd(annotations: Path, images: Path, out: Path, skeleton: str, seed: i
     """Write crowds and say how many persons found a place in one."""
     from lfpose_edge.train.data.crowding import write_crowds
 
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = plain_console(stderr=True)
     persons = read_coco_keypoints(annotations, images, skeleton_named(skeleton))
     made = write_crowds(
         persons,
@@ -65,7 +65,7 @@ def run_lspet(folder: Path, out: Path | None) -> None:
     """Write Leeds Sports Pose Extended's parts and say how many persons each has."""
     from lfpose_edge.train.data.lspet import write_lspet
 
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = plain_console(stderr=True)
     made = write_lspet(
         folder,
         out or folder,

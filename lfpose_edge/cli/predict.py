@@ -14,7 +14,6 @@ from typing import IO, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -26,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 from lfpose_edge.cli.errors import Stopped
+from lfpose_edge.console import plain_console
 from lfpose_edge.errors import SourceError
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.files import whole_file, write_bytes_whole
@@ -34,6 +34,7 @@ from lfpose_edge.results import PoseResult
 from lfpose_edge.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, Image, frames
 
 _FPS = 25.0  # of a video made from images
+_IMAGES = IMAGE_SUFFIXES - {".pgm"}  # which is grey
 _LOG_SECONDS = 30.0
 PHOTO = Path(__file__).parent.parent / "models" / "photos" / "astronaut.jpg"
 
@@ -63,7 +64,7 @@ def run_predict(options: PredictOptions) -> None:
     is_camera = options.source.isdecimal() and not Path(options.source).exists()
     source: str | int = int(options.source) if is_camera else options.source
     check_outputs(options)
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     unreadable: list[SourceError] = []
     total, persons = 0, 0
     stopped: Stopped | None = None
@@ -124,7 +125,7 @@ def refuse_to_replace(frame: Frame, options: PredictOptions) -> None:
 
 def shown(source: Iterator[Frame]) -> Iterator[Frame]:
     """The frames, with a progress bar on a terminal and a line now and then in a log."""
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = plain_console(stderr=True)
     columns = (
         TextColumn("frames"),
         BarColumn(),
@@ -172,7 +173,7 @@ def check_outputs(options: PredictOptions) -> None:
 
 def run_demo(model: str, backend: str, out: Path) -> None:
     """Run a model on the packaged photo, print its joints and write the overlay."""
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     with PoseEstimator(model, backend=backend) as estimator:
         frame = next(frames(PHOTO))
         result = estimator(frame.image)
@@ -228,9 +229,9 @@ class OverlayWriter:
         self._video: Any = None
         self._file = contextlib.ExitStack()
         self._names: set[str] = set()
-        if self._kind not in IMAGE_SUFFIXES | VIDEO_SUFFIXES and self._kind:
+        if self._kind not in _IMAGES | VIDEO_SUFFIXES and self._kind:
             message = (
-                f"cannot write {path}: suffix {self._kind!r} is neither an image's nor a video's; "
+                f"cannot write {path}: suffix {self._kind!r} is neither a colour image's nor a video's; "
                 "a folder with a dot in its name must exist"
             )
             raise SourceError(message)
@@ -251,7 +252,7 @@ class OverlayWriter:
         """Add one frame's overlay."""
         if self._kind in VIDEO_SUFFIXES:
             self._write_video(overlay, frame.fps or _FPS)
-        elif self._kind in IMAGE_SUFFIXES:
+        elif self._kind in _IMAGES:
             if self._image is not None:
                 message = (
                     f"{self._path} is one image, but the source has more frames: give a folder or a video"

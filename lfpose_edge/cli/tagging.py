@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from lfpose_edge.console import plain_console
 from lfpose_edge.errors import RecipeError, did_you_mean
 from lfpose_edge.files import require_writable
 from lfpose_edge.metrics.accuracy import measure
@@ -27,7 +27,7 @@ def run_make(annotations: Path, images: Path, out: Path, skeleton: str, regions:
     persons = read_coco_boxes(annotations, images, skeleton_named(skeleton))
     tags = make_questions(persons, images, regions, seed)
     write_tags(out, tags)
-    Console(stderr=True, highlight=False, markup=False).print(
+    plain_console(stderr=True).print(
         f"wrote {out}: {len(persons)} persons, {regions * len(persons.skeleton)} questions each"
     )
 
@@ -49,7 +49,7 @@ def run_simulate(
     persons = read_coco_keypoints(annotations, images, joints)
     tags = simulate_answers(read_tags(sheet, joints), persons, mistakes=mistakes, seed=seed)
     write_tags(out, tags)
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = plain_console(stderr=True)
     console.print(_rates(tags))
     count = len(tags.rows_by_person())
     console.print(f"wrote {out}: {tags.given} answers about {count} persons, {tags.given / count:.1f} each")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rich.console import Console
-
 from lfpose_edge.cli.errors import Stopped
+from lfpose_edge.console import plain_console
 from lfpose_edge.errors import BackendUnavailable
 from lfpose_edge.files import require_writable
 from lfpose_edge.persons import data_root
@@ -39,7 +38,7 @@ def run_train(
     )
     if not run.finished:
         raise Stopped
-    Console(stderr=True, highlight=False, markup=False).print(
+    plain_console(stderr=True).print(
         f"trained: {run.checkpoint}\nnext: lfpose-export {run.checkpoint} --out {plan.name}-bundle"
     )
 

@@ -97,7 +97,7 @@ class CheckedDetector:
     def _numbers(self, what: str, given: object) -> Floats:
         try:
             return np.array(given, np.float32)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:  # torch's, of a tensor that needs a gradient
             message = (
                 f"{self._who} gave {what} that are not an array of numbers, but {type(given).__name__}; "
                 "return boxes (N, 4), or a tuple (boxes, scores)"

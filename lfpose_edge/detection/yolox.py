@@ -68,7 +68,11 @@ class YoloxDetector:
         self._grid, self._stride = _anchor_grid(self.input_size)
 
         # The shape that a file declares may hold names in place of numbers; a run is certain.
-        shape = self._run(np.zeros((1, 3, *self.input_size), np.float32)).shape
+        try:
+            shape = self._run(np.zeros((1, 3, *self.input_size), np.float32)).shape
+        except Exception as error:  # onnxruntime's errors share no public base class
+            message = f"{self._path} is no YOLOX detector: it does not run on one image: {error}"
+            raise BundleError(message) from error
         anchors = len(self._grid)
         if len(shape) != 3 or shape[:2] != (1, anchors) or shape[2] < 6:
             message = (
@@ -130,12 +134,19 @@ class YoloxDetector:
     def _read_input(self) -> tuple[str, tuple[int, int]]:
         inputs = self._session.get_inputs()
         shape = list(inputs[0].shape)
-        fixed = len(shape) == 4 and shape[1] == 3 and all(isinstance(side, int) for side in shape[2:])
-        if len(inputs) != 1 or not fixed or any(side % STRIDES[-1] for side in shape[2:]):
-            got = ", ".join(f"{given.name} {given.shape}" for given in inputs)
+        sound = (
+            len(inputs) == 1
+            and inputs[0].type == "tensor(float)"
+            and len(shape) == 4
+            and (shape[0] == 1 or not isinstance(shape[0], int))
+            and shape[1] == 3
+            and all(isinstance(side, int) and side % STRIDES[-1] == 0 for side in shape[2:])
+        )
+        if not sound:
+            got = ", ".join(f"{given.name} {given.shape} of {given.type}" for given in inputs)
             message = (
-                f"{self._path} is no YOLOX detector: it must have one input (1, 3, height, width), fixed, in "
-                f"multiples of {STRIDES[-1]}, got {got}; export it with a fixed input size"
+                f"{self._path} is no YOLOX detector: it must have one float32 input (1, 3, height, width), "
+                f"fixed, in multiples of {STRIDES[-1]}, got {got}; export it so"
             )
             raise BundleError(message)
         return inputs[0].name, (shape[2], shape[3])

@@ -98,8 +98,17 @@ def crowd_ap(truth: dict[str, Any], predictions: Sequence[dict[str, Any]], skele
         raise ValueError(message)
     if not predictions:
         return CrowdAp(*(0.0,) * 9)
-    with_areas = [{**a, "area": AREA_OF_BOX * a["bbox"][2] * a["bbox"][3]} for a in truth["annotations"]]
-    tree = {**truth, "annotations": with_areas}
+    # What pycocotools asks for and a file may leave out, as readers of COCO take it.
+    persons = [
+        {
+            "iscrowd": 0,
+            "num_keypoints": sum(v > 0 for v in a["keypoints"][2::3]),
+            **a,
+            "area": AREA_OF_BOX * a["bbox"][2] * a["bbox"][3],
+        }
+        for a in truth["annotations"]
+    ]
+    tree = {**truth, "annotations": persons}
     stats = _evaluated(tree, predictions, skeleton).stats
     levels = []
     for low, high in CROWD_LEVELS.values():

@@ -101,8 +101,10 @@ def torso_thresholds(
 ) -> NDArray[np.float64]:
     """(N,) thresholds: a part of the distance from left shoulder to right hip, Leeds Sports Pose's torso.
 
-    NaN for persons in whom one of the two is not labelled.
+    NaN for persons in whom one of the two is not labelled, and for all where the skeleton lacks one.
     """
+    if not {"left_shoulder", "right_hip"}.issubset(skeleton.keypoints):
+        return np.full(len(np.asarray(truth)), np.nan)
     a, b = skeleton.index("left_shoulder"), skeleton.index("right_hip")
     joints, known = np.asarray(truth, np.float64), np.asarray(labelled, bool)
     torso = np.linalg.norm(joints[:, a] - joints[:, b], axis=1)

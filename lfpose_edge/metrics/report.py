@@ -227,14 +227,11 @@ def _page(evaluation: Evaluation, worst: NDArray[np.float64]) -> str:
         "centre of the box": measure(centre_of_box(persons), persons),
     }
     numbers = "\n".join(
-        f"<tr><td>{name}</td><td>{a.pck_box.mean:.3f}</td><td>{a.pck_either_side.mean:.3f}</td>"
-        f"<td>{a.pck_torso.mean:.3f}</td></tr>"
-        for name, a in lines.items()
+        _row(name, a.pck_box.mean, a.pck_either_side.mean, a.pck_torso.mean) for name, a in lines.items()
     )
     auc = accuracy.presence_auc or {}
     joints = "\n".join(
-        f"<tr><td>{html.escape(joint)}</td><td>{value:.3f}</td><td>{accuracy.pck_torso.per_joint[joint]:.3f}</td>"
-        f"<td>{_number(auc.get(joint, float('nan')))}</td></tr>"
+        _row(html.escape(joint), value, accuracy.pck_torso.per_joint[joint], auc.get(joint, float("nan")))
         for joint, value in accuracy.pck_box_all.per_joint.items()
     )
     median = float(np.median(np.nanmean(worst, axis=1)))
@@ -271,6 +268,11 @@ joint, each scaled to its own peak.</p>
 <p>The persons with the largest mean error; half of them are off by more than {median:.2f} of the box.</p>
 <p><img src="worst.jpg" alt="the persons with the largest errors"></p>
 """
+
+
+def _row(name: str, *values: float) -> str:
+    cells = "".join(f"<td>{_number(value)}</td>" for value in values)
+    return f"<tr><td>{name}</td>{cells}</tr>"
 
 
 def _number(value: float) -> str:

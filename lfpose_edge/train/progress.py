@@ -6,9 +6,9 @@ import time
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lfpose_edge.console import plain_console
 from lfpose_edge.train.losses import LossTerms
 from lfpose_edge.train.recipe import Recipe
 
@@ -25,7 +25,7 @@ class TrainingProgress:
     """
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int, *, enabled: bool = True) -> None:
-        self._console = Console(stderr=True, quiet=not enabled, highlight=False, markup=False)
+        self._console = plain_console(stderr=True, quiet=not enabled)
         self._interactive = enabled and self._console.is_terminal
         self._epochs, self._steps = recipe.epochs, steps_per_epoch
         self._bar = Progress(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,12 +64,27 @@ def test_predict_writes_json_lines_and_overlays(lfpose, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "overlays").iterdir()) == ["a.jpg", "b.jpg"]
 
 
+def test_no_line_is_broken_in_a_pipe(lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS")
+    name = "a long name, " * 12 + ".png"
+    cv2.imwrite(str(tmp_path / name), np.full((64, 48, 3), 127, np.uint8))
+    assert f"{name}: 1 person(s)" in lfpose("predict", name).out
+    assert f"\nwrote {name}.jsonl\n" in lfpose("predict", name, "--json", f"{name}.jsonl").out
+
+
 def test_predict_writes_a_video(lfpose, tmp_path: Path) -> None:
     writer = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
     for _ in range(3):
         writer.write(np.zeros((48, 64, 3), np.uint8))
     writer.release()
-    assert lfpose("predict", "in.avi", "--save", "out.avi").code == 0
+    assert lfpose("predict", "in.avi", "--save", "out.avi", "--json", "out.jsonl").code == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["time_s"] for row in rows] == pytest.approx([0, 0.1, 0.2], abs=0.01)
+    (tmp_path / "out.jsonl").unlink()
+    assert lfpose("predict", "in.avi", "--save", "frames").code == 0
+    names = sorted(p.name for p in (tmp_path / "frames").iterdir())
+    assert names == ["frame_000000.jpg", "frame_000001.jpg", "frame_000002.jpg"]
+    shutil.rmtree(tmp_path / "frames")
     capture = cv2.VideoCapture(str(tmp_path / "out.avi"))
     assert sum(capture.read()[0] for _ in range(4)) == 3
     assert capture.get(cv2.CAP_PROP_FPS) == 10  # the source's
@@ -143,6 +159,7 @@ def _broken(tmp_path: Path) -> None:
         (["predict", "photo.jpg", "--precision", "int4"], "precision must be one of"),
         (["predict", "photo.jpg", "--detector", "yolo"], "no detector 'yolo'"),
         (["predict", "photo.jpg", "--save", "out.docx"], ".docx"),
+        (["predict", "photo.jpg", "--save", "out.pgm"], "neither a colour image's nor a video's"),
         (["predict", "photo.jpg", "--save", "photo.jpg"], "--save photo.jpg is the source"),
         (["predict", "photo.jpg", "--json", "photo.jpg"], "--json photo.jpg is the source"),
         (["predict", "photo.jpg", "--save", "a.jpg", "--json", "a.jpg"], "is the file of --save too"),
@@ -302,6 +319,8 @@ def test_inspect_checks_the_engines_too(lfpose, tmp_path: Path) -> None:
     engine.write_bytes(b"plan")
     facts = {"engine_sha256": hashlib.sha256(b"plan").hexdigest(), "library": "tensorrt", "gpu": "Orin"}
     engine.with_suffix(".json").write_text(json.dumps(facts))
+    for beside in (".lock", ".timing"):  # of the cache that it was built in
+        engine.with_suffix(beside).touch()
     assert "0123.engine, tensorrt ? ? Orin, as its checksum says" in lfpose("models", "inspect", "b").out
     engine.write_bytes(b"plam")
     done = lfpose("models", "inspect", "b")

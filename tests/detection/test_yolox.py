@@ -27,19 +27,21 @@ def write_network(
     input_shape: tuple[Any, ...] = (1, 3, SIDE, SIDE),
     output_shape: tuple[int, ...] | None = None,
     lit_by_channel_0: int | None = None,
+    dtype: type = np.float32,
 ) -> Path:
     """A network that gives fixed raw rows; one cell's objectness may follow the mean of input channel 0."""
     onnx = pytest.importorskip("onnx", reason="needs onnx to write a network")
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 
-    raw = np.zeros((1, ANCHORS, 5 + classes), np.float32)
+    raw = np.zeros((1, ANCHORS, 5 + classes), dtype)
     gain = np.zeros_like(raw)
     for cell, row in rows.items():
         raw[0, cell] = row
     if lit_by_channel_0 is not None:
         gain[0, lit_by_channel_0, 4] = 1 / 255
     if output_shape is not None:
-        raw = gain = np.zeros(output_shape, np.float32)
+        raw = gain = np.zeros(output_shape, dtype)
+    element = helper.np_dtype_to_tensor_dtype(raw.dtype)
     constants = [
         numpy_helper.from_array(raw, "raw"),
         numpy_helper.from_array(gain, "gain"),
@@ -54,8 +56,8 @@ def write_network(
     graph = helper.make_graph(
         nodes,
         "yolox",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, input_shape)],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, raw.shape)],
+        [helper.make_tensor_value_info("images", element, input_shape)],
+        [helper.make_tensor_value_info("output", element, raw.shape)],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
@@ -124,6 +126,12 @@ def test_best_first_and_overlaps_suppressed(tmp_path: Path) -> None:
     np.testing.assert_allclose(scores, [0.9, 0.7, 0.6, 0.5], rtol=1e-6)
 
 
+def test_neighbours_far_from_the_corner_both_stay(tmp_path: Path) -> None:
+    rows = {54: row(0.5, 0.5, 0.5, 0.5, 1, 0.9), 55: row(0.25, 0.5, 0.5, 0.5, 1, 0.8)}
+    boxes, _ = YoloxDetector(write_network(tmp_path / "n.onnx", rows))(black())
+    np.testing.assert_allclose(boxes, [[50, 50, 54, 54], [56, 50, 60, 54]], atol=1e-4)
+
+
 @pytest.mark.parametrize(("threshold", "found"), [(0.5, 1), (0.51, 0), (0.0, ANCHORS)])
 def test_score_threshold(tmp_path: Path, threshold: float, found: int) -> None:
     rows = {cell: row(0.5, 0.5, 0.5, 0.5, 0.1, 0.1) for cell in range(ANCHORS)}
@@ -185,6 +193,8 @@ def test_other_kinds_of_image(tmp_path: Path, shape: tuple[int, ...]) -> None:
         pytest.param({"input_shape": (1, 1, SIDE, SIDE)}, r"input \(1, 3, height, width\)", id="grey input"),
         pytest.param({"input_shape": (1, 3, "h", "w")}, "fixed", id="size left open"),
         pytest.param({"input_shape": (1, 3, 60, 60)}, "multiples of 32", id="odd size"),
+        pytest.param({"input_shape": (4, 3, SIDE, SIDE)}, r"got .* \[4, 3, ", id="a batch of 4"),
+        pytest.param({"dtype": np.float16}, r"float32 input .* tensor\(float16\)", id="half"),
     ],
 )
 def test_other_networks_are_refused(tmp_path: Path, options: dict[str, Any], text: str) -> None:

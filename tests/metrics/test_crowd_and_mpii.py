@@ -81,6 +81,16 @@ def test_crowdposes_numbers_are_those_of_its_own_evaluation() -> None:
     assert set(vars(crowd_ap(truth, [], CROWDPOSE14)).values()) == {0.0}
 
 
+def test_counts_that_a_file_leaves_out_are_made() -> None:
+    truth, predictions = crowd()
+    bare = [
+        {k: v for k, v in a.items() if k not in ("iscrowd", "num_keypoints")} for a in truth["annotations"]
+    ]
+    counted = [{**a, "num_keypoints": sum(v > 0 for v in a["keypoints"][2::3])} for a in truth["annotations"]]
+    found = crowd_ap({**truth, "annotations": bare}, predictions, CROWDPOSE14)
+    assert found == crowd_ap({**truth, "annotations": counted}, predictions, CROWDPOSE14)
+
+
 def test_a_level_without_images_is_not_0() -> None:
     truth, predictions = crowd()
     empty = {**truth, "images": [{**image, "crowdIndex": 0.1} for image in truth["images"]]}

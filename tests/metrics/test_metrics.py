@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -134,6 +137,82 @@ def test_accuracy_of_a_perfect_prediction_and_of_swapped_sides() -> None:
     assert swapped.pck_either_side.mean == 1
     assert swapped.oks is None
     assert swapped.presence_auc is None
+
+
+def test_pck_by_box_and_by_torso_are_two_measures() -> None:
+    joints = np.tile(np.array([50.0, 50.0]), (1, 14, 1))
+    joints[0, LSP14.index("left_shoulder")] += [6.0, 8.0]  # a torso of 10 pixels in a box of 100
+    persons = _persons(joints, skeleton=LSP14)
+    found = measure(persons.joints + [0.0, 3.0], persons)
+    assert (found.pck_box_all.mean, found.pck_torso.mean) == (1.0, 0.0)
+    persons.joints[0, LSP14.index("left_shoulder")] += [6.0, 8.0]  # of 20
+    assert measure(persons.joints + [0.0, 3.0], persons).pck_torso.mean == 1.0
+
+
+def test_a_skeleton_without_a_torso_is_measured_by_the_box_alone() -> None:
+    persons = _persons(np.full((2, 3, 2), 20.0))
+    found = measure(persons.joints, persons)
+    assert found.pck_box_all.mean == 1
+    assert np.isnan(found.pck_torso.mean)
+
+
+def test_oks_is_cocos_own_of_these_persons() -> None:
+    """Sizes on both sides of COCO's medium, some guesses far off, some persons half labelled."""
+    coco = pytest.importorskip("pycocotools.coco", reason="needs pycocotools")
+    from pycocotools.cocoeval import COCOeval
+
+    rng = np.random.default_rng(3)
+    count = 12
+    persons = _persons(rng.uniform(0, 100, (count, 14, 2)), rng.random((count, 14)) < 0.8, LSP14)
+    persons = replace(
+        persons, areas=np.where(np.arange(count) < 5, 2000.0, 20000.0), image_ids=7 + np.arange(count) // 2
+    )
+    guess = persons.joints + rng.normal(0, rng.uniform(0, 20, (count, 1, 1)), persons.joints.shape)
+    scores = rng.uniform(0, 1, (count, 14)).astype(np.float32)
+    found = measure(guess.astype(np.float32), persons, scores).oks
+    assert found is not None
+
+    truth, predictions = [], []
+    for i in range(count):
+        x1, y1, x2, y2 = persons.boxes[i]
+        v = 2.0 * persons.labelled[i][:, None]
+        truth.append(
+            {
+                "id": i + 1,
+                "image_id": 7 + i // 2,
+                "category_id": 1,
+                "iscrowd": 0,
+                "area": persons.areas[i],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "num_keypoints": int(persons.labelled[i].sum()),
+                "keypoints": np.concatenate([persons.joints[i] - 0.5, v], axis=1).ravel().tolist(),
+            }
+        )
+        predictions.append(
+            {
+                "image_id": 7 + i // 2,
+                "category_id": 1,
+                "score": float(scores[i].mean()),
+                "keypoints": np.concatenate([guess[i] - 0.5, scores[i][:, None]], axis=1).ravel().tolist(),
+            }
+        )
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground = coco.COCO()
+        ground.dataset = {
+            "images": [{"id": 7 + i} for i in range(count // 2)],
+            "categories": [{"id": 1}],
+            "annotations": truth,
+        }
+        ground.createIndex()
+        evaluator = COCOeval(ground, ground.loadRes(predictions), "keypoints")
+        evaluator.params.kpt_oks_sigmas = np.array(LSP14.sigmas)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    ap, ap50, ap75, medium, large = evaluator.stats[:5]
+    assert len({ap, ap50, ap75, medium, large}) == 5  # or an exchange would not show
+    assert (found.ap, found.ap50, found.ap75) == pytest.approx((ap, ap50, ap75), abs=1e-6)
+    assert (found.ap_medium, found.ap_large) == pytest.approx((medium, large), abs=1e-6)
 
 
 def test_a_box_that_cannot_be_used_is_named_with_its_image(tmp_path: Path) -> None:
