@@ -21,6 +21,7 @@ class FakeTensorRt(ModuleType):
 
     Attributes:
         builds: how many engines were built.
+        flags: that builders were given.
         refuses: whether an execution that is queued on a stream is refused.
     """
 
@@ -28,6 +29,7 @@ class FakeTensorRt(ModuleType):
         super().__init__("tensorrt")
         self.__version__ = version
         self.builds = 0
+        self.flags: list[int] = []
         self.timing_caches: list[bytes] = []
         self.contexts = 0
         self.refuses: Callable[[Stream], bool] = lambda stream: False
@@ -47,7 +49,7 @@ class FakeTensorRt(ModuleType):
         config = SimpleNamespace(
             set_memory_pool_limit=lambda *_: None,
             add_optimization_profile=lambda *_: None,
-            set_flag=lambda *_: None,
+            set_flag=self.flags.append,
             create_timing_cache=lambda given: (
                 None if given == b"damaged" else SimpleNamespace(given=given, serialize=lambda: b"timings")
             ),

@@ -231,6 +231,7 @@ def test_a_box_that_leaves_the_image_is_cropped_whole_as_in_training(bundle: Pat
         ({"model": "lfpose-light"}, BundleError, "did you mean 'lfpose-lite'"),
         ({"backend": "onnxrt"}, BackendUnavailable, "did you mean 'onnxruntime'"),
         ({"backend": "onnxruntime", "device": "cuda"}, BackendUnavailable, "pip install onnxruntime-gpu"),
+        ({"backend": "openvino", "device": "cuda"}, BackendUnavailable, "runs on device 'cpu' here"),
         ({"backend": "onnxruntime", "precision": "fp16"}, BackendUnavailable, "fp32 or int8, not 'fp16'"),
         ({"device": "cuda:0"}, BackendUnavailable, "no backend can do device 'cuda:0'"),
         ({"precision": "int8"}, BundleError, "has no int8-cpu model"),

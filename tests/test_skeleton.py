@@ -25,6 +25,31 @@ def test_lengths_and_order(skeleton: Skeleton, joints: int, first: str, last: st
     assert SKELETONS[skeleton.name] is skeleton
 
 
+PUBLISHED = {
+    "lsp14": "right_ankle right_knee right_hip left_hip left_knee left_ankle right_wrist right_elbow "
+    "right_shoulder left_shoulder left_elbow left_wrist neck head_top",
+    "mpii16": "right_ankle right_knee right_hip left_hip left_knee left_ankle pelvis thorax upper_neck "
+    "head_top right_wrist right_elbow right_shoulder left_shoulder left_elbow left_wrist",
+    "crowdpose14": "left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist left_hip "
+    "right_hip left_knee right_knee left_ankle right_ankle head neck",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_joints_are_in_the_order_that_their_data_set_has(name: str) -> None:
+    assert SKELETONS[name].keypoints == tuple(PUBLISHED[name].split())
+
+
+def test_crowdposes_sigmas_are_its_own_and_leeds_are_the_same_joint_by_joint() -> None:
+    # The evaluation code of CrowdPose, in tenths, of either side.
+    parts = {"shoulder": 0.79, "elbow": 0.72, "wrist": 0.62, "hip": 1.07, "knee": 0.87, "ankle": 0.89}
+    sides = {f"{side}_{part}": sigma for part, sigma in parts.items() for side in ("left", "right")}
+    for skeleton, rest in ((CROWDPOSE14, ("head", "neck")), (LSP14, ("head_top", "neck"))):
+        found = dict(zip(skeleton.keypoints, skeleton.sigmas, strict=True))
+        expected = {**sides, **dict.fromkeys(rest, 0.79)}
+        assert found == pytest.approx({joint: sigma / 10 for joint, sigma in expected.items()})
+
+
 def test_coco_sigmas_are_those_of_cocoeval() -> None:
     # pycocotools.cocoeval.Params.setKpParams, in tenths.
     published = [

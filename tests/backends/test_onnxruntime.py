@@ -9,6 +9,7 @@ import onnxruntime as engine
 import pytest
 from bundles import write_spot_bundle
 
+from lfpose_edge import backends
 from lfpose_edge import machine as facts
 from lfpose_edge.backends import Request, load_backend, onnxruntime, openvino
 from lfpose_edge.bundle import Bundle
@@ -34,6 +35,48 @@ def test_where_sums_may_overflow_the_exact_way_is_taken(
     monkeypatch.setattr(facts.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(facts, "cpu_flags", lambda: frozenset(flags))
     assert onnxruntime.session_options().get_session_config_entry(PRECISE) == "1"
+
+
+def test_the_threads_that_are_asked_for_are_the_engines() -> None:
+    assert onnxruntime.session_options(3).intra_op_num_threads == 3
+    bundle = Bundle.open(bundle_path("lfpose-lite"))
+    if reason := openvino.unavailable():
+        pytest.skip(reason)
+    backend = openvino.load(bundle, Request(threads=1))
+    assert backend._one.get_property("INFERENCE_NUM_THREADS") == 1
+    backend.close()
+
+
+def test_openvino_keeps_what_it_compiled_where_it_is_told(tmp_path: Path) -> None:
+    if reason := openvino.unavailable():
+        pytest.skip(reason)
+    bundle = Bundle.open(write_spot_bundle(tmp_path / "b"))
+    openvino.load(bundle, Request(cache_dir=str(tmp_path / "cache"))).close()
+    assert list((tmp_path / "cache").iterdir())
+
+
+def test_what_cannot_be_prepared_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(write_spot_bundle(tmp_path / "b"))
+    closed: list[Any] = []
+    monkeypatch.setattr(onnxruntime.OnnxRuntimeBackend, "close", lambda self: closed.append(self))
+
+    def refused(backend: Any) -> None:
+        raise BackendUnavailable(backend.description)
+
+    with pytest.raises(BackendUnavailable, match="onnxruntime"):
+        load_backend(bundle, "onnxruntime", Request(), refused)
+    assert len(closed) == 1
+
+
+def test_auto_takes_openvino_on_x86_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason := openvino.unavailable():
+        pytest.skip(reason)
+    bundle = Bundle.open(write_spot_bundle(tmp_path / "b"))
+    for machine, expected in (("x86_64", "openvino"), ("aarch64", "onnxruntime")):
+        monkeypatch.setattr(backends.platform, "machine", lambda machine=machine: machine)
+        backend = load_backend(bundle, "auto", Request("cpu"))
+        assert backend.description.startswith(expected)
+        backend.close()
 
 
 def test_its_threads_leave_the_cores_to_the_kernels_after_a_run() -> None:

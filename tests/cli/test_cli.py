@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import shutil
 import signal
@@ -10,16 +11,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from bundles import write_spot_bundle
 
+from lfpose_edge import StageTimings
+from lfpose_edge.cli import bench, predict
 from lfpose_edge.cli import main as cli
-from lfpose_edge.cli import predict
 from lfpose_edge.cli.errors import Stopped
 from lfpose_edge.cli.predict import PHOTO, parse_boxes
 from lfpose_edge.sources import Frame
@@ -343,6 +348,49 @@ def test_verbose_adds_the_trace(lfpose) -> None:
     assert done.code == 1
     assert "Traceback" in done.err
     assert "SourceError" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "function", "given"),
+    [
+        (
+            "data label a.json images --teacher t --out b.json --least-score 0.7 --grow 1 --grow 2 --upright",
+            "labelling.run_label",
+            {"least_score": 0.7, "grows": [1.0, 2.0], "upright": True, "mirrored": True},
+        ),
+        ("data crowd a.json images --out c --seed 3", "labelling.run_crowd", {"seed": 3}),
+        (
+            "tags make a.json images --out b.csv --regions 9 --seed 3",
+            "tagging.run_make",
+            {"regions": 9, "seed": 3},
+        ),
+        (
+            "tags simulate b.csv a.json images --out c.csv --mistakes 0.1 --seed 3",
+            "tagging.run_simulate",
+            {"mistakes": 0.1, "seed": 3},
+        ),
+    ],
+    ids=lambda value: value.split(" -")[0] if isinstance(value, str) else "",
+)
+def test_options_reach_what_does_the_work(
+    lfpose, monkeypatch: pytest.MonkeyPatch, words: str, function: str, given: dict[str, Any]
+) -> None:
+    module, _, name = function.partition(".")
+    module = import_module(f"lfpose_edge.cli.{module}")
+    names = inspect.signature(getattr(module, name))
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(module, name, lambda *a, **k: calls.append(names.bind(*a, **k).arguments))
+    assert lfpose(*words.split()).code == 0
+    (called,) = calls
+    assert {option: called[option] for option in given} == given
+
+
+def test_frames_a_second_are_those_of_the_median_frame() -> None:
+    times = np.array([[4.0] + [0.5] * 5, [2.0] + [0.25] * 5, [8.0] + [1.0] * 5])
+    times = times[:, : 1 + len(fields(StageTimings))]
+    row = bench._row(bench.Case(lambda: None, "paper", 1, 1), times)
+    assert row["fps"] == pytest.approx(250)
+    assert row["total_p50_ms"] == 4.0
 
 
 def test_box_lists() -> None:

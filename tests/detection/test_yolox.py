@@ -204,6 +204,11 @@ def test_other_networks_are_refused(tmp_path: Path, options: dict[str, Any], tex
     assert "other.onnx is no YOLOX detector" in str(caught.value)
 
 
+def test_threads_are_the_networks(tmp_path: Path) -> None:
+    detector = YoloxDetector(write_network(tmp_path / "n.onnx", {}), threads=2)
+    assert detector._session.get_session_options().intra_op_num_threads == 2
+
+
 def test_a_batch_axis_left_open_is_fine(tmp_path: Path) -> None:
     path = write_network(
         tmp_path / "n.onnx", {0: row(0.5, 0.5, 1, 1, 1, 1)}, input_shape=("n", 3, SIDE, SIDE)

@@ -12,11 +12,13 @@ from typing import Any
 
 import onnx
 import pytest
+from bundles import spot_facts
 from engine_doubles import FakeTensorRt
 from pipeline_cases import Make, full_disk
 
 from lfpose_edge.backends import engine_cache, tensorrt_api
 from lfpose_edge.backends.engine_files import check_engine, fingerprint_of, write_engine
+from lfpose_edge.bundle import write_manifest
 from lfpose_edge.zoo import bundle_path
 
 
@@ -56,6 +58,28 @@ def test_an_engine_that_does_not_fit_is_built_anew(
     on_gpu(**options).close()
     assert tensorrt.builds == 2
     on_gpu(**options).close()
+    assert tensorrt.builds == 2
+
+
+def test_an_int8_engine_may_compute_in_halves_too(tensorrt: FakeTensorRt, on_gpu: Make, bundle: Path) -> None:
+    shutil.copy(bundle / "model.onnx", bundle / "model.int8-trt.onnx")
+    write_manifest(bundle, spot_facts(models={"fp32": "model.onnx", "int8-trt": "model.int8-trt.onnx"}))
+    on_gpu(precision="int8").close()
+    assert set(tensorrt.flags) == {tensorrt.BuilderFlag.FP16, tensorrt.BuilderFlag.INT8}
+    tensorrt.flags.clear()
+    on_gpu(precision="fp32").close()
+    assert tensorrt.flags == []
+
+
+@pytest.mark.parametrize("batches", [[4, 8, 32], [1, 4, 8]])
+def test_an_engine_of_the_bundle_that_takes_other_batches_is_passed_over(
+    tensorrt: FakeTensorRt, on_gpu: Make, bundle: Path, tmp_path: Path, batches: list[int]
+) -> None:
+    on_gpu().close()
+    (tmp_path / "cache" / "engines").rename(bundle / "engines")
+    (sidecar,) = (bundle / "engines").glob("*.json")
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "batches": batches}))
+    on_gpu().close()
     assert tensorrt.builds == 2
 
 
