@@ -215,6 +215,37 @@ def test_sources_that_give_nothing(tmp_path: Path, source: Any, error: type[Exce
         list(frames(where))
 
 
+class _Stream:
+    """A stream of two frames, as OpenCV opens one."""
+
+    def __init__(self, source: str) -> None:
+        self.source, self.left = source, 2
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return self.source == "rtsp://camera/stream"
+
+    def get(self, fact: int) -> float:
+        return {cv2.CAP_PROP_FPS: 90000.0, cv2.CAP_PROP_FRAME_COUNT: -9.2e18}.get(fact, 0.0)
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.left -= 1
+        return (True, _image()) if self.left >= 0 else (False, None)
+
+    def release(self) -> None:
+        self.left = 0
+
+
+def test_a_stream_says_neither_its_length_nor_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", _Stream)
+    found = list(frames("rtsp://camera/stream"))
+    assert [(f.name, f.count, f.fps) for f in found] == [
+        ("rtsp://camera/stream frame 0", None, None),
+        ("rtsp://camera/stream frame 1", None, None),
+    ]
+    with pytest.raises(SourceError, match="cannot open rtsp://other"):
+        list(frames("rtsp://other"))
+
+
 def test_a_file_that_is_no_video(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.avi"
     path.write_bytes(b"not a video" * 100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from lfpose_edge.cli import evaluate
 from lfpose_edge.cli import main as cli
-from lfpose_edge.skeleton import LSP14
+from lfpose_edge.console import plain_console
+from lfpose_edge.persons import read_coco_keypoints
+from lfpose_edge.skeleton import CROWDPOSE14, LSP14
 from lfpose_edge.train.checkpoint import save_checkpoint
 from lfpose_edge.train.networks import build_network
 from lfpose_edge.train.recipe import Recipe
@@ -93,6 +97,60 @@ def test_two_evaluations_of_the_same_persons_are_compared(
         "eval", "train/annotations.json", "train/images", *val[2:], *model, "--against", str(earlier)
     )
     assert (others.code, "was not measured on these persons" in others.err) == (1, True)
+
+
+def test_a_bundle_is_measured_on_the_engine_that_is_named(lfpose, figures: Path, tmp_path: Path) -> None:
+    sets = ("val/annotations.json", "val/images", "--data", str(figures), "--json", str(tmp_path / "a.json"))
+    done = lfpose("eval", *sets, "--backend", "onnxruntime", "--precision", "fp32")
+    assert done.code == 0, done.err
+    runs_on = json.loads((tmp_path / "a.json").read_text())["runs_on"]
+    assert (runs_on.split()[0], runs_on.split()[-1]) == ("onnxruntime", "fp32")
+
+
+def test_the_tables_say_what_their_columns_say(
+    lfpose, checkpoint: Path, figures: Path, tmp_path: Path
+) -> None:
+    sets = ("val/annotations.json", "val/images", "--data", str(figures), "--json", str(tmp_path / "a.json"))
+    done = lfpose("eval", *sets, "--model", str(checkpoint))
+    tree = json.loads((tmp_path / "a.json").read_text())
+
+    def cells(first: str) -> list[str]:
+        (line,) = (row for row in done.out.splitlines() if re.match(rf"\W+{re.escape(first)}\W", row))
+        return re.findall(r"\d\.\d{3}", line)
+
+    mean = {name: f"{tree[name]['mean']:.3f}" for name in ("pck_box_all", "pck_torso", "pck_box")}
+    assert cells("all") == [mean["pck_box_all"], mean["pck_torso"]]
+    line = tree["lines"]["mean pose of these persons"]
+    assert cells("mean pose of these persons") == [
+        f"{line[name]['mean']:.3f}" for name in ("pck_box", "pck_either_side")
+    ]
+    knee = [tree[name]["per_joint"]["left_knee"] for name in ("pck_box_all", "pck_torso")]
+    assert cells("left_knee")[:2] == [f"{value:.3f}" for value in knee]
+
+
+def test_crowdposes_levels_are_shown_of_its_people(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    people = [
+        {
+            "id": i + 1,
+            "image_id": i,
+            "category_id": 1,
+            "bbox": [0, 0, 100, 100],
+            "keypoints": np.c_[rng.integers(10, 90, (14, 2)), np.full(14, 2)].ravel().tolist(),
+        }
+        for i in range(3)
+    ]
+    images = [{"id": i, "file_name": f"{i}.png", "crowdIndex": i / 3} for i in range(3)]
+    joints = list(CROWDPOSE14.keypoints)
+    tree = {"images": images, "annotations": people, "categories": [{"id": 1, "keypoints": joints}]}
+    for image in images:
+        (tmp_path / str(image["file_name"])).touch()
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    persons = read_coco_keypoints(tmp_path / "a.json", tmp_path, CROWDPOSE14)
+    evaluate._print_levels(plain_console(), tmp_path / "a.json", persons, persons.joints, np.ones((3, 14)))
+    assert "CrowdPose AP 1.000  easy 1.000  medium 1.000  hard -1.000" in capsys.readouterr().out
 
 
 def test_a_checkpoint_has_no_backend_to_choose(lfpose, checkpoint: Path, figures: Path) -> None:
