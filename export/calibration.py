@@ -185,9 +185,10 @@ def _held_out(
 ) -> CropSet:
     """Crops of a located set, without the persons that the ranges are seen on."""
     persons = _shuffled(read_coco_keypoints(*proof, skeleton))
-    held_out = cut_crops(persons.first(MOST_HELD_OUT), how, progress)
+    # As many more as the ranges may turn out to be made from: both may be the first of one file.
+    held_out = cut_crops(persons.first(MOST_HELD_OUT + len(crops)), how, progress)
     known = set(crops.marks)
-    apart = [row for row, mark in enumerate(held_out.marks) if mark not in known]
+    apart = [row for row, mark in enumerate(held_out.marks) if mark not in known][:MOST_HELD_OUT]
     _require_enough_to_judge(str(proof[0]), len(apart))
     return held_out.part(apart)
 

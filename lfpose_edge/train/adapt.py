@@ -164,17 +164,17 @@ class Verdict:
     def faults(self) -> list[str]:
         """Why the adapted model should not be used; nothing where it should."""
         found = []
-        if self.after.agreement - self.before.agreement < LEAST_AGREEMENT:
+        if not self.after.agreement - self.before.agreement >= LEAST_AGREEMENT:  # nor where one is NaN
             found.append(
                 f"it agrees with itself in {self.after.agreement:.3f} of the target's joints, and did in "
                 f"{self.before.agreement:.3f}"
             )
-        if self.after.spread < LEAST_SPREAD * self.before.spread:
+        if not self.after.spread >= LEAST_SPREAD * self.before.spread:
             found.append(
                 f"it puts the target's joints closer together: {self.after.spread:.3f} of the box from their "
                 f"middle, and did {self.before.spread:.3f}"
             )
-        if self.source_after - self.source_before < LEAST_SOURCE:
+        if not self.source_after - self.source_before >= LEAST_SOURCE:
             found.append(
                 f"on the source it finds {self.source_after:.3f} of the joints, and did "
                 f"{self.source_before:.3f}"

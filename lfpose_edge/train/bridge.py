@@ -61,8 +61,8 @@ class DomainBridge(nn.Module):
         self.memory = StructureMemory(len(skeleton), fine) if recipe.structure else None
         joints = len(skeleton)
         self.register_buffer("source_relations", torch.zeros(joints, joints))
-        # Batches of the source, their loss at first and now, and the side of the crops.
-        self.register_buffer("watched", torch.zeros(4))
+        # Batches of the source, their loss at first and now, and height and width of the crops.
+        self.register_buffer("watched", torch.zeros(5))
         self.watched: Tensor
         self._last: dict[str, Tensor] = {}  # features of each domain's last batch
 
@@ -166,15 +166,15 @@ class DomainBridge(nn.Module):
         """
         if not isinstance(sample, Sample) or sample.of_target.any():
             return
-        count, first, last, side = self.watched.tolist()
-        if side != sample.crop.shape[3]:  # a stage of another size, where the loss is another
-            count, first, last, side = 0, 0.0, 0.0, sample.crop.shape[3]
+        count, first, last, *size = self.watched.tolist()
+        if size != list(sample.crop.shape[2:]):  # a stage of another size, where the loss is another
+            count, first, last, size = 0, 0.0, 0.0, list(sample.crop.shape[2:])
         if count < _WATCHED:
             first += (location - first) / (count + 1)
             last = first
         else:
             last += (location - last) / _WATCHED
-        self.watched.copy_(torch.tensor([count + 1, first, last, side]))
+        self.watched.copy_(torch.tensor([count + 1, first, last, *size]))
         if last > first + _ASTRAY:
             message = (
                 f"the adaptation runs astray: the source's location loss is {last:.2f} nats, and was "

@@ -117,6 +117,16 @@ def test_whom_the_ranges_are_seen_on_proves_nothing(tmp_path: Path) -> None:
         _load(proof[0], tmp_path, images=proof[1], proof=proof)
 
 
+def test_of_one_file_for_ranges_and_proof_each_has_its_own_persons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "MOST_HELD_OUT", 20)
+    _coco(tmp_path, "train", 60)
+    proof = (tmp_path / "coco/annotations/person_keypoints_train2017.json", tmp_path / "coco/train2017")
+    found = _load(proof[0], tmp_path, images=proof[1], proof=proof, limit=40)
+    assert (len(found.crops), len(found.held_out)) == (40, 20)
+
+
 def test_of_a_video_what_is_held_out_is_in_blocks_from_all_over_it(tmp_path: Path) -> None:
     found = _load(_images(tmp_path / "frames", 60), tmp_path, limit=32)
     parts = (found.crops, found.held_out)

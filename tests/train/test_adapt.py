@@ -170,8 +170,11 @@ GOOD = SelfAgreement(0.6, 0.25, 0.5)
         (SelfAgreement(0.5, 0.25, 0.6), 0.80, "agrees with itself in 0.500"),
         (SelfAgreement(0.9, 0.10, 0.9), 0.80, "closer together"),
         (SelfAgreement(0.7, 0.25, 0.6), 0.70, "on the source it finds 0.700"),
+        (SelfAgreement(float("nan"), 0.25, 0.6), 0.80, "agrees with itself in nan"),
+        (SelfAgreement(0.7, float("nan"), 0.6), 0.80, "closer together: nan"),
+        (SelfAgreement(0.7, 0.25, 0.6), float("nan"), "on the source it finds nan"),
     ],
-    ids=["better", "unsteady", "collapsed", "forgetful"],
+    ids=["better", "unsteady", "collapsed", "forgetful", "no agreement", "no spread", "no source"],
 )
 def test_the_verdict(after: SelfAgreement, source_after: float, words: str | None) -> None:
     faults = Verdict(GOOD, after, 0.8, source_after, 0.1).faults()

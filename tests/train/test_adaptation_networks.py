@@ -59,13 +59,32 @@ def test_the_graph_is_the_skeletons(skeleton: Skeleton) -> None:
     nodes, places = graph(torch.randn(3, len(skeleton), 20))
     assert nodes.shape == (3, len(skeleton), 128)
     assert places.shape == (3, len(skeleton), 2)
+    assert torch.linalg.eigvalsh(graph.bones).max().item() == pytest.approx(1, abs=1e-5)
     # One layer hears from the neighbours alone.
-    features = torch.randn(1, len(skeleton), 20, requires_grad=True)
-    k = skeleton.index("left_elbow")
-    (graph.bones @ graph.layers[0](features))[0, k].sum().backward()
-    heard = set(features.grad[0].abs().sum(dim=1).nonzero()[:, 0].tolist())
-    assert heard == {k, skeleton.index("left_shoulder"), skeleton.index("left_wrist")}
+    graph.layers, graph.norms = graph.layers[:1], graph.norms[:1]
+    k, other = skeleton.index("left_elbow"), skeleton.index("right_ankle")
+    neighbours = {k, skeleton.index("left_shoulder"), skeleton.index("left_wrist")}
+    assert _heard_by(graph, k) == neighbours
+    with torch.no_grad():
+        graph.residual[k, other] = 1  # and from whom it has learned to
+    assert _heard_by(graph, k) == {*neighbours, other}
     assert TopologyGraph(20, skeleton, residual=False).residual is None
+
+
+def _heard_by(graph: TopologyGraph, joint: int) -> set[int]:
+    features = torch.randn(1, len(graph.bones), 20, requires_grad=True)
+    (grad,) = torch.autograd.grad(graph(features)[0][0, joint].sum(), features)
+    return set(grad[0].abs().sum(dim=1).nonzero()[:, 0].tolist())
+
+
+def test_what_is_gathered_is_a_mean_over_the_partner() -> None:
+    attention = CrossAttention(16)
+    with torch.no_grad():
+        attention.weight.fill_(1)
+        attention.carry.weight.zero_()
+        attention.carry.bias.fill_(1)
+    ours = torch.randn(2, 16, 4, 3)
+    torch.testing.assert_close(attention(ours, torch.randn(2, 16, 5, 6)), ours + 1)
 
 
 def test_a_joints_feature_is_the_maps_where_the_joint_is() -> None:

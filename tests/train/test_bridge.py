@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from lfpose_edge.export.to_onnx import to_onnx
+from torch.nn import functional as F
 
 from lfpose_edge.errors import LFPoseError, RecipeError
 from lfpose_edge.persons import read_coco_keypoints
@@ -23,6 +24,7 @@ from lfpose_edge.train.checkpoint import load_checkpoint
 from lfpose_edge.train.data.crops import Sample
 from lfpose_edge.train.data.tagged_crops import TagSample
 from lfpose_edge.train.networks import build_network
+from lfpose_edge.train.networks.adaptation import joint_features, relations
 from lfpose_edge.train.networks.cam_network import CamNetwork, Features, PoseOutput
 from lfpose_edge.train.recipe import Adaptation, Recipe
 from lfpose_edge.train.start import trained_network
@@ -195,6 +197,53 @@ def test_an_adaptation_that_unlearns_the_source_is_stopped(bridge: DomainBridge)
         ):
             for _ in range(40):
                 watching.watch(_source(), 4.0)
+
+
+def test_a_stage_of_another_size_is_watched_anew(bridge: DomainBridge) -> None:
+    for size, loss in (((128, 96), 2.0), ((192, 96), 3.5), ((192, 128), 5.0)):
+        crops = torch.zeros(B, 3, *size, dtype=torch.uint8)
+        for _ in range(200):
+            bridge.watch(_source()._replace(crop=crops), loss)
+
+
+def test_the_graph_learns_places_of_labelled_joints_in_parts_of_the_crop(make_bridge: Any) -> None:
+    bridge = make_bridge(topology=1.0, places=0.3)
+    extent = torch.tensor([96.0, 64.0])
+    sample = _source()._replace(crop=torch.zeros(B, 3, 64, 96, dtype=torch.uint8))
+    sample = sample._replace(joints=torch.rand(B, K, 2) * extent)
+    sample.joints[~sample.labelled] = 1e4
+    output = _output()
+    loss = bridge(output, sample, 0.5).item()
+    _, places = bridge.graph(joint_features(output.cams, output.features.fine))
+    off = F.smooth_l1_loss(places, sample.joints / extent, reduction="none").sum(dim=2)
+    assert loss == pytest.approx(0.3 * off[sample.labelled].mean().item(), rel=1e-5)
+    before, output = bridge.source_relations.clone(), _output()
+    bridge(output, sample, 0.5)
+    nodes, _ = bridge.graph(joint_features(output.cams, output.features.fine))
+    torch.testing.assert_close(bridge.source_relations, 0.98 * before + 0.02 * relations(nodes.detach()))
+
+
+def test_what_a_located_joint_looks_like_is_seen_where_it_is(make_bridge: Any) -> None:
+    bridge = make_bridge(structure=1.0)
+    sample = _source(TARGET)
+    sample.joints[:, 0] = torch.tensor([44.0, 12.0])  # row 1 and column 5 of 8 x 8 cells
+    sample.labelled[:, 0], sample.labelled[:, 1] = True, False
+    fine = torch.zeros(B, 16, 8, 8)
+    fine[:, 3, 1, 5] = 1
+    output = _output()
+    bridge(output._replace(features=Features(output.features.deep, fine)), sample, 0.5)
+    assert bridge.memory.centres[0, 3] > 0.05
+    assert not bridge.memory.seen[1]
+
+
+def test_the_bridge_moves_what_joints_look_like_and_not_where_they_are(make_bridge: Any) -> None:
+    bridge = make_bridge(topology=1.0, features=0.1)
+    bridge(_output(), _source(), 0.5)
+    output = _output()
+    output.cams.requires_grad_()
+    bridge(output, _target(), 0.5).backward()
+    assert output.cams.grad is None
+    assert output.features.fine.grad.abs().sum() > 0
 
 
 def _data(**changes: Any) -> dict[str, Any]:

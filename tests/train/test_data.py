@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 
 from lfpose_edge.persons import joined, read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
@@ -39,6 +41,32 @@ def test_a_mirrored_crop_swaps_left_and_right(figures: Path) -> None:
     np.testing.assert_allclose(mirrored.joints[:, 1], plain.joints[swap, 1], atol=1e-3)
     difference = mirrored.crop.float() - plain.crop.flip(2).float()
     assert difference.abs().max() <= 1
+
+
+def test_what_is_known_of_a_joint_changes_sides_with_it(figures: Path) -> None:
+    folder = figures / "train"
+    persons = read_coco_keypoints(folder / "annotations.json", folder / "images", LSP14, unlabelled="unknown")
+    assert not persons.labelled.all()
+    always = Augment(rotation_deg=0, scale=0, shift=0, flip=1, color=0, cutout=0)
+    plain, mirrored = (PersonCrops(persons, CropView((64, 64), 1.25, augment)) for augment in (None, always))
+    for one, other in zip(plain, mirrored, strict=True):
+        for column, swapped in ((one.labelled, other.labelled), (one.known, other.known)):
+            assert torch.equal(swapped, column[LSP14.flip_permutation])
+
+
+STILL = {"rotation_deg": 0, "scale": 0, "shift": 0, "flip": 0, "color": 0, "cutout": 0}
+ONE_EACH = {
+    **{"rotation_deg": 30, "turn": 1, "scale": 0.5, "shift": 0.2, "zoom": 1, "flip": 1},
+    **{"color": 0.5, "cutout": 1, "hide": 0.5, "coarse": 1, "intruder": 1},
+}
+
+
+@pytest.mark.parametrize("key", ONE_EACH)
+def test_every_augmentation_changes_what_is_seen(figures: Path, key: str) -> None:
+    assert set(ONE_EACH) == set(Augment.model_fields)
+    views = [CropView((64, 64), 1.25, Augment(**{**STILL, **more})) for more in ({}, {key: ONE_EACH[key]})]
+    still, changed = (PersonCrops(_figures(figures), view) for view in views)
+    assert any(not torch.equal(still[i].crop, changed[i].crop) for i in range(4))
 
 
 def test_samples_depend_on_seed_and_index_only(figures: Path) -> None:

@@ -162,6 +162,20 @@ def test_depthwise_gradients_are_those_of_conv2d(kernel: int, stride: int) -> No
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_crops_are_normalised_as_the_manifest_says() -> None:
+    network = _network((8, 8, 8, 8))
+    crops = network.normalize(torch.full((1, 3, 32, 32), 200, dtype=torch.uint8))
+    mean, std = (torch.tensor(v) for v in (network.backbone.pixel_mean, network.backbone.pixel_std))
+    torch.testing.assert_close(crops[0, :, 0, 0], (200 - mean) / std)
+
+
+def test_what_was_frozen_can_be_freed() -> None:
+    network = _network((8, 8, 8, 8))
+    network.freeze(2)
+    network.freeze(0)
+    assert all(p.requires_grad for p in network.parameters())
+
+
 def test_frozen_layers_stay_as_they_are() -> None:
     network = _network((8, 8, 8, 8))
     network.freeze(2)

@@ -250,6 +250,33 @@ def test_a_mirrored_crop_exchanges_left_and_right(sheet: Tags, tmp_path: Path) -
     assert not torch.equal(crops[0].crop, other)
 
 
+def test_the_easy_view_is_the_plain_crop(sheet: Tags, tmp_path: Path) -> None:
+    plain = TaggedCrops(sheet, tmp_path, CropView((32, 48), 1.25))[0]
+    view = CropView((32, 48), 1.25, Augment(flip=1.0))
+    sample = TaggedCrops(sheet, tmp_path, view, two_views=True)[0]
+    assert torch.equal(sample.easy, plain.crop)
+    torch.testing.assert_close(sample.easy_affine, plain.affine)
+    assert not torch.equal(sample.crop, plain.crop)
+    assert sample.whole.tolist() == [True, False]
+    torch.testing.assert_close(sample.rates, plain.rates[LSP14.flip_permutation])
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "other"),
+    [("tag_balance", True, False), ("tag_mistakes", 0.02, 0.2), ("tag_sharpness", 1.0, 6.0)],
+)
+def test_every_constant_of_the_tag_loss_counts(key: str, one: float, other: float) -> None:
+    sample = _told([[YES, YES, NO], [YES, NO, OPEN]], [True, False])
+    sample = sample._replace(rates=torch.full((1, 3), 0.2))
+    cams = torch.linspace(-2, 2, 256).view(1, 1, 16, 16).repeat(1, 3, 1, 1)
+    output = PoseOutput(cams, torch.zeros(1, 3))
+    found = [
+        tag_loss(output, sample, torch.arange(3), 4.0, Loss(presence=0, **{key: value})).total.item()
+        for value in (one, other)
+    ]
+    assert found[0] != pytest.approx(found[1], abs=1e-4)
+
+
 def test_a_missing_or_damaged_image_is_named(sheet: Tags, tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"no image")
     with pytest.raises(SourceError, match=r"cannot decode .*b\.png"):

@@ -197,8 +197,8 @@ class CamNetwork(nn.Module):
         """Keep the backbone's stem and its first ``stages`` stages as they are; 0 frees everything."""
         layers = self.backbone.early_layers()
         self._frozen = layers[: stages + 1] if stages else []
-        for layer in self._frozen:
-            layer.requires_grad_(False)
+        for layer in layers:
+            layer.requires_grad_(layer not in self._frozen)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> CamNetwork:
