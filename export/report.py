@@ -63,7 +63,7 @@ def write_report(folder: Path, report: Report, bundle: Bundle, engines: Sequence
     tree = _tree(report, bundle, engines)
     for row in tree["precisions"]:
         lost = max(row["drop_points"], row["presence_drop_points"])
-        if lost > report.max_drop:
+        if not lost <= report.max_drop:  # nor where it is not a number
             message = (
                 f"the engine {row['precision']} loses {lost:.2f} points, more than --max-drop "
                 f"{report.max_drop:g}; nothing was published"

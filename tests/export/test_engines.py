@@ -255,6 +255,19 @@ def test_an_engine_that_computes_something_else_is_not_published(
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize(("output", "change"), [("cams", "mirrored"), ("presence", "the same everywhere")])
+def test_an_engine_that_loses_more_than_it_may_is_not_published(
+    output: str, change: str, fake: Fake, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.changes = {output: CHANGES[change]}
+    monkeypatch.setattr(engines, "require_parity", lambda *_: None)  # which would have refused it before
+    source = write_blob_bundle(tmp_path / "blob")
+    int8 = Int8(str(frames), tmp_path, max_drop=5)
+    with pytest.raises(AccuracyGateError, match=r"the engine tensorrt.* loses .* more than --max-drop 5"):
+        export_bundle(source, tmp_path / "b", int8=int8, engines=Engines("tensorrt"))
+    assert not (tmp_path / "b").exists()
+
+
 def test_what_cannot_be_built_is_refused_before_the_long_work(
     fake: Fake, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

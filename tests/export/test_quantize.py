@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from lfpose_edge.export import ranges
 from lfpose_edge.export.graph import Graph
 from lfpose_edge.export.quantize import (
     Grid,
@@ -354,3 +355,38 @@ def test_other_forms_of_the_same_network_are_quantised_too(form, style: Style) -
 def test_the_same_input_gives_the_same_bytes(calibration) -> None:
     one, two = (quantise(blob_network(), calibration, "cpu").SerializeToString() for _ in range(2))
     assert one == two
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(("low", "high"), [(-3.0, 1.0), (-1.0, 3.0)])
+def test_a_grid_reaches_both_ends_of_its_range(style: Style, low: float, high: float) -> None:
+    grid = Grid.over(low, high, style)
+    ends = np.iinfo(grid.dtype)
+    step = float(grid.scale)
+    assert step * (float(ends.min) - float(grid.zero_point)) <= low + step
+    assert step * (float(ends.max) - float(grid.zero_point)) >= high - step
+
+
+def test_every_filter_has_a_scale_of_its_own() -> None:
+    weights = np.array([1.0, 10.0, 0.1])[:, None] * np.ones((3, 4))
+    np.testing.assert_allclose(quantise_weights(weights)[1], np.array([1.0, 10.0, 0.1]) / 127, rtol=1e-5)
+
+
+def test_what_is_kept_of_a_tensor_is_of_every_crop_and_from_all_over_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crops = _crops(10)
+    monkeypatch.setattr(ranges, "_KEPT", 50)
+    seen = observe(blob_network(), ["crops", "b"], crops, batch=4)["crops"]
+    flat = crops.reshape(10, -1)
+    columns = np.linspace(0, flat.shape[1] - 1, 5).astype(int)
+    np.testing.assert_array_equal(seen.kept.reshape(10, 5), flat[:, columns])
+
+
+def test_entropy_gives_up_outliers_and_mse_keeps_the_ranges_form() -> None:
+    values = np.random.default_rng(0).normal(0, 1, 200_000).astype(np.float32)
+    values[:2] = (-60, 60)
+    assert choose_range(Observation(-60.0, 60.0, values), "entropy")[1] < 30
+    low, high = choose_range(Observation(-60.0, 30.0, values), "mse")
+    assert low / high == pytest.approx(-2)
+    assert low > -60

@@ -1,0 +1,75 @@
+"""The judge of a proof: what it counts, of labelled persons and of frames without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lfpose_edge.export.crops import CropSet
+from lfpose_edge.export.proof import Judge, Predictions
+
+from lfpose_edge.bundle import Decode
+from lfpose_edge.persons import PersonTable
+from lfpose_edge.skeleton import LSP14
+
+PERSONS, JOINTS = 6, len(LSP14)
+PLACES = np.full((PERSONS, JOINTS, 2), 50.0, np.float32)
+
+
+def _judge(*, labelled: bool) -> Judge:
+    """Of six persons in boxes of 100 pixels; of the first one nobody knows a joint."""
+    located = np.full((PERSONS, JOINTS), labelled)
+    located[0, 0] = False
+    numbers = np.arange(PERSONS)
+    persons = PersonTable(
+        images=[Path(f"{i}.png") for i in numbers],
+        image_ids=numbers,
+        annotation_ids=numbers,
+        boxes=np.tile([0.0, 0.0, 100.0, 100.0], (PERSONS, 1)),
+        joints=PLACES.astype(np.float64),
+        labelled=located,
+        known=located.copy(),
+        areas=np.ones(PERSONS),
+        skeleton=LSP14,
+    )
+    crops = CropSet(
+        np.zeros((PERSONS, 3, 4, 4), np.float32),
+        np.tile(np.eye(2, 3), (PERSONS, 1, 1)),
+        persons,
+        tuple(bytes([i]) for i in numbers),
+    )
+    return Judge(crops, LSP14, Decode(cam_stride=4, upsample=4, method="softargmax"))
+
+
+def test_labels_are_the_truth_whatever_the_original_says() -> None:
+    judge = _judge(labelled=True)
+    there = np.ones((PERSONS, JOINTS), np.float32)
+    original = Predictions(PLACES, there)
+    wrong, absent = PLACES.copy(), there.copy()
+    wrong[:3] += 40  # half of the persons
+    absent[:2] = 0
+    judge.trust(Predictions(PLACES + 100, there))
+    assert judge.presence_points(original) == 100  # what nobody knows does not count
+    drop = judge.drop(Predictions(wrong, absent), original)
+    assert drop.pck == pytest.approx(50, abs=1)
+    assert drop.low < drop.pck < drop.high
+    assert drop.presence == pytest.approx(100 * 27 / 83)
+    assert judge.drop(original, Predictions(wrong, absent)).presence < 0  # a gain
+
+
+def test_without_labels_the_original_is_the_truth_where_it_is_sure() -> None:
+    judge = _judge(labelled=False)
+    there = np.full((PERSONS, JOINTS), 0.9, np.float32)
+    there[:, 0] = 0.1
+    original = Predictions(PLACES, there)
+    judge.trust(original)
+    assert judge.drop(original, original).worst == 0
+    moved = PLACES.copy()
+    moved[:, 0] += 40  # a joint that the original does not see
+    assert judge.drop(Predictions(moved, there), original).pck == 0
+    just_below, just_above = there.copy(), there.copy()
+    just_below[:, 1], just_above[:, 1] = judge._threshold - 0.01, judge._threshold + 0.01
+    judge.trust(Predictions(PLACES, just_above))
+    doubtful = judge.drop(Predictions(PLACES, just_below), Predictions(PLACES, just_above))
+    assert doubtful.presence == 0  # nothing that anybody would see
