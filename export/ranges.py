@@ -99,7 +99,8 @@ def observe(
     kept: dict[str, Floats] = {}
     for first in progress(range(0, len(crops), batch)):
         chunk = crops[first : first + batch]
-        values = dict(zip(wanted, session.run(wanted, {graph.inputs[0]: chunk}), strict=True))
+        found = session.run(wanted, {graph.inputs[0]: chunk}) if wanted else []  # of no name it gives all
+        values = dict(zip(wanted, found, strict=True))
         values[graph.inputs[0]] = chunk
         for name in tensors:
             rows = values[name].reshape(len(chunk), -1)

@@ -377,7 +377,7 @@ def test_what_is_kept_of_a_tensor_is_of_every_crop_and_from_all_over_it(
 ) -> None:
     crops = _crops(10)
     monkeypatch.setattr(ranges, "_KEPT", 50)
-    seen = observe(blob_network(), ["crops", "b"], crops, batch=4)["crops"]
+    seen = observe(blob_network(), ["crops"], crops, batch=4)["crops"]
     flat = crops.reshape(10, -1)
     columns = np.linspace(0, flat.shape[1] - 1, 5).astype(int)
     np.testing.assert_array_equal(seen.kept.reshape(10, 5), flat[:, columns])
