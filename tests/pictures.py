@@ -1,4 +1,4 @@
-"""Image files with what tests need in them."""
+"""Pictures with what tests need in them."""
 
 from __future__ import annotations
 
@@ -13,3 +13,16 @@ def turned_jpeg(image: np.ndarray) -> bytes:
     segment = b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body
     data = cv2.imencode(".jpg", image)[1].tobytes()
     return data[:2] + segment + data[2:]
+
+
+def spots(
+    *centers: tuple[float, float], size: tuple[int, int] = (240, 320), sigma: float = 12.0
+) -> np.ndarray:
+    """A black BGR image with red bumps centred at continuous coordinates."""
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    red = np.zeros(size)
+    for cx, cy in centers:
+        red = np.maximum(red, 255 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * sigma**2)))
+    image = np.zeros((*size, 3), np.uint8)
+    image[..., 2] = red.round()
+    return image

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,8 @@ class DevicePipeline:
         started = perf_counter()
         slot = self._take_slot()
         most = self._stages.max_batch
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._abandon, slot)
             with self._lock, gpu.device_errors():
                 self._uploads.wait(slot.done)  # joints that stayed on the GPU may still be computed from it
                 way = _Stay(len(affines), self._stages.joints, self._leaving) if stay else _Down()
@@ -98,12 +99,7 @@ class DevicePipeline:
             if frame is not slot.frame:
                 with gpu.device_errors():
                     slot.cut.synchronize()  # it is the caller's again
-        except BaseException:
-            with suppress(BackendUnavailable), self._lock, gpu.device_errors():
-                self._uploads.synchronize()  # nothing reads what the caller and the slot own
-                self._compute.synchronize()
-            self._give_back(slot)
-            raise
+            undo.pop_all()
         handing_over_ms = (perf_counter() - started) * 1e3
 
         def wait() -> Located:
@@ -116,6 +112,13 @@ class DevicePipeline:
             return Located(*joints, handing_over_ms, (perf_counter() - asked) * 1e3, 0.0)
 
         return wait
+
+    def _abandon(self, slot: Slot) -> None:
+        """Give a slot back whose work failed, once nothing reads what it and the caller own."""
+        with suppress(BackendUnavailable), self._lock, gpu.device_errors():
+            self._uploads.synchronize()
+            self._compute.synchronize()
+        self._give_back(slot)
 
     def close(self) -> None:
         """See :class:`lfpose_edge.pipeline.base.Pipeline`."""

@@ -204,6 +204,7 @@ def test_a_stage_of_another_size_is_watched_anew(bridge: DomainBridge) -> None:
         crops = torch.zeros(B, 3, *size, dtype=torch.uint8)
         for _ in range(200):
             bridge.watch(_source()._replace(crop=crops), loss)
+        assert bridge.watched.tolist() == pytest.approx([200, loss, loss, *size])
 
 
 def test_the_graph_learns_places_of_labelled_joints_in_parts_of_the_crop(make_bridge: Any) -> None:

@@ -1,0 +1,129 @@
+"""Options of the commands: what does the work is given them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from bundles import write_spot_bundle
+
+from lfpose_edge import StageTimings
+from lfpose_edge.cli import bench
+from lfpose_edge.cli.predict import parse_boxes
+
+
+def test_bench_of_what_nothing_here_runs_is_an_error(lfpose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lfpose_edge.cli.bench.available", lambda: {"tensorrt": "no GPU is here"})
+    done = lfpose("bench", "--seconds", "0.1")
+    assert done.code == 1
+    assert "no backend here can run lfpose-lite" in done.err
+
+
+def test_a_subset_of_ones_own_data(lfpose, tmp_path: Path) -> None:
+    people = [
+        {"id": i, "image_id": i // 2, "bbox": [0, 0, 100 if i % 4 else 50, 100], "keypoints": [1, 1, 2] * 9}
+        for i in range(100)
+    ]
+    images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(60)]
+    tree = {"images": images, "annotations": people, "categories": [{"id": 1, "keypoints": ["nose"] * 9}]}
+    (tmp_path / "all.json").write_text(json.dumps(tree))
+    done = lfpose("data", "make-subset", "all.json", "--out", "some.json", "--persons", "40")
+    assert done.out == "wrote some.json: 40 persons\n", done.err
+    some = json.loads((tmp_path / "some.json").read_text())
+    assert len(some["annotations"]) == 40
+    assert all(person["id"] % 4 for person in some["annotations"])
+    assert {image["id"] for image in some["images"]} == {p["image_id"] for p in some["annotations"]}
+    done = lfpose("data", "make-subset", "all.json", "--out", "all2.json")
+    assert done.out == "wrote all2.json: 75 persons of the 512 asked for\n"
+    done = lfpose("data", "make-subset", "all.json", "--out", "none.json", "--least-joints", "10")
+    assert done.code == 1
+    assert "has 0 persons with 10 labelled joints" in done.err
+    assert not (tmp_path / "none.json").exists()
+    done = lfpose("data", "make-subset", "all.json", "--out", "all.json")
+    assert "is the file to choose from" in done.err
+    assert json.loads((tmp_path / "all.json").read_text()) == tree
+
+
+def test_outputs_and_devices_are_checked_before_the_work(lfpose, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    done = lfpose("eval", "a.json", "images", "--json", "file/out.json")
+    assert (done.code, "its folder cannot be made" in done.err) == (1, True)
+    pytest.importorskip("lightning", reason="the train extra is not installed")
+    done = lfpose("train", "lfpose_lite", "--out", "file")
+    assert (done.code, "its folder cannot be made" in done.err) == (1, True)
+    done = lfpose("train", "lfpose_lite", "--device", "tpu")
+    assert (done.code, "cannot train on device 'tpu' here" in done.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "function", "given"),
+    [
+        (
+            "data label a.json images --teacher t --out b.json --least-score 0.7 --grow 1 --grow 2 --upright",
+            "labelling.run_label",
+            {"least_score": 0.7, "grows": [1.0, 2.0], "upright": True, "mirrored": True},
+        ),
+        ("data crowd a.json images --out c --seed 3", "labelling.run_crowd", {"seed": 3}),
+        (
+            "tags make a.json images --out b.csv --regions 9 --seed 3",
+            "tagging.run_make",
+            {"regions": 9, "seed": 3},
+        ),
+        (
+            "tags simulate b.csv a.json images --out c.csv --mistakes 0.1 --seed 3",
+            "tagging.run_simulate",
+            {"mistakes": 0.1, "seed": 3},
+        ),
+    ],
+    ids=lambda value: value.split(" -")[0] if isinstance(value, str) else "",
+)
+def test_options_reach_what_does_the_work(
+    lfpose, monkeypatch: pytest.MonkeyPatch, words: str, function: str, given: dict[str, Any]
+) -> None:
+    module, _, name = function.partition(".")
+    module = import_module(f"lfpose_edge.cli.{module}")
+    names = inspect.signature(getattr(module, name))
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(module, name, lambda *a, **k: calls.append(names.bind(*a, **k).arguments))
+    assert lfpose(*words.split()).code == 0
+    (called,) = calls
+    assert {option: called[option] for option in given} == given
+
+
+def test_frames_a_second_are_those_of_the_median_frame() -> None:
+    times = np.array([[4.0] + [0.5] * 5, [2.0] + [0.25] * 5, [8.0] + [1.0] * 5])
+    times = times[:, : 1 + len(fields(StageTimings))]
+    row = bench._row(bench.Case(lambda: None, "paper", 1, 1), times)
+    assert row["fps"] == pytest.approx(250)
+    assert row["total_p50_ms"] == 4.0
+
+
+def test_box_lists() -> None:
+    assert parse_boxes("1,2,3,4;5,6,7,8").tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert parse_boxes(" 1, 2,3,4 ;").shape == (1, 4)
+
+
+def test_data_label_writes_what_a_model_sees(lfpose, tmp_path: Path) -> None:
+    bundle = write_spot_bundle(tmp_path / "spot")
+    picture = np.zeros((64, 48, 3), np.uint8)
+    cv2.circle(picture, (30, 20), 5, (0, 0, 255), -1)
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 40, 56]}
+    tree = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [person], "categories": []}
+    (tmp_path / "boxes.json").write_text(json.dumps(tree))
+    done = lfpose("data", "label", "boxes.json", ".", "--teacher", bundle, "--out", "labels/out.json")
+    assert done.code == 0, done.err
+    assert "wrote labels/out.json: 1 of 1 persons, 3.0 joints each" in done.err
+    (labelled,) = json.loads((tmp_path / "labels/out.json").read_text())["annotations"]
+    places = np.array(labelled["keypoints"]).reshape(3, 3)
+    np.testing.assert_allclose(places, [[30, 20, 2]] * 3, atol=2)
+    done = lfpose("data", "label", "boxes.json", ".", "--teacher", "spto", "--out", "no.json")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert not (tmp_path / "no.json").exists()
