@@ -83,6 +83,7 @@ PARTS = {
         {"cam_head", "smoothing.across", "smoothing.down"},
     ),
     "with context": (SMALL_CONTEXT, {"cam_head"}),
+    "read twice": ({**PLAIN, "erase": 0.5}, {"cam_head", "erasing_head.cam_head"}),
     "with prototypes": (
         {**SMALL_CONTEXT, "prototypes": {"layers": 1}, "smooth_cells": 2.0},
         {

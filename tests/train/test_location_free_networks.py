@@ -105,6 +105,11 @@ def test_a_contradictory_recipe(options: str, words: str) -> None:
         load_recipe("location_free", [options])
 
 
+def test_two_readings_that_are_to_differ_and_to_agree_are_refused() -> None:
+    with pytest.raises(RecipeError, match="makes them alike: leave one out"):
+        load_recipe("location_free", ["network={erase: 0.7, refine: true}", "loss.agreement=0.1"])
+
+
 def test_places_agree_between_strides() -> None:
     # A cell of stride 16 is centred where four cells of stride 8 meet. The slow waves are all but straight
     # over two cells, so their mean there is their value; half a cell further it would be 0.01 and more away.

@@ -16,6 +16,7 @@ from lfpose_edge.skeleton import LSP14, Skeleton
 from lfpose_edge.train.losses import gaussian_maps
 from lfpose_edge.train.networks import BACKBONES, CamNetwork, build_network
 from lfpose_edge.train.networks.cam_network import Smoothing, count_macs, count_parameters
+from lfpose_edge.train.networks.decoder import ErasingHead
 from lfpose_edge.train.networks.depthwise import DepthwiseConv2d
 from lfpose_edge.train.networks.weights import load_imagenet_weights
 from lfpose_edge.train.recipe import Network, load_recipe
@@ -98,6 +99,41 @@ def test_cams_are_smoothed_outside_of_training_only() -> None:
         network.smoothing.train()
         network.training = True
         assert torch.equal(network(crops).cams, plain(crops).cams)
+
+
+def test_a_second_head_reads_where_the_first_ones_map_of_the_joint_is_low() -> None:
+    torch.manual_seed(0)
+    head = ErasingHead(3, 2, threshold=0.7)
+    features = torch.randn(2, 3, 4, 5)
+    first = torch.linspace(-1, 1, 20).view(4, 5).expand(2, 2, 4, 5).clone()
+    first[:, 1] = -first[:, 1]  # the joints' first maps are high in other cells
+    with torch.no_grad():
+        read, plain = head(features, first, 2.0), head.cam_head(features, 2.0)
+    erased = torch.zeros(2, 2, 20, dtype=torch.bool)
+    erased[:, 0, 14:] = erased[:, 1, :6] = True  # from 0.7 of the range
+    erased = erased.view(2, 2, 4, 5)
+    assert torch.equal(read[~erased], plain[~erased])
+    of_zeros = (head.cam_head.bias + 2.0).view(1, 2, 1, 1).expand_as(read)
+    assert torch.equal(read[erased], of_zeros[erased])
+
+
+def test_both_readings_are_trained_and_the_higher_one_is_the_models() -> None:
+    network = _network((16, 16, 16), erase=0.7)
+    crops = torch.randn(4, 3, 64, 96)
+    output = network(crops)
+    assert [c.shape for c in output.coarse_cams] == [output.cams.shape]
+    output.coarse_cams[0].sum().backward()
+    assert network.erasing_head.cam_head.weight.grad.abs().max() > 0
+    assert network.cam_head.weight.grad is None  # what is erased is not learned
+    network.eval()
+    with torch.no_grad():
+        torch.nn.init.normal_(network.erasing_head.cam_head.weight, std=0.1)
+        first, final = network.cam_head(network.decoder(network.backbone(crops)).fine), network(crops)
+        rest = network.erasing_head(network.decoder(network.backbone(crops)).fine, first)
+    assert torch.equal(final.cams, torch.maximum(first, rest))
+    assert (final.cams != first).any()
+    assert (final.cams == first).any()
+    assert final.coarse_cams == ()
 
 
 def test_the_shipped_network_fits_the_edge() -> None:

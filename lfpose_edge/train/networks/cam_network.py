@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.train.networks.aggregation import FeatureAggregation
 from lfpose_edge.train.networks.context_encoder import ContextEncoder
-from lfpose_edge.train.networks.decoder import CamHead, ResizeDecoder
+from lfpose_edge.train.networks.decoder import CamHead, ErasingHead, ResizeDecoder
 from lfpose_edge.train.networks.efficientnet_lite import LITE_VARIANTS, EfficientNetLite
 from lfpose_edge.train.networks.prototypes import PrototypeHead, Prototypes
 from lfpose_edge.train.networks.resnet import RESNET_VARIANTS, ResNet
@@ -40,7 +40,8 @@ class PoseOutput(NamedTuple):
     Attributes:
         cams: (B, K, h, w) class activation maps, logits.
         presence: (B, K) presence logits.
-        coarse_cams: logits (B, K, h_l, w_l) of coarser maps, where the network has them; for training only.
+        coarse_cams: logits (B, K, h_l, w_l) of coarser maps, where the network has them, and those of an
+            :class:`ErasingHead`; for training only.
         prototypes: where the network makes them; for training only.
         features: in training only.
     """
@@ -107,8 +108,8 @@ class CamNetwork(nn.Module):
     """A backbone, a :class:`ResizeDecoder`, a CAM head and a presence head.
 
     Where the recipe has them, a :class:`FeatureAggregation` stands behind each stage of the backbone, a
-    :class:`ContextEncoder` between backbone and decoder, a :class:`PrototypeHead` in the CAM head's place,
-    and a :class:`Smoothing` of CAMs, outside of training, behind it.
+    :class:`ContextEncoder` between backbone and decoder, a :class:`PrototypeHead` in the CAM head's place, an
+    :class:`ErasingHead` beside it, and a :class:`Smoothing` of CAMs, outside of training, behind it.
 
     Args:
         recipe: which of these there are, and how large.
@@ -164,6 +165,7 @@ class CamNetwork(nn.Module):
             )
         else:
             self.cam_head = CamHead(widths[-1], joints)
+        self.erasing_head = ErasingHead(widths[-1], joints, recipe.erase) if recipe.erase else None
         self.presence_head = nn.Linear(widths[0], joints)
         self.smoothing = Smoothing(joints, recipe.smooth_cells) if recipe.smooth_cells else None
         self.cam_stride = first // 2 ** (len(widths) - 1)
@@ -188,6 +190,12 @@ class CamNetwork(nn.Module):
             coarse_cams = (*coarse_cams, coarse)
         else:
             cams = self.cam_head(fine, lift)
+        if self.erasing_head is not None:
+            rest = self.erasing_head(fine, cams, lift)
+            if self.training:
+                coarse_cams = (*coarse_cams, rest)
+            else:
+                cams = torch.maximum(cams, rest)
         if smoothing is not None:
             cams = smoothing(cams)
         features = Features(deep, fine) if self.training else None

@@ -51,6 +51,33 @@ class CamHead(nn.Conv2d):
         return F.conv2d(features, self.weight, self.bias + lift if lift else self.bias)
 
 
+class ErasingHead(nn.Module):
+    """A second head, which reads a joint's map where the first one's map of that joint is not high.
+
+    What convinced the first head is erased for the second, which must find more of the joint: adversarial
+    complementary learning (ACoL, Zhang et al., CVPR 2018), here joint by joint. Both heads are trained on the
+    same labels.
+
+    Args:
+        channels: of the map.
+        joints: K.
+        threshold: part of the first map's range from which its cells are erased; 0.7 in the paper.
+    """
+
+    def __init__(self, channels: int, joints: int, threshold: float) -> None:
+        super().__init__()
+        self.cam_head = CamHead(channels, joints)
+        self.threshold = threshold
+
+    def forward(self, features: Tensor, first: Tensor, lift: float = 0.0) -> Tensor:
+        """(B, C, h, w) and the first head's logits (B, K, h, w) to this one's, both raised by ``lift``."""
+        low = first.amin(dim=(2, 3), keepdim=True)
+        erased = first - low >= self.threshold * (first.amax(dim=(2, 3), keepdim=True) - low)
+        logits: Tensor = self.cam_head(features, lift)
+        of_zeros = self.cam_head(torch.zeros_like(features[:1, :, :1, :1]), lift)
+        return torch.where(erased, of_zeros, logits)
+
+
 class Refiner(nn.Module):
     """Reads coarse CAMs off a map and lets the map see them.
 

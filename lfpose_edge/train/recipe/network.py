@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from lfpose_edge.train.recipe.base import Section
+from lfpose_edge.train.recipe.base import Fraction, Section
 
 
 class Context(Section):
@@ -81,6 +81,9 @@ class Network(Section):
     prototypes: Prototyping | None = None
     refine: bool = False
     """Read coarse CAMs at stride 16, supervise them too, and let the rest of the decoder see them."""
+    erase: Fraction = 0.0
+    """Read every joint a second time where its first map is below this part of its range, on the same labels:
+    ACoL, with 0.7; the model's CAM is the higher of the two. 0: read once."""
     smooth_cells: float = Field(0.0, ge=0, le=16)
     """Smooth the trained network's CAMs with a Gaussian this wide; the target's, loss.sigma_cells, or 0."""
     freeze_stages: int = Field(0, ge=0)

@@ -86,6 +86,9 @@ class Recipe(Section):
             if getattr(self.loss, wanted) and not possible:
                 message = f"loss.{wanted} needs {lacking}"
                 raise ValueError(message)
+        if self.loss.agreement and self.network.erase:
+            message = "network.erase makes maps that differ, loss.agreement makes them alike: leave one out"
+            raise ValueError(message)
         return self
 
     @property
