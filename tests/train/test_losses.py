@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from lfpose_edge.train.data.crops import Sample
-from lfpose_edge.train.losses import gaussian_maps, supervised_loss, swap_posterior, target_maps
+from lfpose_edge.train.losses import (
+    gaussian_maps,
+    location_costs,
+    supervised_loss,
+    swap_posterior,
+    target_maps,
+    to_distribution,
+)
 from lfpose_edge.train.networks import PoseOutput
 from lfpose_edge.train.recipe import Loss
 
@@ -115,6 +122,18 @@ def test_the_label_is_doubted_when_the_network_is_sure_of_the_opposite(
     assert swap_posterior(seen, target, NOSE_AND_HANDS, Loss()).tolist() == [0.0]
 
 
+@pytest.mark.parametrize("trust", [1.0, 4.0])
+def test_the_evidence_is_a_mean_over_labelled_joints_times_the_trust(trust: float) -> None:
+    labelled = torch.tensor([[False, True, True]])
+    seen = 0.5 * _sure(JOINTS[:, NOSE_AND_HANDS], 1.0)
+    target = target_maps(JOINTS, labelled, seen, 4.0, 6.0)
+    places = to_distribution(target)
+    gain = location_costs(seen, places - places[:, NOSE_AND_HANDS]).sum() / 2
+    weights = Loss(sigma_cells=1.5, swap_rate=0.1, swap_trust=trust)
+    posterior = swap_posterior(seen, target, NOSE_AND_HANDS, weights)
+    torch.testing.assert_close(posterior[0], torch.sigmoid(math.log(1 / 9) + trust * gain))
+
+
 def _location(cams: torch.Tensor, labelled: torch.Tensor, weights: Loss) -> torch.Tensor:
     output = PoseOutput(cams, torch.zeros(1, 3))
     return supervised_loss(output, _sample(JOINTS, labelled), NOSE_AND_HANDS, 4.0, weights).location
@@ -148,3 +167,42 @@ def test_coarse_cams_are_trained_too() -> None:
     terms.total.backward()
     # The nose is at (24, 8), in the top row's middle cell: that logit is pushed up most.
     assert coarse.grad[0, 0].argmin() == 1
+
+
+def test_several_coarse_maps_count_on_average_at_their_own_stride_with_the_labels_doubt() -> None:
+    weights = Loss(sigma_cells=1.5, coarse=0.5, location=0, heatmap=0, presence=0, swap_rate=0.3)
+    generator = torch.Generator().manual_seed(0)
+    cams = _sure(JOINTS[:, NOSE_AND_HANDS])
+    coarse = {16.0: torch.randn(1, 3, 3, 3, generator=generator)}
+    coarse[8.0] = torch.randn(1, 3, 6, 6, generator=generator)
+    output = PoseOutput(cams, torch.zeros(1, 3), tuple(coarse.values()))
+    total = supervised_loss(output, _sample(JOINTS, LABELLED), NOSE_AND_HANDS, 4.0, weights).total
+    doubt = swap_posterior(cams, target_maps(JOINTS, LABELLED, cams, 4.0, 6.0), NOSE_AND_HANDS, weights)
+    expected = torch.zeros(())
+    for stride, maps in coarse.items():
+        places = to_distribution(target_maps(JOINTS, LABELLED, maps, stride, 6.0))  # as wide in pixels
+        believed = torch.lerp(places, places[:, NOSE_AND_HANDS], doubt)
+        expected = expected + location_costs(maps, believed).mean() / 2
+    torch.testing.assert_close(total, 0.5 * expected)
+
+
+def test_the_terms_are_means_over_the_joints_that_they_judge() -> None:
+    labelled = torch.tensor([[True, True, False]])
+    output = PoseOutput(torch.zeros(1, 3, 12, 12), torch.zeros(1, 3))
+    weights = Loss(sigma_cells=1.5, heatmap=1, presence=0)
+    terms = supervised_loss(output, _sample(JOINTS, labelled), NOSE_AND_HANDS, 4.0, weights)
+    assert terms.location.item() == pytest.approx(math.log(144), rel=1e-4)  # of two labelled joints
+    assert terms.heatmap.item() == pytest.approx(144 * math.log(2), rel=1e-4)  # of three known ones
+
+
+def test_the_labels_doubt_reaches_presence_and_the_maps_level() -> None:
+    labelled = torch.tensor([[True, True, False]])  # the right hand is not: or it is the left that is not
+    cams = torch.zeros(1, 3, 12, 12, requires_grad=True)
+    presence = torch.zeros(1, 3, requires_grad=True)
+    weights = Loss(sigma_cells=1.5, swap_rate=0.1, location=0, heatmap=1, presence=1)
+    sample = _sample(JOINTS, labelled)
+    supervised_loss(PoseOutput(cams, presence), sample, NOSE_AND_HANDS, 4.0, weights).total.backward()
+    torch.testing.assert_close(3 * presence.grad[0], 0.5 - torch.tensor([1.0, 0.9, 0.1]))
+    at = gaussian_maps(JOINTS[:, 1:2], (12, 12), 4.0, 1.5)[0, 0]  # the label of the left hand
+    torch.testing.assert_close(3 * cams.grad[0, 1], 0.5 - 0.9 * at)
+    torch.testing.assert_close(3 * cams.grad[0, 2], 0.5 - 0.1 * at)

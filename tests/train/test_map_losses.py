@@ -66,6 +66,12 @@ def test_concentration_is_the_variance_of_the_mass() -> None:
     assert concentration_loss(PoseOutput(cams, first_only)).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_concentration_counts_what_is_above_as_what_is_beside() -> None:
+    cams = torch.full((1, 2, 11, 11), -100.0)
+    cams[0, :, [0, 10], 2] = 0.0
+    assert concentration_loss(PoseOutput(cams, HERE)).item() == pytest.approx(0.25, abs=1e-6)
+
+
 def _contrast(memory: torch.Tensor, swapped: bool = False, presence: torch.Tensor = HERE) -> torch.Tensor:
     """A context whose cells at the two joints' peaks are (1, 0) and (0, 1)."""
     context = torch.zeros(1, 2, 8, 8)

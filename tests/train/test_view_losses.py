@@ -59,7 +59,8 @@ def _sees(joints: np.ndarray, affine: torch.Tensor, lift: float = 0.0) -> PoseOu
     crop = np.stack(
         [apply_affine(invert_affine(a), p) for a, p in zip(affine.double().numpy(), joints, strict=True)]
     )
-    cams = gaussian_maps(torch.from_numpy(crop).float(), (16, 16), STRIDE, 1.5).clamp_min(1e-8).log() + lift
+    cells = (SIZE[0] // STRIDE, SIZE[1] // STRIDE)
+    cams = gaussian_maps(torch.from_numpy(crop).float(), cells, STRIDE, 1.5).clamp_min(1e-8).log() + lift
     return PoseOutput(cams.requires_grad_(), torch.full((PERSONS, 3), 5.0))
 
 
@@ -80,6 +81,43 @@ def test_maps_that_follow_the_picture_are_equivariant_and_others_are_not(view: d
     ).item()
     assert follows < 0.06
     assert elsewhere > 0.5
+
+
+def test_oblong_crops_are_measured_along_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "SIZE", (64, 96))
+    sample, joints = _persons({"flip": True, "rotation_deg": -25.0})
+    joints[..., 0] += 20  # out where only an oblong crop reaches
+    expected = _named_in_hard_view(joints, sample)
+    easy, hard = _sees(joints, sample.easy_affine), _sees(expected, sample.affine)
+    assert equivariance_loss(hard, easy, sample, MIRROR).item() < 0.06
+    assert equivariance_loss(_sees(expected + 20, sample.affine), easy, sample, MIRROR).item() > 0.3
+    places, trust = teacher_places(easy, sample, MIRROR, STRIDE, WEIGHTS)
+    np.testing.assert_allclose(places, expected, atol=1.0)
+    assert (trust > 0.8).all()
+    assert teacher_loss(hard, easy, sample, MIRROR, STRIDE, WEIGHTS).item() > 0.5  # nobody is left out
+
+
+def test_a_hard_view_that_shows_more_is_judged() -> None:
+    sample, joints = _persons({"padding": 2.0})
+    easy = _sees(joints, sample.easy_affine)
+    assert equivariance_loss(_sees(joints + 20, sample.affine), easy, sample, MIRROR).item() > 0.5
+
+
+def test_a_joint_that_the_easy_view_cuts_off_is_not_judged() -> None:
+    sample, joints = _persons({"padding": 2.5})
+    outside = np.broadcast_to([112.0, 62.0], joints.shape)  # the easy view ends at 92
+    hard, easy = _sees(outside, sample.affine), _sees(joints, sample.easy_affine)
+    assert equivariance_loss(hard, easy, sample, MIRROR).item() == 0
+
+
+def test_a_place_outside_of_the_hard_view_is_not_learned() -> None:
+    sample, joints = _persons({"padding": 0.5})
+    outside = joints.copy()
+    outside[..., 0] = 70.0 + np.arange(PERSONS)[:, None]  # the hard view ends at 68
+    taught = _sees(outside, sample.easy_affine)
+    assert (teacher_places(taught, sample, MIRROR, STRIDE, WEIGHTS)[1] > 0.5).all()
+    hard = _sees(joints, sample.affine)
+    assert teacher_loss(hard, taught, sample, MIRROR, STRIDE, WEIGHTS).item() == 0
 
 
 def test_equivariance_moves_both_views_towards_each_other() -> None:
