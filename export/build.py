@@ -140,7 +140,7 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
 
     graph = Graph(source.model)
     model = graph.to_model()  # float32 constants, as every engine sees them
-    equalised = 0
+    equalised = None
     if how.equalise:
         model, equalised = equalise(model)
     skeleton = Skeleton(**JointSet.model_validate(facts["joints"]).model_dump())

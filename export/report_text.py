@@ -12,7 +12,7 @@ def _engine_line(engine: dict[str, Any]) -> str:
 
 def _adjusted(calibration: dict[str, Any]) -> str:
     pairs = calibration["equalised_pairs"]
-    done = [f"{pairs} pairs of layers equalised"] * bool(pairs)
+    done = [f"{pairs} pairs of layers equalised"] * (pairs is not None)
     done += ["biases corrected"] * calibration["biases_corrected"]
     return "".join(f"; {what}" for what in done)
 

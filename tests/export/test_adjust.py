@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ import pytest
 from lfpose_edge.export.adjust import correct_biases, equalise
 from lfpose_edge.export.graph import Graph
 from lfpose_edge.export.quantize import Style, quantise, quantised_tensors
-from lfpose_edge.export.ranges import calibration_from, observe
+from lfpose_edge.export.ranges import Calibration, calibration_from, observe
 from onnx import TensorProto, helper, numpy_helper
 
 
@@ -91,14 +92,18 @@ def test_equalised_channels_are_of_one_size() -> None:
     assert unevenness(equalise(model)[0]) < unevenness(model) / 5
 
 
+def _harsh_ranges(model: onnx.ModelProto) -> Calibration:
+    """Ranges that cut off far too much, so that quantisation is biased."""
+    seen = observe(model, quantised_tensors(Graph(model)), CROPS)
+    calibration = calibration_from(seen, "minmax", crops=24, source_sha256="0" * 64)
+    ranges = {name: (low / 3, high / 3) for name, (low, high) in calibration.ranges.items()}
+    return replace(calibration, ranges=ranges)
+
+
 @pytest.mark.parametrize("style", ["cpu", "trt"])
 def test_corrected_biases_take_the_mean_error_away(style: Style) -> None:
     model = _chain(["Relu"])
-    seen = observe(model, quantised_tensors(Graph(model)), CROPS)
-    # Ranges that cut off far too much, so that quantisation is biased.
-    calibration = calibration_from(seen, "minmax", crops=24, source_sha256="0" * 64)
-    ranges = {name: (low / 3, high / 3) for name, (low, high) in calibration.ranges.items()}
-    calibration = type(calibration)("minmax", 24, "0" * 64, ranges)
+    calibration = _harsh_ranges(model)
     in_float = ["three"]
     corrected = correct_biases(model, calibration, style, CROPS, in_float=in_float)
 
@@ -108,3 +113,29 @@ def test_corrected_biases_take_the_mean_error_away(style: Style) -> None:
 
     assert error(corrected) < 0.2 * error(model)
     assert error(model) > 0.05
+
+
+def test_a_bias_that_layers_share_is_corrected_for_each_of_them() -> None:
+    model = _chain(["Relu"])
+    two = next(node for node in model.graph.node if node.name == "two")
+    two.input[2] = "one.bias"
+    calibration = _harsh_ranges(model)
+    corrected = quantise(
+        correct_biases(model, calibration, "trt", CROPS, in_float=["three"]),
+        calibration,
+        "trt",
+        in_float=["three"],
+    )
+    for name in ("a", "b"):
+        found, expected = (_run(m, CROPS, name).mean(axis=(0, 2, 3)) for m in (corrected, model))
+        np.testing.assert_allclose(found, expected, atol=0.03)
+    equalised, _ = equalise(model)
+    np.testing.assert_allclose(_run(equalised, CROPS), _run(model, CROPS), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_stay_in_float_keep_their_biases() -> None:
+    model = _chain(["Relu"])
+    corrected = correct_biases(model, _harsh_ranges(model), "cpu", CROPS, in_float=["two", "three"])
+    biases = {node.name: node.input[2] for node in corrected.graph.node if len(node.input) > 2}
+    assert biases["two"] == "two.bias"
+    assert biases["one"] != "one.bias"

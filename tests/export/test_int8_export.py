@@ -85,6 +85,29 @@ def test_the_same_input_gives_the_same_bundle(run, frames: Path, tmp_path: Path)
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
+@pytest.mark.parametrize(
+    ("options", "recorded", "changed"),
+    [
+        (["--ranges", "minmax"], {"ranges": "minmax"}, {"calibration.json", "model.int8-cpu.onnx"}),
+        (["--ranges", "mse", "--correct-biases"], {"biases_corrected": True}, {"model.int8-cpu.onnx"}),
+        (["--ranges", "mse", "--equalise"], {"equalised_pairs": 0}, set()),  # there are ReLU6 between all
+    ],
+)
+def test_what_is_done_before_int8_is_in_the_models_and_in_the_report(
+    run, frames: Path, tmp_path: Path, options: list[str], recorded: dict[str, object], changed: set[str]
+) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    for name, more in (("plain", ["--ranges", "mse"]), ("other", options)):
+        code, _, err = run("blob", "--out", name, "--int8", "--calib", frames, "--max-drop", "5", *more)
+        assert code == 0, err
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    told, before = (json.loads((out / "report.json").read_text())["calibration"] for out in (other, plain))
+    assert {key: told[key] for key in told if told[key] != before[key]} == recorded
+    for file in ("calibration.json", "model.int8-cpu.onnx"):
+        differs = (plain / file).read_bytes() != (other / file).read_bytes()
+        assert differs == (file in changed), file
+
+
 def test_an_onnx_file_is_exported_like_a_bundle(run, tmp_path: Path) -> None:
     write_blob_bundle(tmp_path / "blob")
     onnx.save(blob_network(), tmp_path / "mine.onnx")
