@@ -17,6 +17,7 @@ import torch
 from lfpose_edge.errors import BackendUnavailable, BundleError, LFPoseError
 from lfpose_edge.train import loop
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
+from lfpose_edge.train.data.mixture import CropMixture
 from lfpose_edge.train.loop import set_learning_rate, train
 from lfpose_edge.train.recipe import Recipe
 
@@ -49,6 +50,56 @@ def test_the_network_learns_the_figures(
     assert len(losses) == 30
     assert losses[-1] < 0.75 * losses[0]
     assert run.history[-1]["val_pck"] > 0.5  # chance is about 0.05
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        pytest.param({"lr_backbone": 1e-3}, {"backbone", "average"}, id="lr_backbone"),
+        pytest.param({"lr_head": 2e-3}, {"head", "average"}, id="lr_head"),
+        pytest.param({"weight_decay": 0.5}, {"backbone", "head", "average"}, id="weight_decay"),
+        pytest.param({"clip_norm": 1e-6}, {"backbone", "head", "average"}, id="clip_norm"),
+        pytest.param({"warmup_steps": 2}, {"backbone", "head", "average"}, id="warmup_steps"),
+        pytest.param({"ema_decay": 0.05}, {"average"}, id="ema_decay"),
+    ],
+)
+def test_what_the_optimizer_is_told_reaches_the_weights_that_it_is_about(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path, changes: dict[str, float], parts: set[str]
+) -> None:
+    one_step = {"batch_size": 24, "warmup_steps": 1}
+    network = {"backbone": "efficientnet_lite0", "pretrained": False, "widths": [8, 8]}
+    found = []
+    for name, more in (("plain", {}), ("changed", changes)):
+        recipe = make_recipe(
+            optimizer={**one_step, **more}, network=network, stages=[{"epochs": 1, "size": [32, 32]}]
+        )
+        _train(recipe, figures, tmp_path / name)
+        found.append(_weights(tmp_path / name / "last.pt"))
+    kinds = {"network.backbone": "backbone", "network": "head", "ema": "average"}
+    different = {
+        next(kind for prefix, kind in kinds.items() if key.startswith(prefix))
+        for key in found[0]
+        if not torch.equal(found[0][key], found[1][key])
+    }
+    assert different == parts
+
+
+def test_a_stage_and_an_epoch_are_seen_in_crops_of_their_own(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each epoch's crops are made with: the stage's size and changes, another seed every time."""
+    views: list[tuple[object, ...]] = []
+    with_view = CropMixture.with_view
+
+    def watched(self: CropMixture, **how: Any) -> CropMixture:
+        views.append((how["size"], how["augment"].cutout, how["seed"]))
+        return with_view(self, **how)
+
+    monkeypatch.setattr(CropMixture, "with_view", watched)
+    stages = [{"epochs": 2, "size": [32, 32]}, {"epochs": 1, "size": [64, 32], "augment": {"cutout": 0.1}}]
+    recipe = make_recipe(stages=stages, augment={"cutout": 0.2}, seed=5)
+    _train(recipe, figures, tmp_path)
+    assert views == [((32, 32), 0.2, (5, 0)), ((32, 32), 0.2, (5, 1)), ((64, 32), 0.1, (5, 2))]
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(
