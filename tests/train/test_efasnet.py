@@ -10,14 +10,15 @@ import onnxruntime
 import pytest
 import torch
 from lfpose_edge.export.to_onnx import to_onnx
+from torch import nn
 
 from lfpose_edge.errors import RecipeError
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.networks import CamNetwork
 from lfpose_edge.train.networks.aggregation import FeatureAggregation, ScaleSelection
 from lfpose_edge.train.networks.cam_network import count_macs, count_parameters
-from lfpose_edge.train.networks.decoder import ResizeDecoder
-from lfpose_edge.train.networks.upsampling import DenseUpsampling
+from lfpose_edge.train.networks.decoder import ConcatLateral, Lateral, NoLateral, ResizeDecoder
+from lfpose_edge.train.networks.upsampling import DenseUpsampling, upsampling
 from lfpose_edge.train.recipe import Decoding, Network, load_recipe, parse_recipe
 
 
@@ -73,8 +74,8 @@ def test_selection_prefers_a_scale_and_is_fair_before() -> None:
 
 @pytest.mark.parametrize("separable", [False, True])
 def test_dense_upsampling_doubles_the_sides_and_starts_without_a_checkerboard(separable: bool) -> None:
-    upsampling = DenseUpsampling(6, 10, separable=separable).eval()
-    fine = upsampling(torch.randn(2, 6, 4, 5))
+    doubling = DenseUpsampling(6, 10, separable=separable).eval()
+    fine = doubling(torch.randn(2, 6, 4, 5))
     assert fine.shape == (2, 10, 8, 10)
     cells = fine.view(2, 10, 4, 2, 5, 2)
     assert torch.equal(cells, cells[:, :, :, :1, :, :1].expand_as(cells))
@@ -91,6 +92,27 @@ def test_the_decoder_sees_the_maps_that_the_recipe_names(laterals: tuple[int, ..
     decoder(maps).fine.square().sum().backward()
     seen = [stride for stride, m in zip((4, 8, 16, 32), maps, strict=True) if m.grad is not None]
     assert seen == [*laterals, 32]
+
+
+@pytest.mark.parametrize(
+    ("decode", "modules"),
+    [
+        ({}, {Lateral, nn.Upsample}),
+        ({"fusion": "concat"}, {ConcatLateral, nn.Upsample}),
+        ({"laterals": []}, {NoLateral, nn.Upsample}),
+        ({"upsample": "duc"}, {Lateral, nn.PixelShuffle}),
+    ],
+    ids=str,
+)
+def test_a_name_in_a_recipe_is_the_module_of_that_name(decode: dict[str, Any], modules: set[type]) -> None:
+    found = [type(part) for part in _network(decode=decode).decoder.modules()]
+    kinds = (Lateral, ConcatLateral, NoLateral, nn.Upsample, nn.PixelShuffle)
+    assert {kind: found.count(kind) for kind in kinds} == {kind: 3 * (kind in modules) for kind in kinds}
+
+
+def test_a_separable_dense_upsampling_is_an_eighth_of_a_dense_one() -> None:
+    dense, separable = (count_parameters(upsampling(kind, 64, 64)) for kind in ("duc", "duc_separable"))
+    assert 7 < dense / separable < 9
 
 
 def test_what_is_exported_computes_the_same() -> None:
