@@ -48,8 +48,8 @@ def test_crowds_are_as_full_as_the_level_says(level: Level, persons: PersonTable
         before, after = persons.image(row).astype(int), crowd.image.astype(int)
         assert after.shape == before.shape
         changed = np.abs(after - before).max(axis=2) > 8
-        for k in np.flatnonzero(crowd.hidden):
-            assert persons.labelled[row, k]
+        assert not (crowd.hidden & ~persons.labelled[row]).any()
+        assert crowd.hidden.sum() <= 0.6 * persons.labelled[row].sum()  # or nobody could say where he is
         hidden += int(crowd.hidden.sum())
         assert 0 < changed.mean() < 0.9
     assert found >= 0.6 * len(persons)
@@ -65,7 +65,7 @@ def test_what_is_written_is_read_again_and_the_same_every_time(persons: PersonTa
     assert len(files) == 3 + sum(counts.values())
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
     assert (tmp_path / "a" / "hard.json").read_bytes() != (tmp_path / "c" / "hard.json").read_bytes()
-    for level, count in counts.items():
+    for number, (level, count) in enumerate(counts.items()):
         table = read_coco_keypoints(tmp_path / "a" / f"{level}.json", tmp_path / "a" / "images", LSP14)
         assert len(table) == count
         rows = table.annotation_ids - 1
@@ -74,7 +74,11 @@ def test_what_is_written_is_read_again_and_the_same_every_time(persons: PersonTa
         )
         np.testing.assert_array_equal(table.labelled, some.labelled[rows])
         tree = json.loads((tmp_path / "a" / f"{level}.json").read_text())
-        assert {v for a in tree["annotations"] for v in a["keypoints"][2::3]} <= {0, 1, 2}
+        for row, annotation in zip(rows, tree["annotations"], strict=True):
+            crowd = crowd_person(some, row, level, np.random.default_rng((3, number, row)))
+            assert crowd is not None
+            seen = np.where(crowd.hidden, 1, 2)  # COCO's v of a joint behind somebody, and of one that shows
+            assert annotation["keypoints"][2::3] == (seen * some.labelled[row]).tolist()
         low, high = LEVELS[level]
         assert all(low <= image["crowdIndex"] <= high for image in tree["images"])
         assert all(cv2.imread(str(p)) is not None for p in table.images)
