@@ -21,6 +21,7 @@ EXPORT = Path(lfpose_edge.export.__file__).parent
 ALLOWED = {
     room: set(others.split())
     for room, others in {
+        "__main__": "cli",
         "arguments": "",
         "console": "",
         "errors": "",

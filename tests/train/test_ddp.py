@@ -50,11 +50,14 @@ def first(make_recipe: Callable[..., Recipe], tmp_path: Path) -> Path:
 def _start(
     recipe: Path, data: Path, out: Path, launcher: tuple[str, ...], before: str = ""
 ) -> subprocess.Popen[str]:
-    """Start ``lfpose train``, by a script that does something before."""
-    script = out.with_suffix(".py")
-    script.write_text(f"if __name__ == '__main__':\n    {before}{MAIN}\n")
+    """Start ``lfpose train``, as README says, or by a script that does something before."""
+    program = ["-m", "lfpose_edge"]
+    if before:
+        script = out.with_suffix(".py")
+        script.write_text(f"if __name__ == '__main__':\n    {before}{MAIN}\n")
+        program = [str(script)]
     return subprocess.Popen(
-        [sys.executable, *launcher, str(script), "train", str(recipe), "--data", str(data)]
+        [sys.executable, *launcher, *program, "train", str(recipe), "--data", str(data)]
         + ["--out", str(out), "--device", "cpu", "--validate-every", "2"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
