@@ -7,9 +7,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from benchmark_scripts import BENCHMARKS, benchmark
 
+from lfpose_edge.train.checkpoint import save_checkpoint
+from lfpose_edge.train.networks import build_network
 from lfpose_edge.train.recipe import Recipe, load_recipe
 
 
@@ -96,3 +99,23 @@ def test_recorded_rows_are_of_the_benchmarks() -> None:
         if file.stem in ("lfpe", "efasnet", "adaptation"):
             rows = json.loads(file.read_text())["rows"]
             assert {row["row"] for row in rows} <= set(benchmark(file.stem).ROWS)
+
+
+def test_a_picture_of_maps_glows_where_the_network_takes_the_joint_to_be(tmp_path: Path) -> None:
+    maps = benchmark("lfpe_maps")
+    recipe = load_recipe("location_free", ["network.pretrained=false", "network.freeze_stages=0"])
+    network = build_network(recipe.network, recipe.joints).eval()
+    state = {"recipe": recipe.model_dump(mode="json"), "ema": network.state_dict()}
+    save_checkpoint(tmp_path / "last.pt", state)
+    joints = ["neck", "left_wrist"]
+    drawn = maps.picture({"one": tmp_path / "last.pt", "the same": tmp_path / "last.pt"}, joints)
+    assert drawn.shape == (maps.LINE + 2 * maps.TILE, maps.MARGIN + 2 * maps.TILE, 3)
+    first, second = (drawn[maps.LINE + i * maps.TILE :][: maps.TILE, maps.MARGIN :] for i in (0, 1))
+    assert (first == second).all()
+
+    cams = np.full((40, 40), -20.0, np.float32)  # 32 cells of it are the photo, from the fifth on
+    cams[12, 28] = 0.0
+    lit = maps.tile(cams).astype(int)
+    y, x = ((cell - 4 + 0.5) / 32 * maps.TILE for cell in (12, 28))
+    brightest = np.unravel_index(np.argmax(lit[..., 2] - lit[..., 0]), lit.shape[:2])
+    assert np.hypot(brightest[0] - y, brightest[1] - x) < 6
