@@ -87,6 +87,7 @@ ROWS = {
     "0+14 answers, read twice": Row(
         0, 14, (*TEACHER, "network.erase=0.7", "loss.coarse=1"), against=("0+14 answers",)
     ),
+    "0+14 answers, joints apart": Row(0, 14, (*TEACHER, "loss.separation=1"), against=("0+14 answers",)),
     "0+140 answers, 5 % wrong": Row(0, 140, TEACHER, against=("0+140 answers",), mistakes=0.05),
     "0+140 answers, no teacher": Row(0, 140, against=("0+140 answers",)),
     "25+tags, answers alone": Row(0.25, 140, against=("25+tags",)),

@@ -74,6 +74,18 @@ def concentration_loss(output: PoseOutput) -> Tensor:
     return (variance * present).sum() / present.sum().clamp_min(1)
 
 
+def separation_loss(output: PoseOutput) -> Tensor:
+    """How much the maps of two joints overlap (Bhattacharyya's coefficient): 0 apart, 1 the same.
+
+    On average over the pairs of joints that are there: two joints are seldom in one place.
+    """
+    amplitudes = (output.cams.float().flatten(2).log_softmax(dim=2) / 2).exp()  # roots of the places
+    present = likely_present(output)
+    overlaps = (amplitudes @ amplitudes.transpose(1, 2)).triu(1)  # (B, K, K)
+    pairs = (present[:, :, None] * present[:, None]).triu(1)
+    return (overlaps * pairs).sum() / pairs.sum().clamp_min(1)
+
+
 def contrast_loss(output: PoseOutput) -> Tensor:
     """What is seen at a joint's peak is nearer to its own prototype in the memory than to any other's.
 

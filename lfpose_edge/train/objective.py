@@ -12,7 +12,7 @@ from lfpose_edge.train.bridge import DomainBridge
 from lfpose_edge.train.data.crops import Sample
 from lfpose_edge.train.data.tagged_crops import TagSample
 from lfpose_edge.train.losses import LossTerms, supervised_loss
-from lfpose_edge.train.map_losses import agreement_loss, concentration_loss, contrast_loss
+from lfpose_edge.train.map_losses import agreement_loss, concentration_loss, contrast_loss, separation_loss
 from lfpose_edge.train.networks import CamNetwork, PoseOutput
 from lfpose_edge.train.recipe import Recipe
 from lfpose_edge.train.tag_losses import tag_loss
@@ -65,6 +65,8 @@ class Objective:
             total = total + weights.agreement * agreement_loss(output, progress)
         if weights.concentration:
             total = total + weights.concentration * concentration_loss(output)
+        if weights.separation:
+            total = total + weights.separation * separation_loss(output)
         if weights.contrast:
             total = total + weights.contrast * contrast_loss(output)
         if self.bridge is not None:

@@ -10,6 +10,7 @@ from lfpose_edge.train.map_losses import (
     agreement_loss,
     concentration_loss,
     contrast_loss,
+    separation_loss,
     squared_hellinger,
 )
 from lfpose_edge.train.networks import PoseOutput
@@ -70,6 +71,19 @@ def test_concentration_counts_what_is_above_as_what_is_beside() -> None:
     cams = torch.full((1, 2, 11, 11), -100.0)
     cams[0, :, [0, 10], 2] = 0.0
     assert concentration_loss(PoseOutput(cams, HERE)).item() == pytest.approx(0.25, abs=1e-6)
+
+
+def test_separation_is_the_overlap_of_pairs_that_are_there() -> None:
+    cams = torch.full((2, 3, 8, 8), -100.0)
+    cams[:, 0, 2, 2] = cams[:, 1, 2, [2, 3]] = cams[:, 2, 6, 6] = 0.0
+    everybody = torch.full((2, 3), 5.0)
+    overlap = 0.5**0.5  # of the first two: all of one, half of the other; the third is apart
+    assert separation_loss(PoseOutput(cams, everybody)).item() == pytest.approx(overlap / 3, abs=1e-6)
+    everybody[0, 2] = everybody[1, 0] = -5.0  # one pair is left in each person
+    assert separation_loss(PoseOutput(cams, everybody)).item() == pytest.approx(overlap / 2, abs=1e-6)
+    nobody = PoseOutput(cams.requires_grad_(), torch.full((2, 3), -5.0))
+    separation_loss(nobody).backward()
+    assert not cams.grad.any()
 
 
 def _contrast(memory: torch.Tensor, swapped: bool = False, presence: torch.Tensor = HERE) -> torch.Tensor:

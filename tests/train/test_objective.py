@@ -15,7 +15,7 @@ from lfpose_edge.train.data.crops import Sample
 from lfpose_edge.train.data.tagged_crops import TagSample
 from lfpose_edge.train.data.tags import NO, YES
 from lfpose_edge.train.losses import supervised_loss
-from lfpose_edge.train.map_losses import agreement_loss, concentration_loss, contrast_loss
+from lfpose_edge.train.map_losses import agreement_loss, concentration_loss, contrast_loss, separation_loss
 from lfpose_edge.train.networks import PoseOutput, build_network
 from lfpose_edge.train.networks.prototypes import Prototypes
 from lfpose_edge.train.objective import Objective
@@ -77,7 +77,9 @@ def _located() -> Sample:
 
 
 @pytest.mark.parametrize("kind", [Sample, TagSample])
-@pytest.mark.parametrize("term", [None, "agreement", "concentration", "contrast", "equivariance", "teacher"])
+@pytest.mark.parametrize(
+    "term", [None, "agreement", "concentration", "separation", "contrast", "equivariance", "teacher"]
+)
 def test_a_term_is_added_with_its_weight(
     make_recipe: Callable[..., Recipe], term: str | None, kind: type
 ) -> None:
@@ -110,6 +112,7 @@ def test_a_term_is_added_with_its_weight(
         None: lambda: 0.0,
         "agreement": lambda: agreement_loss(output, PROGRESS),
         "concentration": lambda: concentration_loss(output),
+        "separation": lambda: separation_loss(output),
         "contrast": lambda: contrast_loss(output),
         "equivariance": lambda: equivariance_loss(first, second, sample, MIRROR) if tagged else 0.0,
         "teacher": lambda: (

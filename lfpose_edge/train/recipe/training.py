@@ -74,6 +74,8 @@ class Loss(Section):
     """Weight of a joint's feature being nearer to its prototype in the memory than to other joints'."""
     concentration: float = Field(0.0, ge=0)
     """Weight of the variance of a CAM's mass, in squares of the crop's side."""
+    separation: float = Field(0.0, ge=0)
+    """Weight of two joints' CAMs being in different places."""
     equivariance: float = Field(0.0, ge=0)
     """Weight of the CAMs of two views of a person being views of the same; of persons without a location."""
     teacher: float = Field(0.0, ge=0)
