@@ -93,7 +93,7 @@ def compare(rows: Iterable[dict[str, Any]], against: Mapping[str, Sequence[str]]
     table = []
     for name, others in against.items():
         for other in (None, *others):
-            seeds = [s for n, s in persons if n == name and (other is None or (other, s) in persons)]
+            seeds = sorted(s for n, s in persons if n == name and (other is None or (other, s) in persons))
             if not seeds:
                 continue
             # A person is drawn with what all seeds made of him.
@@ -102,6 +102,11 @@ def compare(rows: Iterable[dict[str, Any]], against: Mapping[str, Sequence[str]]
             if other is not None:
                 found = pck_difference(ours, sum(persons[other, seed] for seed in seeds).tolist())
             points = {key: 100 * value for key, value in asdict(found).items()}
-            part_of = {} if other is None else {"part of it": alone.value / (alone.value - found.value)}
-            table.append({"row": name, "seeds": len(seeds), "less": other, **points, **part_of})
+            more: dict[str, object] = {}
+            if other is not None:
+                more = {"part of it": alone.value / (alone.value - found.value)}
+            elif len(seeds) > 1:
+                each = (100 * pck_interval(persons[name, seed].tolist()).value for seed in seeds)
+                more = {"each seed": " ".join(f"{value:.1f}" for value in each)}
+            table.append({"row": name, "seeds": len(seeds), "less": other, **points, **more})
     return table

@@ -75,6 +75,11 @@ def test_a_difference_is_of_the_same_persons_and_a_gap_is_recovered_in_part() ->
     alone, difference = table
     assert alone["value"] == pytest.approx(50)
     assert difference["value"] == pytest.approx(100 * 4 / 12)
+    again = {**rows[1], "seed": 1, "correct": "3333"}
+    alone, difference = trainings.compare([again, *rows], {"mean teacher": (adaptation.LOW,)})
+    assert (alone["seeds"], alone["each seed"]) == (2, "50.0 25.0")
+    assert alone["value"] == pytest.approx(100 * (6 + 3) / 24)
+    assert difference["seeds"] == 1  # the other row has no second seed
     found = {row["row"]: row["recovered"] for row in adaptation.recovered(rows)}
     assert found == pytest.approx({adaptation.LOW: 0.0, "mean teacher": 0.5, adaptation.HIGH: 1.0})
     more = [*rows, {**rows[1], "seed": 1, "target": {"pck_box": 0.9}}]  # of a seed that lacks the two ends
