@@ -325,6 +325,21 @@ def make_tags(
     run_make(annotations, images, out, skeleton, regions, seed)
 
 
+@tags_app.command("page")
+def page_of_tags(
+    sheet: Annotated[Path, typer.Argument(help="A question sheet.")],
+    images: Annotated[Path, typer.Argument(help="Folder of its images.")],
+    out: Annotated[
+        Path, typer.Option(help="Where the page goes, an .html file; it finds the images from there.")
+    ],
+    skeleton: SkeletonName = "lsp14",
+) -> None:
+    """Write a page on which people answer a sheet in their browser, without a server."""
+    from lfpose_edge.cli.tagging import run_page
+
+    run_page(sheet, images, out, skeleton)
+
+
 @tags_app.command("simulate")
 def simulate_tags(
     sheet: Annotated[Path, typer.Argument(help="A question sheet.")],

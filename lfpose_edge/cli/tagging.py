@@ -28,8 +28,23 @@ def run_make(annotations: Path, images: Path, out: Path, skeleton: str, regions:
     tags = make_questions(persons, images, regions, seed)
     write_tags(out, tags)
     plain_console(stderr=True).print(
-        f"wrote {out}: {len(persons)} persons, {regions * len(persons.skeleton)} questions each"
+        f"wrote {out}: {len(persons)} persons, {regions * len(persons.skeleton)} questions each; "
+        f"`lfpose tags page {out} {images} --out page.html` makes a page to answer them on"
     )
+
+
+def run_page(sheet: Path, images: Path, out: Path, skeleton: str) -> None:
+    """Write the page on which a sheet is answered."""
+    from lfpose_edge.train.data.tag_page import write_page
+    from lfpose_edge.train.data.tags import read_tags
+
+    require_writable(out)
+    tags = read_tags(sheet, skeleton_named(skeleton))
+    name = f"{sheet.stem}-answered.csv"
+    write_page(out, tags, images, name)
+    console = plain_console(stderr=True)
+    console.print(f"wrote {out}: {len(tags)} regions of {len(tags.rows_by_person())} persons")
+    console.print(f"Open it in a browser, answer, and save {name}. The images stay where they are.")
 
 
 def run_simulate(

@@ -77,6 +77,11 @@ def test_outputs_and_devices_are_checked_before_the_work(lfpose, tmp_path: Path)
             {"regions": 9, "seed": 3},
         ),
         (
+            "tags page b.csv images --out p.html --skeleton coco17",
+            "tagging.run_page",
+            {"out": Path("p.html"), "skeleton": "coco17"},
+        ),
+        (
             "tags simulate b.csv a.json images --out c.csv --mistakes 0.1 --seed 3",
             "tagging.run_simulate",
             {"mistakes": 0.1, "seed": 3},

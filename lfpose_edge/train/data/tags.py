@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ YES, NO, OPEN = 1, 0, -1
 _WORDS = {"yes": YES, "no": NO, "": OPEN}
 _ROUNDING = 0.02  # pixels
 _GRID = 40  # cells along each side of a box
-_PLACE = ("person", "image", "box_x1", "box_y1", "box_x2", "box_y2", "x1", "y1", "x2", "y2")
+PLACE = ("person", "image", "box_x1", "box_y1", "box_x2", "box_y2", "x1", "y1", "x2", "y2")
 
 
 @dataclass(frozen=True)
@@ -216,24 +217,27 @@ def places_left(tags: Tags) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def write_tags(path: Path, tags: Tags) -> None:
     """Write a sheet as CSV, for people and spreadsheets, or as JSON, by the path's suffix."""
-    words = {value: word for word, value in _WORDS.items()}
-    numbers = np.concatenate([tags.boxes, tags.regions], axis=1).tolist()
-    rows = [
-        dict(zip(_PLACE, [int(person), image, *place], strict=True))
-        | {joint: words[int(a)] for joint, a in zip(tags.skeleton.keypoints, answers, strict=True)}
-        for person, image, place, answers in zip(
-            tags.persons, tags.images, numbers, tags.answers, strict=True
-        )
-    ]
+    rows = [{**place, **answers} for place, answers in sheet_rows(tags)]
     if _is_json(path):
         tree = {"joints": list(tags.skeleton.keypoints), "regions": rows}
         write_text_whole(path, json.dumps(tree, indent=1) + "\n")
         return
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*_PLACE, *tags.skeleton.keypoints], lineterminator="\n")
+    writer = csv.DictWriter(text, [*PLACE, *tags.skeleton.keypoints], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text_whole(path, text.getvalue())
+
+
+def sheet_rows(tags: Tags) -> Iterator[tuple[dict[str, int | str | float], dict[str, str]]]:
+    """A sheet's rows as it is written: where is asked, by ``PLACE``, and the answers, by joint."""
+    words = {value: word for word, value in _WORDS.items()}
+    numbers = np.concatenate([tags.boxes, tags.regions], axis=1).tolist()
+    for person, image, place, answers in zip(tags.persons, tags.images, numbers, tags.answers, strict=True):
+        yield (
+            dict(zip(PLACE, [int(person), image, *place], strict=True)),
+            {joint: words[int(a)] for joint, a in zip(tags.skeleton.keypoints, answers, strict=True)},
+        )
 
 
 def read_tags(path: Path, skeleton: Skeleton) -> Tags:
@@ -253,11 +257,11 @@ def read_tags(path: Path, skeleton: Skeleton) -> Tags:
     except (OSError, ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
         message = f"{path}: not a tag sheet ({type(error).__name__}: {error})"
         raise SourceError(message) from error
-    lacking = [name for name in _PLACE if name not in columns]
+    lacking = [name for name in PLACE if name not in columns]
     if lacking:
         message = f"{path}: a tag sheet has a column {lacking[0]!r}"
         raise SourceError(message)
-    joints = [name for name in columns if name not in _PLACE]
+    joints = [name for name in columns if name not in PLACE]
     for joint in joints:
         if joint not in skeleton.keypoints:
             hint = did_you_mean(joint, skeleton.keypoints)
@@ -273,7 +277,7 @@ def read_tags(path: Path, skeleton: Skeleton) -> Tags:
                 other = ", ".join(sorted(map(str, row.keys() ^ rows[0].keys())))
                 message = f"it has not the columns of the first: {other}"
                 raise ValueError(message)
-            persons[i], places[i] = int(str(row["person"])), [float(row[name]) for name in _PLACE[2:]]
+            persons[i], places[i] = int(str(row["person"])), [float(row[name]) for name in PLACE[2:]]
             for joint in joints:
                 answers[i, skeleton.index(joint)] = _WORDS[str(row[joint]).strip().lower()]
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
