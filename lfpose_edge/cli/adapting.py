@@ -6,25 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from lfpose_edge.cli import training
 from lfpose_edge.cli.errors import Stopped
+from lfpose_edge.cli.people import find_people
 from lfpose_edge.console import plain_console
-from lfpose_edge.detection import resolve_detector
 from lfpose_edge.errors import AccuracyGateError, BundleError, RecipeError, SourceError
 from lfpose_edge.files import require_writable, write_text_whole
-from lfpose_edge.opencv import cv2
 from lfpose_edge.persons import PersonTable, data_root, read_coco_boxes
 from lfpose_edge.skeleton import Skeleton
-from lfpose_edge.sources import IMAGE_SUFFIXES
 
 HELD_OUT = 5  # the last of so many parts of the images is kept for the verdict
 LEAST_PEOPLE, LEAST_HELD_OUT = 40, 10
-_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as training reads images
 
 
 def run_adapt(
@@ -111,60 +105,6 @@ def _checkpoint(model: str) -> Path:
         message = f"no checkpoint at {path}"
         raise BundleError(message)
     return path
-
-
-def find_people(frames: Path, detector: str | None, console: Console) -> dict[str, Any]:
-    """The people in a folder of images, as a COCO tree of boxes; without a detector every image is of one.
-
-    Raises:
-        SourceError: the folder holds no image, an image cannot be read or is stored turned, or nobody is
-            found.
-    """
-    if not frames.is_dir():
-        message = f"{frames} is no folder: give a folder of images of your camera"
-        raise SourceError(message)
-    files = sorted(p for p in frames.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    if not files:
-        message = f"folder {frames} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
-        raise SourceError(message)
-    find = resolve_detector(None if detector == "none" else detector)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for number, file in enumerate(
-        track(files, "looking for people", console=console, disable=not console.is_terminal), 1
-    ):
-        image, upright = (cv2.imread(str(file), flags) for flags in (_AS_STORED, cv2.IMREAD_COLOR))
-        if image is None or upright is None:
-            message = f"cannot decode {file}: damaged, or not an image"
-            raise SourceError(message)
-        if not np.array_equal(image, upright):
-            message = (
-                f"images of {frames} are turned by their EXIF entry, {file.name} first, and training reads "
-                "them as they are stored: store them upright"
-            )
-            raise SourceError(message)
-        height, width = image.shape[:2]
-        found = np.array([[0, 0, width, height]], np.float32)
-        if find is not None:
-            found = find(np.asarray(image, np.uint8))[0]
-        if len(found):
-            images.append({"id": number, "file_name": file.relative_to(frames).as_posix()})
-        for x1, y1, x2, y2 in found.tolist():
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": 1,
-                    "iscrowd": 0,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                }
-            )
-    if not annotations:
-        message = (
-            f"the detector found nobody in the {len(files)} images of {frames}: is this the right folder?"
-        )
-        raise SourceError(message)
-    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
 
 
 def read_boxes(boxes: Path, frames: Path) -> dict[str, Any]:

@@ -226,6 +226,21 @@ def make_subset(
     typer.echo(f"wrote {out}: {count} persons" + (f" of the {persons} asked for" if count < persons else ""))
 
 
+@data_app.command("people")
+def people(
+    folder: Annotated[Path, typer.Argument(help="Folder of images, and of folders of them.")],
+    out: Annotated[Path, typer.Option(help="Where the COCO JSON goes.")],
+    detector: Annotated[
+        str,
+        typer.Option(help="ONNX person detector (YOLOX): a path or a name; none: every image is one person."),
+    ] = "yolox-nano",
+) -> None:
+    """Find the people in a folder of images: boxes, which `lfpose tags make` and `label` begin with."""
+    from lfpose_edge.cli.people import run_people
+
+    run_people(folder, out, detector)
+
+
 @data_app.command("label")
 def label(
     annotations: Annotated[Path, typer.Argument(help="COCO JSON with person boxes.")],

@@ -16,8 +16,9 @@ from pictures import turned_jpeg
 from rich.console import Console
 
 from lfpose_edge.bundle import Bundle
-from lfpose_edge.cli import adapting
-from lfpose_edge.cli.adapting import find_people, read_boxes, run_adapt, write_halves
+from lfpose_edge.cli import adapting, people
+from lfpose_edge.cli.adapting import read_boxes, run_adapt, write_halves
+from lfpose_edge.cli.people import find_people
 from lfpose_edge.errors import AccuracyGateError, BackendUnavailable, BundleError, RecipeError, SourceError
 from lfpose_edge.persons import read_coco_boxes, read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
@@ -154,7 +155,7 @@ def test_a_folder_that_cannot_be_adapted_to(
         (frames / "000.jpg").write_bytes(turned_jpeg(cv2.imread(str(frames / "000.png"))))
     else:
         monkeypatch.setattr(
-            adapting, "resolve_detector", lambda _: lambda image: (np.zeros((0, 4)), np.zeros(0))
+            people, "resolve_detector", lambda _: lambda image: (np.zeros((0, 4)), np.zeros(0))
         )
     with pytest.raises(SourceError, match=words):
         write_halves(find_people(frames, None, QUIET), tmp_path)

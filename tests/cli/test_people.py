@@ -1,0 +1,66 @@
+"""``lfpose data people``: from a folder of photos to a question sheet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lfpose_edge.cli import people
+from lfpose_edge.persons import read_coco_boxes
+from lfpose_edge.skeleton import LSP14
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three images, one in a folder of its own; how bright they are says how many people are on them."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for name, level in (("a.png", 10), ("b.jpg", 0), ("more/c.png", 20)):
+        cv2.imwrite(str(folder / name), np.full((40, 60, 3), level, np.uint8))
+    return folder
+
+
+def test_boxes_are_what_the_detector_finds_and_begin_a_sheet(
+    lfpose, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        count = round(image.mean() / 10)
+        corners = np.array([[2.0, 3.0, 22.0, 33.0], [30.5, 4.0, 55.0, 39.0]], np.float32)
+        return corners[:count], np.array([0.9, 0.5], np.float32)[:count]
+
+    asked: list[str | None] = []
+    monkeypatch.setattr(people, "resolve_detector", lambda name: asked.append(name) or found)
+    done = lfpose("data", "people", photos, "--out", "people.json", "--detector", "mine.onnx")
+    assert (done.code, asked) == (0, ["mine.onnx"]), done.err
+    assert "wrote people.json: 3 people in 2 images" in done.err
+    table = read_coco_boxes(tmp_path / "people.json", photos, LSP14)
+    assert [path.relative_to(photos).as_posix() for path in table.images] == ["a.png", *["more/c.png"] * 2]
+    np.testing.assert_allclose(table.boxes, [[2, 3, 22, 33], [2, 3, 22, 33], [30.5, 4, 55, 39]])
+    tree = json.loads((tmp_path / "people.json").read_text())
+    assert [round(a["score"], 3) for a in tree["annotations"]] == [0.9, 0.9, 0.5]
+    assert tree["images"][0] == {"id": 1, "file_name": "a.png", "width": 60, "height": 40}
+
+    assert lfpose("tags", "make", "people.json", photos, "--regions", "2", "--out", "q.csv").code == 0
+    assert len((tmp_path / "q.csv").read_text().splitlines()) == 1 + 3 * 2
+    assert lfpose("tags", "page", "q.csv", photos, "--out", "page.html").code == 0
+
+
+def test_without_a_detector_every_image_is_of_one_person(lfpose, photos: Path, tmp_path: Path) -> None:
+    assert lfpose("data", "people", photos, "--out", "people.json", "--detector", "none").code == 0
+    table = read_coco_boxes(tmp_path / "people.json", photos, LSP14)
+    assert len(table) == 3
+    np.testing.assert_array_equal(table.boxes, [[0, 0, 60, 40]] * 3)
+
+
+def test_a_folder_without_people_writes_nothing(
+    lfpose, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    monkeypatch.setattr(people, "resolve_detector", lambda _: lambda image: nobody)
+    done = lfpose("data", "people", photos, "--out", "people.json")
+    assert (done.code, "found nobody in the 3 images" in done.err) == (1, True)
+    assert not (tmp_path / "people.json").exists()
