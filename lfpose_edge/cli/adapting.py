@@ -46,6 +46,12 @@ def run_adapt(
     if not source.data.source:
         message = f"{checkpoint} was trained on no locations: there is no source to adapt from"
         raise RecipeError(message)
+    if source.data.val is None:
+        message = (
+            f"{checkpoint} was trained without validation people (data.val), and an adaptation is judged by "
+            "them too: train with some"
+        )
+        raise RecipeError(message)
     training.require_device(device)
     bundle = out / "bundle"
     if bundle.exists():

@@ -86,7 +86,7 @@ def train(
     torch.manual_seed(recipe.seed)
 
     train_set, split = make_training_set(recipe, data_root)
-    val_set = read_persons(recipe.data.val, recipe, data_root)
+    val_set = None if recipe.data.val is None else read_persons(recipe.data.val, recipe, data_root)
     network = build_network(recipe.network, recipe.joints).to(memory_format=torch.channels_last)
     path = out / "last.pt"
     origin: Origin | None = None
@@ -225,7 +225,7 @@ def train(
                 "seconds": seconds,
                 "images_per_second": len(losses) * options.batch_size / seconds,
             }
-            if (epoch + 1) % validate_every == 0 or step == last_step:
+            if val_set is not None and ((epoch + 1) % validate_every == 0 or step == last_step):
                 row["val_pck"] = evaluate_network(ema, val_set, size, recipe.data.padding).pck_box.mean
             history.append(row)
             progress.end_epoch(row)

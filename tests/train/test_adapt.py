@@ -274,6 +274,11 @@ def test_only_the_checkpoint_of_a_located_training_is_adapted(
     save_checkpoint(tmp_path / "tags.pt", state)
     with pytest.raises(RecipeError, match="was trained on no locations"):
         run(tmp_path / "tags.pt")
+    located = {"train": {"annotations": "train/annotations.json", "images": "train/images"}}
+    state["recipe"] = make_recipe(network=SMALL, data=located).model_dump(mode="json")
+    save_checkpoint(tmp_path / "unmeasured.pt", state)
+    with pytest.raises(RecipeError, match=r"trained without validation people \(data.val\)"):
+        run(tmp_path / "unmeasured.pt")
     assert not (tmp_path / "out").exists()
 
 

@@ -76,6 +76,16 @@ def test_answers_alone_teach_where_the_joints_are(
     assert run.history[-1]["val_pck"] > 0.3  # chance is about 0.05
 
 
+def test_who_has_no_location_at_all_can_train(root: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        (root / part / "annotations.json").unlink()
+    data = {"tags": SETS["tags"], "workers": 0}
+    recipe = make_recipe(data=data, stages=[{"epochs": 1, "size": [32, 32]}])
+    run = train(recipe, data_root=root, out=tmp_path / "out", accelerator="cpu", validate_every=1)
+    assert run.finished
+    assert "val_pck" not in run.history[-1]
+
+
 @pytest.mark.parametrize("change", ["permuted", "deleted"])
 def test_no_coordinate_reaches_a_location_free_run(
     root: Path, make_recipe: MakeRecipe, tmp_path: Path, change: str

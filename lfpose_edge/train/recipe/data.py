@@ -55,8 +55,8 @@ class Data(Section):
     """One question sheet, or several: persons without a location. Alone they train without any."""
     target: Annotated[tuple[TargetSet, ...], BeforeValidator(_several)] = ()
     """Persons of another domain, to adapt to, of whom the boxes are known, and of a few the locations."""
-    val: DataSet
-    """Measured now and then, for the record: nothing is chosen by it."""
+    val: DataSet | None = None
+    """Located persons that are measured now and then, for the record: nothing is chosen by it."""
     padding: Positive = 1.25
     """The crop's size over the box's."""
     workers: int | None = Field(None, ge=0)

@@ -38,7 +38,8 @@ class Recipe(Section):
         if self.skeleton not in SKELETONS:
             message = f"unknown skeleton {self.skeleton!r}; {did_you_mean(self.skeleton, SKELETONS)}"
             raise ValueError(message)
-        for data in (*self.data.train, *self.data.target, self.data.val):
+        val = () if self.data.val is None else (self.data.val,)
+        for data in (*self.data.train, *self.data.target, *val):
             for joint in data.joints.keys() - set(self.joints.keypoints):
                 message = (
                     f"{data.annotations} is to give the joint {joint!r}, which {self.skeleton} lacks; "
