@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -189,14 +190,16 @@ def coco_persons(annotations: Path) -> tuple[dict[str, Any], list[dict[str, Any]
     except FileNotFoundError as error:
         message = f"no annotation file {annotations}"
         raise SourceError(message) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = f"{annotations}: not a COCO JSON with person boxes ({type(error).__name__}: {error})"
         raise SourceError(message) from error
     if not persons:
         message = f"{annotations}: no person in it; crowds and other categories than person do not count"
         raise SourceError(message)
-    for row, person in enumerate(persons):
-        person.setdefault("id", row)
+    free = itertools.filterfalse({a.get("id") for a in persons}.__contains__, itertools.count())
+    for person in persons:
+        if "id" not in person:
+            person["id"] = next(free)
         problem = (
             _id_problem(person)
             or _image_problem(person, files)
@@ -229,7 +232,9 @@ def _image_files(tree: dict[str, Any]) -> dict[Any, Path]:
 
 
 def _id_problem(person: dict[str, Any]) -> str | None:
-    return None if type(person.get("id")) is int else "it needs an id, a whole number"
+    number = person.get("id")
+    whole = type(number) is int and 0 <= number < 2**63
+    return None if whole else "it needs an id, a whole number from 0 on"
 
 
 def _image_problem(person: dict[str, Any], files: dict[Any, Path]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,28 @@ def load_image(source: object, color: Color = "bgr") -> Image:
         f"an image is a uint8 array, a path or the bytes of an encoded image, got {type(source).__name__}"
     )
     raise TypeError(message)
+
+
+def load_stored(path: Path, *, upright: bool = False) -> Image:
+    """An image file as it is stored, (H, W, 3) uint8 BGR: what its EXIF entry says of turns is not heeded.
+
+    Args:
+        path: of the file.
+        upright: refuse one that is to be turned.
+
+    Raises:
+        SourceError: as :func:`load_image`; the file is stored turned.
+    """
+    data = _read_file(path)
+    stored = _decode(data, str(path), "bgr", cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    may_be_turned = upright and re.search(rb"exif", data, re.IGNORECASE)
+    if may_be_turned and not np.array_equal(stored, _decode(data, str(path), "bgr")):
+        message = (
+            f"{path} is turned by its EXIF entry, and training reads images as they are stored: store all of "
+            "them upright (ImageMagick: mogrify -auto-orient *.jpg)"
+        )
+        raise SourceError(message)
+    return stored
 
 
 def frames(
@@ -265,7 +288,7 @@ def _read_file(path: Path) -> bytes:
         raise SourceError(message) from error
 
 
-def _decode(data: bytes, name: str, color: Color) -> Image:
+def _decode(data: bytes, name: str, color: Color, flags: int = cv2.IMREAD_COLOR) -> Image:
     if not data:
         message = f"{name} is empty (0 bytes)"
         raise SourceError(message)
@@ -273,7 +296,7 @@ def _decode(data: bytes, name: str, color: Color) -> Image:
         message = f"{name} is truncated: the end of the image is missing"
         raise SourceError(message)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         message = f"cannot decode {name}: {error.err or error}"
         raise SourceError(message) from error

@@ -46,7 +46,7 @@ ALLOWED = {
         "sources zoo",
         "cli": "backends bundle console detection errors estimator files machine "
         "metrics opencv package persons results skeleton sources zoo",
-        "train": "bundle console errors files geometry metrics opencv ops persons skeleton zoo",
+        "train": "bundle console errors files geometry metrics opencv ops persons skeleton sources zoo",
         "export": "backends bundle cli console detection errors estimator files "
         "geometry machine metrics opencv ops persons skeleton sources zoo",
     }.items()

@@ -14,19 +14,20 @@ from lfpose_edge.console import plain_console
 from lfpose_edge.detection import resolve_detector
 from lfpose_edge.errors import SourceError
 from lfpose_edge.files import require_writable, write_text_whole
-from lfpose_edge.opencv import cv2
-from lfpose_edge.sources import IMAGE_SUFFIXES
-
-_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as training reads images
+from lfpose_edge.sources import IMAGE_SUFFIXES, load_stored
 
 
 def run_people(folder: Path, out: Path, detector: str | None) -> None:
     """Find the people and write their boxes."""
     console = plain_console(stderr=True)
+    if out.suffix.lower() != ".json":
+        message = f"{out}: the name of a COCO JSON ends in .json"
+        raise SourceError(message)
     require_writable(out)
     found = find_people(folder, detector, console)
     write_text_whole(out, json.dumps(found) + "\n")
-    console.print(f"wrote {out}: {len(found['annotations'])} people in {len(found['images'])} images")
+    people, images, looked_at = len(found["annotations"]), len(found["images"]), found["info"]["images"]
+    console.print(f"wrote {out}: {people} people in {images} of {looked_at} images")
 
 
 def find_people(frames: Path, detector: str | None, console: Console) -> dict[str, Any]:
@@ -40,8 +41,13 @@ def find_people(frames: Path, detector: str | None, console: Console) -> dict[st
         message = f"{frames} is no folder: give a folder of images"
         raise SourceError(message)
     files = sorted(p for p in frames.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    files = [p for p in files if not p.name.startswith(".")]  # previews and the like
     if not files:
         message = f"folder {frames} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        raise SourceError(message)
+    odd = next((p for p in files if not _is_text(p.name)), None)
+    if odd is not None:
+        message = f"the name of {str(odd)!r} is no text in UTF-8, and a JSON cannot hold it: rename it"
         raise SourceError(message)
     find = resolve_detector(None if detector == "none" else detector)
     images: list[dict[str, Any]] = []
@@ -49,20 +55,11 @@ def find_people(frames: Path, detector: str | None, console: Console) -> dict[st
     for number, file in enumerate(
         track(files, "looking for people", console=console, disable=not console.is_terminal), 1
     ):
-        image, upright = (cv2.imread(str(file), flags) for flags in (_AS_STORED, cv2.IMREAD_COLOR))
-        if image is None or upright is None:
-            message = f"cannot decode {file}: damaged, or not an image"
-            raise SourceError(message)
-        if not np.array_equal(image, upright):
-            message = (
-                f"images of {frames} are turned by their EXIF entry, {file.name} first, and training reads "
-                "them as they are stored: store them upright"
-            )
-            raise SourceError(message)
+        image = load_stored(file, upright=True)
         height, width = image.shape[:2]
         boxes, scores = np.array([[0, 0, width, height]], np.float32), np.ones(1, np.float32)
         if find is not None:
-            boxes, scores = find(np.asarray(image, np.uint8))
+            boxes, scores = find(image)
         if len(boxes):
             name = file.relative_to(frames).as_posix()
             images.append({"id": number, "file_name": name, "width": width, "height": height})
@@ -83,4 +80,17 @@ def find_people(frames: Path, detector: str | None, console: Console) -> dict[st
             f"the detector found nobody in the {len(files)} images of {frames}: is this the right folder?"
         )
         raise SourceError(message)
-    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+    return {
+        "info": {"images": len(files)},  # that were looked at; below are those with people
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person"}],
+    }
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

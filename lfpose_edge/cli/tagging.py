@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.progress import track
 from rich.table import Table
 
 from lfpose_edge.console import plain_console
-from lfpose_edge.errors import RecipeError, did_you_mean
+from lfpose_edge.errors import RecipeError, SourceError, did_you_mean
 from lfpose_edge.files import require_writable
 from lfpose_edge.metrics.accuracy import measure
 from lfpose_edge.persons import read_coco_boxes, read_coco_keypoints
@@ -24,13 +27,29 @@ def run_make(annotations: Path, images: Path, out: Path, skeleton: str, regions:
     from lfpose_edge.train.data.tags import make_questions, write_tags
 
     require_writable(out)
+    _require_no_loss(out, annotations)
     persons = read_coco_boxes(annotations, images, skeleton_named(skeleton))
+    missing = next((path for path in persons.images if not path.is_file()), None)
+    if missing is not None:
+        message = f"{annotations} names an image that is not there: {missing}"
+        raise SourceError(message)
     tags = make_questions(persons, images, regions, seed)
     write_tags(out, tags)
+    page = ["lfpose", "tags", "page", str(out), str(images), "--out", "page.html", "--skeleton", skeleton]
     plain_console(stderr=True).print(
-        f"wrote {out}: {len(persons)} persons, {regions * len(persons.skeleton)} questions each; "
-        f"`lfpose tags page {out} {images} --out page.html` makes a page to answer them on"
+        f"wrote {out}: {len(persons)} persons, {regions * len(persons.skeleton)} questions each\n"
+        f"next, for a page to answer them on: {shlex.join(page)}"
     )
+
+
+def _require_no_loss(out: Path, annotations: Path) -> None:
+    """SourceError when a new sheet would take the place of its own source, or of answers."""
+    if out.exists() and out.samefile(annotations):
+        message = f"--out {out} is the file that the questions are made of: give another path"
+        raise SourceError(message)
+    if out.exists() and re.search(rb"\b(yes|no)\b", out.read_bytes()):
+        message = f"{out} is there already and holds answers: give another --out, or remove it"
+        raise SourceError(message)
 
 
 def run_page(sheet: Path, images: Path, out: Path, skeleton: str) -> None:
@@ -40,9 +59,15 @@ def run_page(sheet: Path, images: Path, out: Path, skeleton: str) -> None:
 
     require_writable(out)
     tags = read_tags(sheet, skeleton_named(skeleton))
-    name = f"{sheet.stem}-answered.csv"
-    write_page(out, tags, images, name)
+    name = f"{sheet.stem.removesuffix('-answered')}-answered.csv"
     console = plain_console(stderr=True)
+    write_page(
+        out,
+        tags,
+        images,
+        name,
+        show=lambda files: track(files, "images", console=console, disable=not console.is_terminal),
+    )
     console.print(f"wrote {out}: {len(tags)} regions of {len(tags.rows_by_person())} persons")
     console.print(f"Open it in a browser, answer, and save {name}. The images stay where they are.")
 

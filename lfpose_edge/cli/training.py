@@ -38,8 +38,9 @@ def run_train(
     )
     if not run.finished:
         raise Stopped
+    said = "trained" if run.steps else "trained before, and nothing is done anew; another --out trains again"
     plain_console(stderr=True).print(
-        f"trained: {run.checkpoint}\nnext: lfpose-export {run.checkpoint} --out {plan.name}-bundle"
+        f"{said}: {run.checkpoint}\nnext: lfpose-export {run.checkpoint} --out {plan.name}-bundle"
     )
 
 

@@ -48,12 +48,14 @@ class Run:
         finished: False when the run was stopped by the user before its last epoch.
         history: one dict an epoch: epoch, size, loss, seconds, images_per_second and, where it was measured,
             val_pck.
+        steps: that were taken now; 0 where an earlier run had finished.
     """
 
     network: CamNetwork
     checkpoint: Path
     finished: bool
     history: list[dict[str, Any]]
+    steps: int
 
 
 def train(
@@ -141,6 +143,7 @@ def train(
     appearances = {stage.size: target_appearance(train_set, recipe, stage.size) for stage in recipe.stages}
     steps_per_epoch = len(train_set.epoch_batches(options.batch_size, (recipe.seed, 0)))
     last_step = steps_per_epoch * recipe.epochs
+    began = step
     if step:
         logger.info("resuming %s at epoch %d of %d", path, step // steps_per_epoch + 1, recipe.epochs)
 
@@ -215,7 +218,7 @@ def train(
                     saved_at = time.monotonic()
                 if stop.requested:
                     progress.note(f"stopped; run the same command to go on from {path}")
-                    return Run(ema, path, False, history)
+                    return Run(ema, path, False, history, step - began)
 
             seconds = time.monotonic() - started
             row: dict[str, Any] = {
@@ -233,8 +236,8 @@ def train(
             saved_at = time.monotonic()
             if stop.requested and step < last_step:
                 progress.note(f"stopped; run the same command to go on from {path}")
-                return Run(ema, path, False, history)
-    return Run(ema, path, True, history)
+                return Run(ema, path, False, history, step - began)
+    return Run(ema, path, True, history, step - began)
 
 
 def require_finite(what: str, value: torch.Tensor, step: int, path: Path) -> None:

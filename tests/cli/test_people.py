@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import shutil
 from pathlib import Path
 
 import cv2
@@ -36,7 +39,7 @@ def test_boxes_are_what_the_detector_finds_and_begin_a_sheet(
     monkeypatch.setattr(people, "resolve_detector", lambda name: asked.append(name) or found)
     done = lfpose("data", "people", photos, "--out", "people.json", "--detector", "mine.onnx")
     assert (done.code, asked) == (0, ["mine.onnx"]), done.err
-    assert "wrote people.json: 3 people in 2 images" in done.err
+    assert "wrote people.json: 3 people in 2 of 3 images" in done.err
     table = read_coco_boxes(tmp_path / "people.json", photos, LSP14)
     assert [path.relative_to(photos).as_posix() for path in table.images] == ["a.png", *["more/c.png"] * 2]
     np.testing.assert_allclose(table.boxes, [[2, 3, 22, 33], [2, 3, 22, 33], [30.5, 4, 55, 39]])
@@ -47,6 +50,43 @@ def test_boxes_are_what_the_detector_finds_and_begin_a_sheet(
     assert lfpose("tags", "make", "people.json", photos, "--regions", "2", "--out", "q.csv").code == 0
     assert len((tmp_path / "q.csv").read_text().splitlines()) == 1 + 3 * 2
     assert lfpose("tags", "page", "q.csv", photos, "--out", "page.html").code == 0
+
+
+def test_a_new_sheet_does_not_take_the_place_of_answers_or_of_its_source(
+    lfpose, photos: Path, tmp_path: Path
+) -> None:
+    assert lfpose("data", "people", photos, "--out", "people.json", "--detector", "none").code == 0
+    for out in ("people.json", "answered.csv"):
+        (tmp_path / "answered.csv").write_text("person,neck\n1,yes\n")
+        before = (tmp_path / out).read_bytes()
+        done = lfpose("tags", "make", "people.json", photos, "--out", out)
+        assert (done.code, "give another" in done.err) == (1, True), done.err
+        assert (tmp_path / out).read_bytes() == before
+    assert lfpose("tags", "make", "people.json", photos, "--out", "q.csv").code == 0
+    assert lfpose("tags", "make", "people.json", photos, "--regions", "2", "--out", "q.csv").code == 0
+    (photos / "a.png").unlink()
+    done = lfpose("tags", "make", "people.json", photos, "--out", "other.csv")
+    assert (done.code, "names an image that is not there" in done.err) == (1, True)
+
+
+def test_the_next_command_can_be_pasted(lfpose, photos: Path, tmp_path: Path) -> None:
+    odd = photos.rename(tmp_path / "my photos")
+    assert lfpose("data", "people", odd, "--out", "people.json", "--detector", "none").code == 0
+    made = lfpose("tags", "make", "people.json", odd, "--out", "my q.csv", "--skeleton", "coco17")
+    command = shlex.split(made.err.rpartition("lfpose tags page ")[2])
+    assert lfpose("tags", "page", *command).code == 0
+    assert "nose" in (tmp_path / "page.html").read_text()
+
+
+def test_photos_that_no_json_can_name_and_previews(lfpose, photos: Path, tmp_path: Path) -> None:
+    (photos / "._a.png").write_bytes(b"what a Mac leaves beside a picture")
+    assert lfpose("data", "people", photos, "--out", "people.json", "--detector", "none").code == 0
+    done = lfpose("data", "people", photos, "--out", photos / "a.png", "--detector", "none")
+    assert (done.code, "ends in .json" in done.err) == (1, True)
+    assert cv2.imread(str(photos / "a.png")) is not None
+    shutil.copy(photos / "a.png", os.fsencode(photos) + b"/caf\xe9.png")
+    done = lfpose("data", "people", photos, "--out", "people.json", "--detector", "none")
+    assert (done.code, "rename it" in done.err) == (1, True)
 
 
 def test_without_a_detector_every_image_is_of_one_person(lfpose, photos: Path, tmp_path: Path) -> None:

@@ -132,10 +132,10 @@ def test_boxes_may_be_given(figures: Path, frames: Path) -> None:
     [
         ("nothing", "is no folder"),
         ("empty", "holds no image"),
-        ("damaged", "cannot decode"),
+        ("damaged", "is damaged, or not an image"),
         ("few", "too few to adapt to and to judge by"),
         ("nobody", "the detector found nobody in the 24 images"),
-        ("sideways", "are turned by their EXIF entry, 000.jpg first"),
+        ("sideways", "000.jpg is turned by its EXIF entry"),
     ],
 )
 def test_a_folder_that_cannot_be_adapted_to(

@@ -201,7 +201,12 @@ def test_a_stop_at_the_very_end_is_a_finished_run(
     stop_after(6)
     run = _train(make_recipe(), figures, tmp_path)
     assert run.finished
+    assert run.steps == 6
     assert "val_pck" in run.history[-1]
+    before = (tmp_path / "last.pt").read_bytes()
+    again = _train(make_recipe(), figures, tmp_path)
+    assert (again.finished, again.steps, again.history) == (True, 0, run.history)
+    assert (tmp_path / "last.pt").read_bytes() == before
 
 
 def test_processes_without_torchrun_are_refused(

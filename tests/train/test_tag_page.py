@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -14,7 +16,9 @@ from urllib.parse import unquote
 import cv2
 import numpy as np
 import pytest
+from pictures import turned_jpeg
 
+from lfpose_edge.errors import SourceError
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.data.tag_page import write_page
 from lfpose_edge.train.data.tags import NO, OPEN, YES, Tags, read_tags, write_tags
@@ -63,14 +67,51 @@ def test_the_page_finds_the_images_and_no_name_ends_it(page: Path, tmp_path: Pat
     assert page.read_text().count("</script>") == 3
 
 
-def test_a_page_of_other_questions_has_other_answers(page: Path, sheet: Tags, tmp_path: Path) -> None:
-    """What a browser keeps is kept by the key: the same for the same questions, whatever is answered."""
-    key = _data(page)["key"]
-    for regions, same in ((sheet.regions, True), (sheet.regions + 1, False)):
-        answered = np.full_like(sheet.answers, YES)
-        other = Tags(sheet.persons, sheet.images, sheet.boxes, regions, answered, LSP14)
-        write_page(page, other, tmp_path / "images", "mine.csv")
+def test_a_browser_keeps_answers_for_this_sheet_and_these_images_alone(
+    page: Path, sheet: Tags, tmp_path: Path
+) -> None:
+    """By the key: a page of the same sheet takes them up, one of another or of a corrected one does not."""
+    key, images = _data(page)["key"], tmp_path / "images"
+    shutil.copytree(images, tmp_path / "others")
+    corrected = replace(sheet, answers=np.full_like(sheet.answers, YES))
+    for tags, folder, same in (
+        (sheet, images, True),
+        (replace(sheet, regions=sheet.regions + 1), images, False),
+        (corrected, images, False),
+        (sheet, tmp_path / "others", False),
+    ):
+        write_page(page, tags, folder, "mine.csv")
         assert (_data(page)["key"] == key) == same
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("name", "a page's name ends in .html"),
+        ("gone", "which is not there"),
+        ("kind", "browsers do not show .*a b.tif"),
+        ("turned", "is turned by its EXIF entry"),
+        ("damaged", "is damaged, or not an image"),
+    ],
+)
+def test_what_a_page_cannot_show_is_refused(case: str, words: str, sheet: Tags, tmp_path: Path) -> None:
+    path, image = tmp_path / "page.html", tmp_path / "images" / NAMES[0]
+    if case == "name":
+        path = tmp_path / "questions.csv"
+        path.write_text("answers")
+    elif case == "gone":
+        image.unlink()
+    elif case == "kind":
+        image.rename(image.with_suffix(".tif"))
+        sheet = replace(sheet, images=["a b.tif", *sheet.images[1:]])
+    elif case == "turned":
+        image.write_bytes(turned_jpeg(np.full((40, 30, 3), np.arange(40)[:, None, None], np.uint8)))
+    else:
+        image.write_bytes(b"no image")
+    before = {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    with pytest.raises(SourceError, match=words):
+        write_page(path, sheet, tmp_path / "images", "mine.csv")
+    assert {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
 
 
 def _logic(page: Path, script: str) -> Any:
@@ -79,9 +120,8 @@ def _logic(page: Path, script: str) -> Any:
     if node is None:
         pytest.skip("the page's script is run by node, which is not installed")
     (logic,) = re.findall(r'<script id="logic">(.*?)</script>', page.read_text(), re.S)
-    page.with_suffix(".js").write_text(
-        f"{logic}\nconst sheet = new Sheet({json.dumps(_data(page))});\n{script}"
-    )
+    given = f"const data = {json.dumps(_data(page))}, sheet = new Sheet(data);"
+    page.with_suffix(".js").write_text(f"{logic}\n{given}\n{script}")
     done = subprocess.run([node, str(page.with_suffix(".js"))], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -101,71 +141,115 @@ def test_answers_are_saved_kept_and_taken_up_again(page: Path, sheet: Tags, tmp_
         const order = [sheet.nextOpen(0)];
         sheet.answer(0, {json.dumps(marks)});
         order.push(sheet.nextOpen(1), sheet.nextOpen(3));
-        const other = new Sheet({{...sheet, answers: sheet.rows.map(() => sheet.joints.map(() => OPEN))}});
-        other.state = sheet.state;
+        const other = new Sheet(data);
+        other.answer(2, sheet.joints.map(() => YES));
+        other.takeUp(sheet.state + "");
+        sheet.takeUp(other.state);
         sheet.answer(3, {json.dumps(marks)});
         order.push(sheet.nextOpen(3));
-        sheet.answer(2, {json.dumps(marks)});
         order.push(sheet.nextOpen(0));
         console.log(JSON.stringify([sheet.toCsv(), order, other.toCsv(), sheet.given]));
         """,
     )
-    assert order == [0, 2, 3, 2, -1]  # from the first of all again, where those behind are answered
-    assert given == K + 3 * (K - 1)
-    for text, rows in ((csv, [0, 2, 3]), (again, [0])):
+    assert order == [0, 2, 3, -1, -1]
+    assert given == 2 * K + 2 * (K - 1)
+    marked = [YES, OPEN, *[NO] * (K - 2)]
+    for text, rows in ((csv, {0: marked, 3: marked}), (again, {0: marked})):
         (tmp_path / "saved.csv").write_text(text)
         read = read_tags(tmp_path / "saved.csv", LSP14)
-        expected = np.where(np.isin(np.arange(4), [1])[:, None], sheet.answers, OPEN)
-        expected[rows] = [YES, OPEN, *[NO] * (K - 2)]
+        expected = sheet.answers.copy()
+        for row, answers in {**rows, 2: [YES] * K}.items():  # the third was answered in the other tab
+            expected[row] = answers
         np.testing.assert_array_equal(read.answers, expected)
         np.testing.assert_array_equal(read.regions, sheet.regions)
         assert read.images == sheet.images
 
 
-def test_a_browser_shows_the_region_and_takes_keys(page: Path, tmp_path: Path) -> None:
+def test_cannot_tell_stays_so_when_a_saved_sheet_becomes_a_page(sheet: Tags, tmp_path: Path) -> None:
+    sheet.answers[0] = [YES, OPEN, *[NO] * (K - 2)]
+    write_page(tmp_path / "again.html", sheet, tmp_path / "images", "mine.csv")
+    done, answers = _logic(
+        tmp_path / "again.html", "console.log(JSON.stringify([sheet.done, sheet.answers[0]]));"
+    )
+    assert done == [True, True, False, False]
+    assert answers == ["yes", "", *["no"] * (K - 2)]
+
+
+BROWSING = """
+const press = (key, more) =>
+  document.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, ...more}));
+const seen = () => new Promise((done) => {
+  const wait = () => (shown ? done() : setTimeout(wait, 20));
+  setTimeout(wait);
+});
+async function browse() {
+  const result = {};
+  result.unseen = [row, press("Enter"), row][2];
+  await seen();
+  const stage = at("stage").getBoundingClientRect();
+  result.places = ["photo", "person", "region"].map((id) => {
+    const {left, top, width, height} = at(id).getBoundingClientRect();
+    return [left - stage.left, top - stage.top, width, height];
+  });
+  press("1"); press("2"); press("é", {code: "Digit2"}); press("Q"); press("3", {repeat: true});
+  press("Enter");
+  result.second = row;
+  await seen();
+  press("Enter", {repeat: true});
+  result.held = row;
+  press("5"); press("ArrowLeft"); press("ArrowLeft");
+  result.back = row;
+  result.before = marks.slice(0, 3);
+  await seen();
+  press("Enter");  // of an answered region to the next one, answered too
+  result.review = row;
+  await seen();
+  press("ArrowRight"); press("ArrowRight"); await seen(); press("-");
+  result.last = [row, at("trouble").textContent];
+  result.csv = sheet.toCsv();
+  result.kept = localStorage.getItem(kept) === sheet.state;
+  const pre = document.createElement("pre");
+  pre.id = "result";
+  pre.textContent = JSON.stringify(result);
+  document.body.append(pre);
+}
+browse();
+"""
+
+
+def test_in_a_browser(page: Path, tmp_path: Path) -> None:
+    """Where things are, what keys do, and that nothing unseen is answered and nothing marked is lost."""
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         pytest.skip("needs Chromium or Chrome, which is not installed")
-    script = """
-    <script>
-    const press = (key) => document.dispatchEvent(new KeyboardEvent("keydown", {key}));
-    at("photo").addEventListener("load", () => setTimeout(() => {
-      if (at("result")) return;
-      const stage = at("stage").getBoundingClientRect(), region = at("region").getBoundingClientRect();
-      const photo = at("photo").getBoundingClientRect();
-      const places = [photo, region].map(({left, top, width, height}) =>
-        [left - stage.left, top - stage.top, width, height]);
-      press("1"); press("2"); press("2"); press("Enter");
-      const second = row;
-      press("Backspace"); press("Backspace");
-      const before = marks.slice(0, 3);
-      const result = document.createElement("pre");
-      result.id = "result";
-      result.textContent = JSON.stringify({places, second, row, before, csv: sheet.toCsv()});
-      document.body.append(result);
-    }), {once: true});
-    </script>
-    """
-    page.write_text(page.read_text().replace("</html>", script + "</html>"))
+    page.write_text(page.read_text().replace("</html>", f"<script>{BROWSING}</script></html>"))
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-        + ["--window-size=1200,800", "--virtual-time-budget=8000", "--dump-dom", page.as_uri()],
+        + ["--window-size=1400,900", "--virtual-time-budget=8000", "--dump-dom", page.as_uri()],
         capture_output=True,
         text=True,
         timeout=120,
     )
     (text,) = re.findall(r'<pre id="result">(.*?)</pre>', done.stdout, re.S)
-    found = json.loads(text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    assert (found["second"], found["row"], found["before"]) == (2, 0, ["yes", "", "no"])
+    found = json.loads(html.unescape(text))
+    assert (found["unseen"], found["second"], found["held"]) == (0, 2, 2)  # the second is answered already
+    assert (found["back"], found["before"], found["review"]) == (0, ["yes", "", "no"], 1)
+    assert found["last"] == [3, "All regions are answered: save the sheet."]
+    assert found["kept"]
     # The box is 31 pixels high, and a quarter of it is shown above and below, on 560.
     scale = 560 / (31 * 1.5)
     left, top = (1.5 + 21.25) / 2 - 280 / scale, (2.0 + 33.0) / 2 - 280 / scale
-    photo, region = found["places"]
+    photo, person, region = found["places"]
     np.testing.assert_allclose(photo, np.array([-left, -top, 30, 40]) * scale, atol=0.5)
     corner = np.array([1.5 - left, 2.0 - top]) * scale
-    np.testing.assert_allclose(region, [*corner, 19.75 * scale, 31 * scale], atol=0.5)
+    for place in (person, region):
+        np.testing.assert_allclose(place, [*corner, 19.75 * scale, 31 * scale], atol=0.5)
     (tmp_path / "saved.csv").write_text(found["csv"])
-    assert read_tags(tmp_path / "saved.csv", LSP14).answers[0].tolist() == [YES, OPEN, *[NO] * (K - 2)]
+    answers = read_tags(tmp_path / "saved.csv", LSP14).answers
+    q = "1234567890q".index("q")
+    assert answers[0].tolist() == [YES, OPEN, *(YES if k == q else NO for k in range(2, K))]
+    assert answers[2].tolist() == [YES if k == 4 else NO for k in range(K)]  # marked, and taken when left
+    assert answers[3].tolist() == [OPEN] * K
 
 
 def test_the_command_writes_the_page(command: Callable[..., Any], sheet: Tags, tmp_path: Path) -> None:

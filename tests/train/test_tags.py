@@ -28,6 +28,10 @@ from lfpose_edge.train.data.tags import (
 TWO = Skeleton("two", ("left_eye", "right_eye"), (), (0.1, 0.1))
 
 
+HEADS = "person,image,box_x1,box_y1,box_x2,box_y2,x1,y1,x2,y2,left_eye,right_eye\n"
+ROWS = "1,a.jpg,0,0,9,9,0,0,9,9,yes,\n2,b.jpg,0,0,9,9,1,1,9,9,No,YES\n"
+
+
 def table(count: int = 6) -> PersonTable:
     """Persons in boxes of 40 x 80 pixels, with one joint in the upper half and one in the lower."""
     rng = np.random.default_rng(0)
@@ -146,6 +150,46 @@ def test_sheets_that_spreadsheets_saved_are_read(tmp_path: Path, mark: str, sepa
     assert read_tags(tmp_path / "sheet.csv", TWO).answers.tolist() == [[YES, OPEN]]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\n" + HEADS.replace(",", ";") + ROWS.replace(",", ";"),
+        HEADS.replace(",", "\t") + ROWS.replace(",", "\t"),
+        HEADS + ",,,,,,,,,,,\n" + ROWS + ",,,,,,,,,,,\n",
+        HEADS.replace("\n", ",,\n") + ROWS.replace("\n", ",,\n"),
+    ],
+    ids=["sep", "tabs", "rows of nothing", "nameless columns"],
+)
+def test_what_spreadsheets_add_is_passed_over(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sheet.csv").write_text(text)
+    tags = read_tags(tmp_path / "sheet.csv", TWO)
+    assert tags.answers.tolist() == [[YES, OPEN], [NO, YES]]
+    assert tags.persons.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"annotation_ids": np.zeros(3, np.int64), "images": [Path("images/a.jpg")] * 3},
+            "a.jpg have the id 0",
+        ),
+        (
+            {"boxes": np.array([[0, 0, 40, 80], [5, 5, 5.5, 60], [0, 0, 40, 80.0]])},
+            "nobody can be asked about",
+        ),
+        (
+            {"boxes": np.array([[0, 0, 40, 80], [0, 0, 40, 80], [0, 0, 1e300, 80.0]])},
+            "nobody can be asked about",
+        ),
+    ],
+    ids=["one id", "thin", "far"],
+)
+def test_persons_whom_no_sheet_can_hold(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        make_questions(replace(table(3), **changes), Path("images"), 2)
+
+
 @pytest.mark.parametrize("change", [{"image": None}, {"left_knee": "yes"}])
 def test_rows_of_json_have_the_same_columns(tmp_path: Path, change: dict[str, str | None]) -> None:
     persons = table(1)
@@ -166,18 +210,22 @@ def test_one_number_in_two_pictures_is_two_persons() -> None:
 HEAD = "person,image,box_x1,box_y1,box_x2,box_y2,x1,y1,x2,y2"
 SHEETS = {
     "unknown joint": (HEAD + ",left_ey\n1,a.jpg,0,0,9,9,0,0,9,9,yes\n", "'left_ey' is no joint.*left_eye"),
-    "odd answer": (HEAD + ",left_eye\n1,a.jpg,0,0,9,9,0,0,9,9,maybe\n", "region 1: an answer is yes, no"),
+    "odd answer": (
+        HEAD + ",left_eye\n1,a.jpg,0,0,9,9,0,0,9,9,maybe\n",
+        "region 1, left_eye: an answer is .* not .maybe",
+    ),
     "no number": (HEAD + ",left_eye\n1,a.jpg,0,0,9,9,0,0,9,x,yes\n", "region 1: .*a place is a number"),
     "no area": (HEAD + ",left_eye\n1,a.jpg,0,0,9,9,5,0,5,9,yes\n", "region 1 or its box has no area"),
     "nan": (HEAD + ",left_eye\n1,a.jpg,0,0,9,9,5,0,nan,9,yes\n", "region 1 or its box has no area"),
     "short row": (HEAD + ",left_eye\n1,a.jpg,0,0\n", "region 1: "),
     "no column": ("person,image,left_eye\n1,a.jpg,yes\n", "has a column 'box_x1'"),
-    "empty": ("", "not a tag sheet"),
+    "empty": ("", "has no region in it"),
+    "header alone": (HEAD + ",left_eye\n,,,,,,,,,,\n", "has no region in it"),
     "column twice": (HEAD + ",left_eye,left_eye\n1,a.jpg,0,0,9,9,0,0,9,9,yes,no\n", "a column appears twice"),
     "long row": (HEAD + ",left_eye\n1,a.jpg,0,0,9,9,0,0,9,9,yes,no\n", "region 1 has more cells"),
     "huge id": (HEAD + f",left_eye\n{10**20},a.jpg,0,0,9,9,0,0,9,9,yes\n", "region 1: "),
     "half id": (HEAD + ",left_eye\n1.7,a.jpg,0,0,9,9,0,0,9,9,yes\n", "region 1: "),
-    "binary": ("\x00\x01", "not a tag sheet|has a column"),
+    "binary": ("\x00\x01", "not a tag sheet|has a column|has no region"),
 }
 
 

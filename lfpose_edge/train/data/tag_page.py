@@ -9,42 +9,53 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import quote
 
 from lfpose_edge.errors import SourceError
 from lfpose_edge.files import write_text_whole
+from lfpose_edge.sources import load_stored
 from lfpose_edge.train.data.tags import PLACE, Tags, sheet_rows
 
 TEMPLATE = Path(__file__).with_suffix(".html")
+SHOWN = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))  # by browsers
 
 
-def write_page(path: Path, tags: Tags, images: Path, name: str) -> None:
+def write_page(
+    path: Path, tags: Tags, images: Path, name: str, *, show: Callable[[list[str]], Iterable[str]] = iter
+) -> None:
     """Write the page of a sheet; answers that the sheet has are shown as given.
 
     Args:
-        path: of the page, from where it finds the images: neither may be moved without the other.
+        path: of the page, an .html file, from where it finds the images: neither may be moved alone.
         tags: the sheet.
         images: folder of its images.
         name: of the file that the browser saves.
+        show: wraps the loop over the images.
 
     Raises:
-        SourceError: an image is not there.
+        SourceError: an image is not there, is of a kind that browsers do not show, or is stored turned; the
+            path is not that of a page.
         OSError: the page cannot be written.
     """
+    if path.suffix.lower() not in (".html", ".htm"):
+        message = f"{path}: a page's name ends in .html"
+        raise SourceError(message)
     sources = {}
-    for image in dict.fromkeys(tags.images):
-        if not (images / image).is_file():
-            message = (
-                f"the sheet asks about {images / image}, which is not there: give the folder of its images"
-            )
+    for image in show(list(dict.fromkeys(tags.images))):
+        file = images / image
+        if not file.is_file():
+            message = f"the sheet asks about {file}, which is not there: give the folder of its images"
             raise SourceError(message)
-        sources[image] = _address(images / image, path.parent)
+        if file.suffix.lower() not in SHOWN:
+            message = f"browsers do not show {file}: store it as JPEG or PNG, and make the sheet anew"
+            raise SourceError(message)
+        load_stored(file, upright=True)
+        sources[image] = _address(file, path.parent)
     rows = list(sheet_rows(tags))
     places = [[str(value) for value in place.values()] for place, _ in rows]
-    asked = json.dumps([tags.skeleton.keypoints, places])
     sheet = {
-        "key": hashlib.sha256(asked.encode()).hexdigest()[:16],
         "name": name,
         "columns": PLACE,
         "joints": tags.skeleton.keypoints,
@@ -52,13 +63,16 @@ def write_page(path: Path, tags: Tags, images: Path, name: str) -> None:
         "answers": [list(answers.values()) for _, answers in rows],
         "sources": sources,
     }
-    data = json.dumps(sheet).replace("<", "\\u003c")  # no name may end the element that holds it
+    # What a browser keeps is of this very sheet, of the images in this very place.
+    key = hashlib.sha256(json.dumps([str(images.absolute()), sheet]).encode()).hexdigest()[:16]
+    # No name may end the element that holds it.
+    data = json.dumps({"key": key, **sheet}).replace("<", "\\u003c")
     write_text_whole(path, TEMPLATE.read_text(encoding="utf-8").replace("{{sheet}}", data))
 
 
 def _address(image: Path, folder: Path) -> str:
     """Of an image, for a page in a folder: relative, but on another drive."""
     try:
-        return quote(Path(os.path.relpath(image.resolve(), folder.resolve())).as_posix())
+        return quote(Path(os.path.relpath(image.absolute(), folder.absolute())).as_posix())
     except ValueError:
-        return image.resolve().as_uri()
+        return image.absolute().as_uri()

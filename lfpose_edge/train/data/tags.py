@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from lfpose_edge.skeleton import Skeleton
 YES, NO, OPEN = 1, 0, -1
 _WORDS = {"yes": YES, "no": NO, "": OPEN}
 _ROUNDING = 0.02  # pixels
+_LEAST_SIDE, _FARTHEST = 1.0, 1e6  # pixels, of a box that somebody can be asked about
 _GRID = 40  # cells along each side of a box
 PLACE = ("person", "image", "box_x1", "box_y1", "box_x2", "box_y2", "x1", "y1", "x2", "y2")
 
@@ -111,10 +113,25 @@ def make_questions(persons: PersonTable, folder: Path, regions: int, seed: int =
         folder: of their images.
         regions: of each person; ``regions * K`` answers.
         seed: of the tiles.
+
+    Raises:
+        SourceError: two persons of an image have one id, or a box is too small, or too far away.
     """
     if regions < 1:
         message = f"at least one region a person is asked about, not {regions}"
         raise ValueError(message)
+    sides = persons.boxes[:, 2:] - persons.boxes[:, :2]
+    for number, path, box, side in zip(
+        persons.annotation_ids.tolist(), persons.images, persons.boxes.tolist(), sides, strict=True
+    ):
+        if side.min() < _LEAST_SIDE or np.abs(box).max() > _FARTHEST:
+            message = f"nobody can be asked about person {number} of {path.name}, whose box is {box}"
+            raise SourceError(message)
+    keys = Counter(zip(persons.images, persons.annotation_ids.tolist(), strict=True))
+    twice = next((key for key, count in keys.items() if count > 1), None)
+    if twice is not None:
+        message = f"two persons of {twice[0].name} have the id {twice[1]}: answers could not tell them apart"
+        raise SourceError(message)
     rows = np.repeat(np.arange(len(persons)), regions)
     boxes = persons.boxes[rows]
     tiles = np.concatenate(
@@ -254,7 +271,10 @@ def read_tags(path: Path, skeleton: Skeleton) -> Tags:
     except FileNotFoundError as error:
         message = f"no tag sheet at {path}"
         raise SourceError(message) from error
-    except (OSError, ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
+    except IndexError as error:
+        message = f"{path} has no region in it"
+        raise SourceError(message) from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
         message = f"{path}: not a tag sheet ({type(error).__name__}: {error})"
         raise SourceError(message) from error
     lacking = [name for name in PLACE if name not in columns]
@@ -265,7 +285,7 @@ def read_tags(path: Path, skeleton: Skeleton) -> Tags:
     for joint in joints:
         if joint not in skeleton.keypoints:
             hint = did_you_mean(joint, skeleton.keypoints)
-            message = f"{path}: {joint!r} is no joint of skeleton {skeleton.name!r}; {hint}"
+            message = f"{path}: {joint!r} is no joint of skeleton {skeleton.name!r}; {hint} (--skeleton)"
             raise SourceError(message)
 
     answers = np.full((len(rows), len(skeleton)), OPEN, np.int8)
@@ -278,13 +298,15 @@ def read_tags(path: Path, skeleton: Skeleton) -> Tags:
                 message = f"it has not the columns of the first: {other}"
                 raise ValueError(message)
             persons[i], places[i] = int(str(row["person"])), [float(row[name]) for name in PLACE[2:]]
-            for joint in joints:
-                answers[i, skeleton.index(joint)] = _WORDS[str(row[joint]).strip().lower()]
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            message = (
-                f"{path}: region {i + 1}: an answer is yes, no or nothing, a place is a number ({error})"
-            )
+            message = f"{path}: region {i + 1}: a place is a number ({error})"
             raise SourceError(message) from error
+        for joint in joints:
+            word = "" if row[joint] is None else str(row[joint]).strip()
+            if word.lower() not in _WORDS:
+                message = f"{path}: region {i + 1}, {joint}: an answer is yes, no or nothing, not {word!r}"
+                raise SourceError(message)
+            answers[i, skeleton.index(joint)] = _WORDS[word.lower()]
     corners = places.reshape(len(rows), 2, 2, 2)
     bad = ~(np.isfinite(places).all(axis=1) & (corners[:, :, 1] > corners[:, :, 0]).all(axis=(1, 2)))
     if bad.any():
@@ -295,14 +317,22 @@ def read_tags(path: Path, skeleton: Skeleton) -> Tags:
 
 
 def _csv_rows(text: str) -> list[dict[str, str]]:
-    """Rows of a table separated by commas, or, as spreadsheets of some languages write it, semicolons."""
+    """Rows of a table separated by commas, or, as some spreadsheets write it, semicolons or tabs.
+
+    What these add is passed over: a first line that names the mark, rows of nothing, and nameless columns.
+    """
+    if text.startswith("sep="):
+        text = text.partition("\n")[2]
     header = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text), delimiter=";" if ";" in header else ",")
-    names = list(reader.fieldnames or ())
+    reader = csv.DictReader(io.StringIO(text), delimiter=next((c for c in ";\t" if c in header), ","))
+    names = [name for name in reader.fieldnames or () if name]
     if len(set(names)) != len(names):
         message = "a column appears twice"
         raise ValueError(message)
-    rows = list(reader)
+    rows = [row for row in reader if any(row.values())]
+    for row in rows:
+        if not row.get(""):
+            row.pop("", None)
     longer = next((i for i, row in enumerate(rows) if None in row), None)
     if longer is not None:
         message = f"region {longer + 1} has more cells than there are columns"
@@ -312,11 +342,17 @@ def _csv_rows(text: str) -> list[dict[str, str]]:
 
 def require_both_answers(tags: Tags, where: str) -> None:
     """SourceError when a joint is always, or never, seen: nothing about it can be learned from these tags."""
+    faults: dict[str, list[str]] = {}
     for joint, rate in zip(tags.skeleton.keypoints, tags.rates().tolist(), strict=True):
         if not 0 < rate < 1:
             said = {0.0: "never yes", 1.0: "always yes"}.get(rate, "never given")
-            message = f"{where}: the answer about {joint} is {said}; a training needs examples of both"
-            raise SourceError(message)
+            faults.setdefault(said, []).append(joint)
+    if faults:
+        what = ", and ".join(
+            f"the answer about {', '.join(joints)} is {said}" for said, joints in faults.items()
+        )
+        message = f"{where}: {what}; a training needs examples of both for every joint"
+        raise SourceError(message)
 
 
 def _is_json(path: Path) -> bool:
