@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +26,12 @@ def run_make(annotations: Path, images: Path, out: Path, skeleton: str, regions:
     from lfpose_edge.train.data.tags import make_questions, write_tags
 
     require_writable(out)
-    _require_no_loss(out, annotations)
+    if out.exists() and out.samefile(annotations):
+        message = f"--out {out} is the file that the questions are made of: give another path"
+        raise SourceError(message)
+    if _answered(out, skeleton_named(skeleton)):
+        message = f"{out} is there already and holds answers: give another --out, or remove it"
+        raise SourceError(message)
     persons = read_coco_boxes(annotations, images, skeleton_named(skeleton))
     missing = next((path for path in persons.images if not path.is_file()), None)
     if missing is not None:
@@ -42,14 +46,14 @@ def run_make(annotations: Path, images: Path, out: Path, skeleton: str, regions:
     )
 
 
-def _require_no_loss(out: Path, annotations: Path) -> None:
-    """SourceError when a new sheet would take the place of its own source, or of answers."""
-    if out.exists() and out.samefile(annotations):
-        message = f"--out {out} is the file that the questions are made of: give another path"
-        raise SourceError(message)
-    if out.exists() and re.search(rb"\b(yes|no)\b", out.read_bytes()):
-        message = f"{out} is there already and holds answers: give another --out, or remove it"
-        raise SourceError(message)
+def _answered(path: Path, skeleton: Skeleton) -> bool:
+    """Whether a file is a sheet with answers."""
+    from lfpose_edge.train.data.tags import read_tags
+
+    try:
+        return read_tags(path, skeleton).given > 0
+    except SourceError:
+        return False
 
 
 def run_page(sheet: Path, images: Path, out: Path, skeleton: str) -> None:
