@@ -17,7 +17,12 @@ from lfpose_edge.train.recipe import Recipe, load_recipe
 
 
 def _recipes() -> Iterator[tuple[str, Recipe]]:
-    lfpe, efasnet, adaptation = (benchmark(name) for name in ("lfpe", "efasnet", "adaptation"))
+    lfpe, efasnet, adaptation, everyday = (
+        benchmark(name) for name in ("lfpe", "efasnet", "adaptation", "everyday")
+    )
+    for name, row in everyday.ROWS.items():
+        changes = everyday.recipe_changes(row, 0, 160, Path("athletes"))
+        yield f"everyday {name}", load_recipe(everyday.RECIPE, changes)
     for name, row in lfpe.ROWS.items():
         yield f"lfpe {name}", load_recipe("location_free", lfpe.recipe_changes(row, 0, 96, 10))
     for name, changes in efasnet.ROWS.items():
@@ -50,7 +55,7 @@ def test_efasnets_rows_train_for_equally_long() -> None:
     assert lengths == {12}
 
 
-@pytest.mark.parametrize("name", ["lfpe", "efasnet", "adaptation"])
+@pytest.mark.parametrize("name", ["lfpe", "efasnet", "adaptation", "everyday"])
 def test_rows_are_compared_with_rows_that_there_are(name: str) -> None:
     module = benchmark(name)
     against = getattr(module, "AGAINST", None) or {n: row.against for n, row in module.ROWS.items()}
@@ -101,7 +106,7 @@ def test_a_verdict_without_labels_is_shown_beside_the_truth() -> None:
 
 def test_recorded_rows_are_of_the_benchmarks() -> None:
     for file in sorted((BENCHMARKS / "results").glob("*.json")):
-        if file.stem in ("lfpe", "efasnet", "adaptation"):
+        if file.stem in ("lfpe", "efasnet", "adaptation", "everyday"):
             rows = json.loads(file.read_text())["rows"]
             assert {row["row"] for row in rows} <= set(benchmark(file.stem).ROWS)
 
