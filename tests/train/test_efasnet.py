@@ -97,12 +97,11 @@ def test_the_decoder_sees_the_maps_that_the_recipe_names(laterals: tuple[int, ..
 @pytest.mark.parametrize(
     ("decode", "modules"),
     [
-        ({}, {Lateral, nn.Upsample}),
-        ({"fusion": "concat"}, {ConcatLateral, nn.Upsample}),
-        ({"laterals": []}, {NoLateral, nn.Upsample}),
-        ({"upsample": "duc"}, {Lateral, nn.PixelShuffle}),
+        pytest.param({}, {Lateral, nn.Upsample}, id="plain"),
+        pytest.param({"fusion": "concat"}, {ConcatLateral, nn.Upsample}, id="concat"),
+        pytest.param({"laterals": []}, {NoLateral, nn.Upsample}, id="no laterals"),
+        pytest.param({"upsample": "duc"}, {Lateral, nn.PixelShuffle}, id="duc"),
     ],
-    ids=str,
 )
 def test_a_name_in_a_recipe_is_the_module_of_that_name(decode: dict[str, Any], modules: set[type]) -> None:
     found = [type(part) for part in _network(decode=decode).decoder.modules()]
