@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from lfpose_edge.export import cli
 from nets import spot_image
 
 
@@ -19,3 +21,10 @@ def frames(tmp_path: Path) -> Path:
     for i in range(48):
         cv2.imwrite(str(folder / f"{i}.png"), spot_image(rng))
     return folder
+
+
+@pytest.fixture
+def run(command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Runs ``lfpose-export`` in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("LFPOSE_DATA", str(tmp_path / "data"))
+    return partial(command, cli.main, "lfpose-export")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +15,7 @@ from lfpose_edge.export.adjust import correct_biases, equalise
 from lfpose_edge.export.graph import Graph
 from lfpose_edge.export.quantize import Style, quantise, quantised_tensors
 from lfpose_edge.export.ranges import Calibration, calibration_from, observe
+from nets import write_blob_bundle
 from onnx import TensorProto, helper, numpy_helper
 
 
@@ -139,3 +142,26 @@ def test_layers_that_stay_in_float_keep_their_biases() -> None:
     biases = {node.name: node.input[2] for node in corrected.graph.node if len(node.input) > 2}
     assert biases["two"] == "two.bias"
     assert biases["one"] != "one.bias"
+
+
+@pytest.mark.parametrize(
+    ("options", "recorded", "changed"),
+    [
+        (["--ranges", "minmax"], {"ranges": "minmax"}, {"calibration.json", "model.int8-cpu.onnx"}),
+        (["--ranges", "mse", "--correct-biases"], {"biases_corrected": True}, {"model.int8-cpu.onnx"}),
+        (["--ranges", "mse", "--equalise"], {"equalised_pairs": 0}, set()),  # there are ReLU6 between all
+    ],
+)
+def test_what_is_done_before_int8_is_in_the_models_and_in_the_report(
+    run, frames: Path, tmp_path: Path, options: list[str], recorded: dict[str, object], changed: set[str]
+) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    for name, more in (("plain", ["--ranges", "mse"]), ("other", options)):
+        code, _, err = run("blob", "--out", name, "--int8", "--calib", frames, "--max-drop", "5", *more)
+        assert code == 0, err
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    told, before = (json.loads((out / "report.json").read_text())["calibration"] for out in (other, plain))
+    assert {key: told[key] for key in told if told[key] != before[key]} == recorded
+    for file in ("calibration.json", "model.int8-cpu.onnx"):
+        differs = (plain / file).read_bytes() != (other / file).read_bytes()
+        assert differs == (file in changed), file

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import onnx
 import pytest
-from lfpose_edge.export import cli, search, to_onnx
+from lfpose_edge.export import search, to_onnx
 from nets import blob_network, write_blob_bundle
 
 from lfpose_edge import PoseEstimator
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.files import locked
 from lfpose_edge.machine import int8_overflows
-
-
-@pytest.fixture
-def run(command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Runs ``lfpose-export`` in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("LFPOSE_DATA", str(tmp_path / "data"))
-    return partial(command, cli.main, "lfpose-export")
 
 
 def test_a_bundle_is_quantised_with_frames_of_ones_own(run, frames: Path, tmp_path: Path) -> None:
@@ -83,29 +75,6 @@ def test_the_same_input_gives_the_same_bundle(run, frames: Path, tmp_path: Path)
     assert len(files) == 6
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
-
-
-@pytest.mark.parametrize(
-    ("options", "recorded", "changed"),
-    [
-        (["--ranges", "minmax"], {"ranges": "minmax"}, {"calibration.json", "model.int8-cpu.onnx"}),
-        (["--ranges", "mse", "--correct-biases"], {"biases_corrected": True}, {"model.int8-cpu.onnx"}),
-        (["--ranges", "mse", "--equalise"], {"equalised_pairs": 0}, set()),  # there are ReLU6 between all
-    ],
-)
-def test_what_is_done_before_int8_is_in_the_models_and_in_the_report(
-    run, frames: Path, tmp_path: Path, options: list[str], recorded: dict[str, object], changed: set[str]
-) -> None:
-    write_blob_bundle(tmp_path / "blob")
-    for name, more in (("plain", ["--ranges", "mse"]), ("other", options)):
-        code, _, err = run("blob", "--out", name, "--int8", "--calib", frames, "--max-drop", "5", *more)
-        assert code == 0, err
-    plain, other = tmp_path / "plain", tmp_path / "other"
-    told, before = (json.loads((out / "report.json").read_text())["calibration"] for out in (other, plain))
-    assert {key: told[key] for key in told if told[key] != before[key]} == recorded
-    for file in ("calibration.json", "model.int8-cpu.onnx"):
-        differs = (plain / file).read_bytes() != (other / file).read_bytes()
-        assert differs == (file in changed), file
 
 
 def test_an_onnx_file_is_exported_like_a_bundle(run, tmp_path: Path) -> None:

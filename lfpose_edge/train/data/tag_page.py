@@ -1,4 +1,4 @@
-"""A page on which people answer a question sheet: one HTML file for any browser, without a server.
+"""A page on which people answer a question sheet: one HTML file for a browser, without a server.
 
 It shows every region in its picture, asks which joints can be seen there, keeps the answers in the browser,
 and saves them as a sheet that trainings read (``tag_page.html``).
