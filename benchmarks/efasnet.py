@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recording import commit, interleave, print_table, write
-from trainings import COUNTS, LFPOSE, compare, evaluate, recorded, run, train
+from recording import interleave, print_table, write
+from trainings import COUNTS, LFPOSE, compare, evaluate, record_rows, recorded, run, train
 
 from lfpose_edge.persons import data_root
 
@@ -161,15 +161,13 @@ def main() -> None:
     root = data_root(None)
     if not (root / "crowd" / "hard.json").is_file():
         run([LFPOSE, "data", "crowd", *PLACES["alone"], "--out", "crowd"], root)
-    for seed in options.seeds:
-        for name in options.rows:
-            key = {"row": name, "seed": seed, **same}
-            if any(key.items() <= row.items() for row in recorded(options.json)):
-                continue
-            print(f"== {name}, seed {seed}", flush=True)
-            row = {**key, "commit": commit(), **measure(name, seed, options, root)}
-            # Another process may have added rows meanwhile.
-            write(options.json, [*recorded(options.json), row])
+    record_rows(
+        options.json,
+        options.rows,
+        options.seeds,
+        same,
+        lambda name, seed: measure(name, seed, options, root),
+    )
     print_table(
         [
             {

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recording import commit, print_table, write
-from trainings import COUNTS, LFPOSE, compare, evaluate, recorded, run, train
+from recording import print_table
+from trainings import COUNTS, LFPOSE, compare, evaluate, record_rows, recorded, run, train
 
 from lfpose_edge.persons import data_root
 
@@ -127,15 +127,13 @@ def main() -> None:
     root = data_root(None)
     options.start = root / options.start
     make_sheets(root)
-    for seed in options.seeds:
-        for name in options.rows:
-            key = {"row": name, "seed": seed, "size": options.size}
-            if any(key.items() <= row.items() for row in recorded(options.json)):
-                continue
-            print(f"== {name}, seed {seed}", flush=True)
-            row = {**key, "commit": commit(), **measure(name, seed, options, root)}
-            # Another process may have added rows meanwhile.
-            write(options.json, [*recorded(options.json), row])
+    record_rows(
+        options.json,
+        options.rows,
+        options.seeds,
+        {"size": options.size},
+        lambda name, seed: measure(name, seed, options, root),
+    )
     print_table(
         [
             {

@@ -10,12 +10,13 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recording import commit, write
 
 from lfpose_edge.metrics.bootstrap import pck_difference, pck_interval
 
@@ -66,6 +67,31 @@ def evaluate(checkpoint: Path, annotations: str, images: str, root: Path) -> dic
         "lines_either_side": {n: line["pck_either_side"]["mean"] for n, line in measured["lines"].items()},
         **{key: digits(row[i] for row in measured["per_person"]) for i, key in enumerate(COUNTS)},
     }
+
+
+def record_rows(
+    path: Path,
+    names: Iterable[str],
+    seeds: Iterable[int],
+    same: Mapping[str, Any],
+    measure: Callable[[str, int], dict[str, Any]],
+) -> None:
+    """Measure what a result file has not yet, row by row, and write each as it comes.
+
+    Args:
+        path: of the file.
+        names, seeds: of the rows.
+        same: what else a row is known by.
+        measure: trains and measures the row of a name and a seed.
+    """
+    for seed in seeds:
+        for name in names:
+            key = {"row": name, "seed": seed, **same}
+            if any(key.items() <= row.items() for row in recorded(path)):
+                continue
+            print(f"== {name}, seed {seed}", flush=True)
+            row = {**key, "commit": commit(), **measure(name, seed)}
+            write(path, [*recorded(path), row])  # to which another process may have added rows meanwhile
 
 
 def mean_auc(measured: Mapping[str, Any]) -> float:
