@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recording import commit, print_table, write
-from trainings import COUNTS, LFPOSE, compare, evaluate, mean_auc, recorded, run, train
+from recording import print_table
+from trainings import COUNTS, LFPOSE, compare, evaluate, mean_auc, record_rows, recorded, run, train
 
 from lfpose_edge.persons import data_root
 
@@ -168,25 +168,20 @@ def main() -> None:
     if options.list:
         print("\n".join(ROWS))
         return
+    same = {"size": options.size, "epochs": options.epochs}
     if options.compare:
-        same = {"size": options.size, "epochs": options.epochs}
         rows = [row for row in recorded(options.json) if same.items() <= row.items()]
         print_table(compare(rows, {name: row.against for name, row in ROWS.items()}))
         return
 
     root = data_root(None)
-    for seed in options.seeds:
-        for name in options.rows:
-            key = {"row": name, "seed": seed, "size": options.size, "epochs": options.epochs}
-            if any(key.items() <= row.items() for row in recorded(options.json)):
-                continue
-            words = [*name.replace(",", "").split(), *map(str, (options.size, options.epochs, seed))]
-            print(f"== {name}, seed {seed}", flush=True)
-            make_sheet(ROWS[name], root)
-            key["commit"] = commit()
-            row = {**key, **measure(ROWS[name], seed, options, options.runs / "-".join(words), root)}
-            # Another process may have added rows meanwhile.
-            write(options.json, [*recorded(options.json), row])
+
+    def measured(name: str, seed: int) -> dict[str, Any]:
+        make_sheet(ROWS[name], root)
+        words = [*name.replace(",", "").split(), *map(str, (options.size, options.epochs, seed))]
+        return measure(ROWS[name], seed, options, options.runs / "-".join(words), root)
+
+    record_rows(options.json, options.rows, options.seeds, same, measured)
     hidden = (*COUNTS, "per_joint", "lines", "lines_either_side", "training", "commit")
     print_table([{k: v for k, v in row.items() if k not in hidden} for row in recorded(options.json)])
 
