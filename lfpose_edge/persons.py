@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from lfpose_edge.errors import SourceError, did_you_mean
 from lfpose_edge.mpii import mpii_as_coco
-from lfpose_edge.opencv import cv2
 from lfpose_edge.skeleton import Skeleton
+from lfpose_edge.sources import load_image, load_stored
 
 Unlabelled = Literal["absent", "unknown"]
 
@@ -70,12 +70,7 @@ class PersonTable:
     def image(self, row: int) -> NDArray[np.uint8]:
         """A person's image, (H, W, 3) uint8 BGR."""
         path = self.images[row]
-        flags = cv2.IMREAD_COLOR | (0 if self.exif else cv2.IMREAD_IGNORE_ORIENTATION)
-        image = cv2.imread(str(path), flags)
-        if image is None:
-            message = f"cannot decode {path}: damaged, or not an image"
-            raise SourceError(message)
-        return image  # type: ignore[return-value]
+        return load_image(path) if self.exif else load_stored(path)
 
 
 def read_coco_keypoints(

@@ -36,7 +36,7 @@ ALLOWED = {
         "zoo": "bundle errors files",
         "draw": "opencv results skeleton",
         "mpii": "skeleton",
-        "persons": "errors mpii opencv skeleton",
+        "persons": "errors mpii skeleton sources",
         "metrics": "errors files geometry opencv persons skeleton",
         "ops": "_core _cuda errors geometry",
         "backends": "_cuda bundle errors files machine ops zoo",

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from lfpose_edge.cli import training
-from lfpose_edge.cli.errors import Stopped
+from lfpose_edge.cli.errors import Stopped, list_left_out
 from lfpose_edge.cli.people import find_people
 from lfpose_edge.console import plain_console
 from lfpose_edge.errors import AccuracyGateError, BundleError, RecipeError, SourceError
@@ -30,6 +30,8 @@ def run_adapt(
     data: Path | None,
     epochs: int,
     device: str,
+    *,
+    keep_going: bool,
 ) -> None:
     """Find the people, adapt to them, judge, and write a bundle where the verdict is good."""
     from lfpose_edge.export import export_bundle, require_extra
@@ -66,7 +68,13 @@ def run_adapt(
     if (out / "target.json").is_file() and (out / "held-out.json").is_file():
         console.print(f"goes on with the people of {out / 'target.json'}")
     else:
-        found = read_boxes(boxes, frames) if boxes is not None else find_people(frames, detector, console)
+        if boxes is not None:
+            found = read_boxes(boxes, frames)
+        else:
+            unreadable: list[SourceError] = []
+            on_unreadable = unreadable.append if keep_going else None
+            found = find_people(frames, detector, console, on_unreadable=on_unreadable)
+            list_left_out(unreadable)
         write_halves(found, out)
     size, padding = source.input_size, source.data.padding
     held_out = read_coco_boxes(out / "held-out.json", frames, source.joints)

@@ -7,13 +7,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
 
-from lfpose_edge.errors import LFPoseError
+from lfpose_edge.errors import LFPoseError, SourceError
 
 _EXPECTED = (LFPoseError, ValueError, TypeError, OSError, ImportError)
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -25,6 +25,12 @@ class Stopped(BaseException):
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(number)
         self.exit_code = 128 + number
+
+
+def list_left_out(unreadable: Sequence[SourceError]) -> None:
+    """Say which images ``--keep-going`` left out."""
+    for error in unreadable:
+        typer.echo(f"left out: {error}", err=True)
 
 
 def run_command(app: typer.Typer) -> None:

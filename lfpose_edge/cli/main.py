@@ -41,6 +41,9 @@ Backend = Annotated[
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores when not given.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the data sets; $LFPOSE_DATA when not given.")]
+KeepGoing = Annotated[
+    bool, typer.Option("--keep-going", help="Leave out images that cannot be read, and list them at the end.")
+]
 
 
 @app.command()
@@ -76,10 +79,7 @@ def predict(
     ] = None,
     json: Annotated[Path | None, typer.Option(help="File for the poses, one JSON line a frame.")] = None,
     threads: Threads = None,
-    keep_going: Annotated[
-        bool,
-        typer.Option("--keep-going", help="Leave out images that cannot be read, and list them at the end."),
-    ] = False,
+    keep_going: KeepGoing = False,
 ) -> None:
     """Find the poses in images or a video."""
     from lfpose_edge.cli.predict import PredictOptions, run_predict
@@ -123,11 +123,12 @@ def adapt(
     data: Data = None,
     epochs: Annotated[int, typer.Option(min=1, help="Over the source's and the new people.")] = 6,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    keep_going: KeepGoing = False,
 ) -> None:
     """Adapt a model to a camera whose people nobody has labelled; the source's data are needed too."""
     from lfpose_edge.cli.adapting import run_adapt
 
-    run_adapt(model, frames, out, detector, boxes, data, epochs, device)
+    run_adapt(model, frames, out, detector, boxes, data, epochs, device, keep_going=keep_going)
 
 
 @app.command("eval")
@@ -234,11 +235,12 @@ def people(
         str,
         typer.Option(help="ONNX person detector (YOLOX): a path or a name; none: every image is one person."),
     ] = "yolox-nano",
+    keep_going: KeepGoing = False,
 ) -> None:
     """Find the people in a folder of images: boxes, which `lfpose tags make` and `label` begin with."""
     from lfpose_edge.cli.people import run_people
 
-    run_people(folder, out, detector)
+    run_people(folder, out, detector, keep_going=keep_going)
 
 
 @data_app.command("label")

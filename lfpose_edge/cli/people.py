@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 from rich.console import Console
 from rich.progress import track
 
+from lfpose_edge.cli.errors import list_left_out
 from lfpose_edge.console import plain_console
 from lfpose_edge.detection import resolve_detector
 from lfpose_edge.errors import SourceError
@@ -17,25 +20,42 @@ from lfpose_edge.files import require_writable, write_text_whole
 from lfpose_edge.sources import IMAGE_SUFFIXES, load_stored
 
 
-def run_people(folder: Path, out: Path, detector: str | None) -> None:
+def run_people(folder: Path, out: Path, detector: str | None, *, keep_going: bool) -> None:
     """Find the people and write their boxes."""
     console = plain_console(stderr=True)
     if out.suffix.lower() != ".json":
         message = f"{out}: the name of a COCO JSON ends in .json"
         raise SourceError(message)
     require_writable(out)
-    found = find_people(folder, detector, console)
+    unreadable: list[SourceError] = []
+    on_unreadable = unreadable.append if keep_going else None
+    found = find_people(folder, detector, console, on_unreadable=on_unreadable)
     write_text_whole(out, json.dumps(found) + "\n")
     people, images, looked_at = len(found["annotations"]), len(found["images"]), found["info"]["images"]
     console.print(f"wrote {out}: {people} people in {images} of {looked_at} images")
+    list_left_out(unreadable)
+    if unreadable:
+        raise typer.Exit(1)
 
 
-def find_people(frames: Path, detector: str | None, console: Console) -> dict[str, Any]:
-    """The people in a folder of images, as a COCO tree of boxes; without a detector every image is of one.
+def find_people(
+    frames: Path,
+    detector: str | None,
+    console: Console,
+    *,
+    on_unreadable: Callable[[SourceError], None] | None = None,
+) -> dict[str, Any]:
+    """The people in a folder of images, as a COCO tree of boxes.
+
+    Args:
+        frames: folder of images, and of folders of them.
+        detector: who finds them; "none": every image is of one person.
+        console: for the progress bar.
+        on_unreadable: called with the error of each image that cannot be read or is stored turned, which is
+            left out then. Without it the error is raised.
 
     Raises:
-        SourceError: the folder holds no image, an image cannot be read or is stored turned, or nobody is
-            found.
+        SourceError: the folder holds no image, one cannot be read, or nobody is found.
     """
     if not frames.is_dir():
         message = f"{frames} is no folder: give a folder of images"
@@ -52,10 +72,18 @@ def find_people(frames: Path, detector: str | None, console: Console) -> dict[st
     find = resolve_detector(None if detector == "none" else detector)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    read = 0
     for number, file in enumerate(
         track(files, "looking for people", console=console, disable=not console.is_terminal), 1
     ):
-        image = load_stored(file, upright=True)
+        try:
+            image = load_stored(file, upright=True)
+        except SourceError as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(error)
+            continue
+        read += 1
         height, width = image.shape[:2]
         boxes, scores = np.array([[0, 0, width, height]], np.float32), np.ones(1, np.float32)
         if find is not None:
@@ -76,12 +104,10 @@ def find_people(frames: Path, detector: str | None, console: Console) -> dict[st
                 }
             )
     if not annotations:
-        message = (
-            f"the detector found nobody in the {len(files)} images of {frames}: is this the right folder?"
-        )
+        message = f"the detector found nobody in the {read} images of {frames}: is this the right folder?"
         raise SourceError(message)
     return {
-        "info": {"images": len(files)},  # that were looked at; below are those with people
+        "info": {"images": read},  # that were looked at; below are those with people
         "images": images,
         "annotations": annotations,
         "categories": [{"id": 1, "name": "person"}],

@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from lfpose_edge.cli.errors import Stopped
+from lfpose_edge.cli.errors import Stopped, list_left_out
 from lfpose_edge.console import plain_console
 from lfpose_edge.errors import SourceError
 from lfpose_edge.estimator import PoseEstimator
@@ -106,8 +106,7 @@ def run_predict(options: PredictOptions) -> None:
     for path in filter(None, (options.save, options.json)):
         if path.exists():
             console.print(f"wrote {path}")
-    for error in unreadable:
-        typer.echo(f"left out: {error}", err=True)
+    list_left_out(unreadable)
     if stopped is not None:
         raise stopped
     if unreadable:

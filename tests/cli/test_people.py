@@ -91,6 +91,25 @@ def test_photos_that_no_json_can_name_and_previews(lfpose, photos: Path, tmp_pat
     assert (done.code, "rename it" in done.err) == (1, True)
 
 
+def test_keep_going_leaves_out_photos_that_cannot_be_read_and_says_so(
+    lfpose, photos: Path, tmp_path: Path
+) -> None:
+    whole = (photos / "b.jpg").read_bytes()
+    (photos / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    people_of = ("data", "people", photos, "--out", "people.json", "--detector", "none")
+    done = lfpose(*people_of)
+    assert (done.code, "b.jpg is truncated" in done.err) == (1, True), done.err
+    assert not (tmp_path / "people.json").exists()
+    done = lfpose(*people_of, "--keep-going")
+    assert done.code == 1
+    assert done.err.splitlines() == [
+        "wrote people.json: 2 people in 2 of 2 images",
+        f"left out: {photos / 'b.jpg'} is truncated: the end of the image is missing",
+    ]
+    table = read_coco_boxes(tmp_path / "people.json", photos, LSP14)
+    assert [path.name for path in table.images] == ["a.png", "c.png"]
+
+
 def test_without_a_detector_every_image_is_of_one_person(lfpose, photos: Path, tmp_path: Path) -> None:
     assert lfpose("data", "people", photos, "--out", "people.json", "--detector", "none").code == 0
     table = read_coco_boxes(tmp_path / "people.json", photos, LSP14)

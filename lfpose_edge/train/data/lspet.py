@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from lfpose_edge.errors import BackendUnavailable, SourceError
 from lfpose_edge.files import require_writable, write_json_whole
-from lfpose_edge.opencv import cv2
 from lfpose_edge.skeleton import LSP14
+from lfpose_edge.sources import load_stored
 
 SPLIT_SEED = 20260
 TEST, VAL = 0.1, 0.05  # parts of all
@@ -99,11 +99,7 @@ def _read_joints(path: Path) -> NDArray[np.float64]:
 def _person(images: Path, row: int, joints: NDArray[np.float64]) -> Sequence[dict[str, Any]] | None:
     """A person's image and annotation; None without a label."""
     name = f"im{row + 1:05d}.jpg"
-    image = cv2.imread(str(images / name))
-    if image is None:
-        message = f"cannot read {images / name}: missing, damaged, or not an image"
-        raise SourceError(message)
-    height, width = image.shape[:2]
+    height, width = load_stored(images / name).shape[:2]
     places = joints[:, :2]
     inside = ((places >= -_BEYOND_PX) & (places <= np.array([width, height]) + _BEYOND_PX)).all(axis=1)
     labelled = (joints[:, 2] > 0) & inside

@@ -15,9 +15,9 @@ from lfpose_edge import ops
 from lfpose_edge.errors import BackendUnavailable, BundleError, SourceError
 from lfpose_edge.files import require_writable, write_text_whole
 from lfpose_edge.geometry import apply_affine, crop_affines
-from lfpose_edge.opencv import cv2
 from lfpose_edge.persons import coco_persons
 from lfpose_edge.skeleton import COCO17, Skeleton
+from lfpose_edge.sources import load_stored
 
 Image = NDArray[np.uint8]
 Box = NDArray[np.float64]
@@ -238,10 +238,7 @@ def label_persons(
     labelled: list[dict[str, Any]] = []
     for number, person in enumerate(show(persons), 1):
         path = files[person["image_id"]]
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if image is None:
-            message = f"cannot read {path}: not there, damaged, or not an image"
-            raise SourceError(message)
+        image = load_stored(path)
         x, y, width, height = person["bbox"]
         box = np.array([x, y, x + width, y + height], np.float64)
         rows, columns = image.shape[:2]

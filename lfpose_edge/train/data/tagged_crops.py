@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from lfpose_edge.errors import SourceError
 from lfpose_edge.geometry import crop_affines
-from lfpose_edge.opencv import cv2
+from lfpose_edge.sources import load_stored
 from lfpose_edge.train.data.crops import OF_THE_SOURCE, CropView
 from lfpose_edge.train.data.tags import OPEN, Tags
 
@@ -86,12 +86,7 @@ class TaggedCrops(Dataset[TagSample]):
         box = self.tags.boxes[rows[0]]
         rng = np.random.default_rng((*view.seed, index))
         affine, flip = view.affine(box, rng)
-        path = self.folder / self.tags.images[rows[0]]
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if image is None:
-            message = f"cannot decode {path}: damaged, or not an image"
-            raise SourceError(message)
-        image = np.asarray(image, np.uint8)
+        image = load_stored(self.folder / self.tags.images[rows[0]])
         crop = view.cut(image, affine)
         easy_affine = crop_affines(box, view.size, padding=view.padding)[0]
         easy = view.cut(image, easy_affine) if self.two_views else np.zeros(0, np.uint8)
