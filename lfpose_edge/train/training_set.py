@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,16 @@ from lfpose_edge.train.data.appearance import Appearance, Pictures, estimate_app
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture
 from lfpose_edge.train.data.tagged_crops import TaggedCrops
-from lfpose_edge.train.data.tags import Tags, make_questions, read_tags, require_both_answers
+from lfpose_edge.train.data.tags import (
+    Tags,
+    contradictions,
+    make_questions,
+    read_tags,
+    require_both_answers,
+)
 from lfpose_edge.train.recipe import DataSet, Recipe, TargetSet
+
+logger = logging.getLogger("lfpose_edge")
 
 _OF_THE_TARGET = 1  # beside the seed: whom of it the locations are of
 _FEW = 0.25  # of the target's crops: those of its located persons, however few they are
@@ -49,6 +58,7 @@ def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dic
             continue
         if tags.given:
             require_both_answers(tags, str(file))
+            _warn_of_contradictions(tags, file)
         elif not recipe.two_views and recipe.adapt is None:
             message = (
                 f"{file} has no answer: answer its questions, or give loss.teacher or loss.equivariance a "
@@ -59,6 +69,24 @@ def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dic
     if few:
         parts.append(PersonCrops(joined(few), view, of_target=True))
     return CropMixture(parts, _lengths(parts, recipe.data.located_share)), split
+
+
+def _warn_of_contradictions(tags: Tags, sheet: Path) -> None:
+    wrong = np.argwhere(contradictions(tags))
+    if not len(wrong):
+        return
+    person, joint = wrong[0]
+    first = tags.rows_by_person()[person][0]
+    logger.warning(
+        "%s: the answers about %d of %d joints contradict each other, as those about the %s of person %d in "
+        "%s: no place is in all regions that have a yes and in none that has a no",
+        sheet,
+        len(wrong),
+        len(tags.rows_by_person()) * len(tags.skeleton),
+        tags.skeleton.keypoints[joint],
+        tags.persons[first],
+        tags.images[first],
+    )
 
 
 def target_appearance(persons: CropMixture, recipe: Recipe, size: tuple[int, int]) -> Appearance | None:

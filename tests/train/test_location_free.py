@@ -133,6 +133,20 @@ def test_a_stopped_run_on_both_kinds_goes_on_to_the_same_weights(
     _assert_same_weights(tmp_path / "whole/last.pt", tmp_path / "broken/last.pt")
 
 
+@pytest.mark.parametrize("mistakes", [0.0, 0.3])
+def test_a_training_says_that_answers_contradict_each_other(
+    mistakes: float, root: Path, make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    persons = read_coco_keypoints(root / "train/annotations.json", root / "train/images", LSP14)
+    tags = simulate_answers(
+        make_questions(persons, root / "train/images", 6), persons, mistakes=mistakes, seed=1
+    )
+    write_tags(root / "tags.csv", tags)
+    make_training_set(make_recipe(data={**SETS, "locations": 0.5}), root)
+    assert ("joints contradict each other" in caplog.text) == (mistakes > 0)
+    assert ("tags.csv: the answers about" in caplog.text) == (mistakes > 0)
+
+
 def test_an_unanswered_sheet_is_of_persons_that_only_a_teacher_can_use(
     root: Path, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:

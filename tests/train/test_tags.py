@@ -17,6 +17,7 @@ from lfpose_edge.train.data.tags import (
     NO,
     OPEN,
     YES,
+    contradictions,
     make_questions,
     places_left,
     read_tags,
@@ -128,6 +129,36 @@ def test_answers_leave_what_agrees_with_all_of_them() -> None:
     left, middle = places_left(impossible)
     assert (left == 1).all()
     np.testing.assert_allclose((middle - corner) / extent, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("answers", "wrong"),
+    [
+        ((YES, YES, YES, NO), False),  # where the two tiles overlap
+        ((YES, YES, OPEN, NO), False),
+        ((YES, NO, NO, OPEN), False),  # beside both
+        ((NO, NO, NO, NO), False),  # it cannot be seen
+        ((NO, YES, OPEN, OPEN), True),
+        ((YES, YES, OPEN, YES), True),  # two tiles without a place in common
+        ((OPEN, NO, YES, OPEN), False),
+        ((OPEN, YES, NO, OPEN), False),
+        ((YES, OPEN, OPEN, YES), False),
+    ],
+)
+def test_answers_that_cannot_all_be_right(answers: tuple[int, ...], wrong: bool) -> None:
+    """About the box, a tile, one that overlaps it by less than a pixel, and one far from it."""
+    persons = table(1)
+    regions = np.array([[0, 0, 40, 80], [0, 0, 20, 20], [19.5, 19.5, 39, 39], [25, 60, 40, 80]], float)
+    tags = make_questions(persons, Path("images"), 4)
+    told = np.stack([np.array(answers), [YES, OPEN, OPEN, OPEN]], axis=1).astype(np.int8)
+    assert contradictions(replace(tags, regions=regions, answers=told)).tolist() == [[wrong, False]]
+
+
+def test_right_answers_never_contradict_each_other() -> None:
+    persons = table()
+    tags = make_questions(persons, Path("images"), 12)
+    assert not contradictions(simulate_answers(tags, persons)).any()
+    assert contradictions(simulate_answers(tags, persons, mistakes=0.3)).any()
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json"])

@@ -222,14 +222,32 @@ def places_left(tags: Tags) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         box = tags.boxes[rows[0]]
         corner, extent = box[:2], box[2:] - box[:2]
         places = corner + grid * extent
-        regions = tags.regions[rows, None]
-        inside = ((places >= regions[..., :2]) & (places < regions[..., 2:])).all(axis=2).astype(float)
-        answers = tags.answers[rows].T
-        against = (answers == YES) @ (1 - inside) + (answers == NO) @ inside  # (K, places)
+        against = _against(tags, rows, places)
         agreed = (against == 0) | (against > 0).all(axis=1, keepdims=True)
         left[i] = agreed.mean(axis=1)
         middle[i] = agreed @ places / agreed.sum(axis=1, keepdims=True)
     return left, middle
+
+
+def _against(tags: Tags, rows: list[int], places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(K, N) how many of the answers in these rows are wrong if a joint is at each of N places, (N, 2)."""
+    regions, answers = tags.regions[rows, None], tags.answers[rows].T
+    inside = ((places >= regions[..., :2]) & (places < regions[..., 2:])).all(axis=2).astype(float)
+    return (answers == YES) @ (1 - inside) + (answers == NO) @ inside  # type: ignore[no-any-return]
+
+
+def contradictions(tags: Tags) -> NDArray[np.bool_]:
+    """(P, K) whether not all answers about a joint of a person can be right: there is a yes, and no place in
+    all regions where it is yes and in none where it is no.
+    """
+    persons = tags.rows_by_person()
+    found = np.zeros((len(persons), len(tags.skeleton)), bool)
+    for i, rows in enumerate(persons):
+        regions = tags.regions[rows]
+        columns, lines = (np.unique(regions[:, axis::2]) for axis in (0, 1))  # in between nothing changes
+        places = np.stack(np.meshgrid(columns, lines), axis=2).reshape(-1, 2)
+        found[i] = (tags.answers[rows] == YES).any(axis=0) & (_against(tags, rows, places) > 0).all(axis=1)
+    return found
 
 
 def write_tags(path: Path, tags: Tags) -> None:
