@@ -47,7 +47,7 @@ def train(recipe: str, changes: Sequence[str], out: Path, root: Path, device: st
     history = torch.load(out / "last.pt", weights_only=True)["history"]
     return {
         "minutes": sum(epoch["seconds"] for epoch in history) / 60,
-        "training": shlex.join(["lfpose", *training]),
+        "training": shlex.join(["lfpose", *training]).replace(str(root), "$LFPOSE_DATA"),
     }
 
 

@@ -109,6 +109,7 @@ def test_recorded_rows_are_of_the_benchmarks() -> None:
         if file.stem in ("lfpe", "efasnet", "adaptation", "everyday"):
             rows = json.loads(file.read_text())["rows"]
             assert {row["row"] for row in rows} <= set(benchmark(file.stem).ROWS)
+            assert not [row["training"] for row in rows if "=/" in row["training"]]  # anybody can repeat it
 
 
 def test_a_picture_of_maps_glows_where_the_network_takes_the_joint_to_be(tmp_path: Path) -> None:
