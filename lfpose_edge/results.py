@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 
+COUNTED_SCORE = 0.2
+"""Joints below it do not count in a person's score, by which an evaluation ranks (as HRNet and MMPose do)."""
+
+
+def person_scores(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Joint scores (N, K) to the persons' (N,): the mean of those above ``COUNTED_SCORE``, 0 without one."""
+    counted = scores > COUNTED_SCORE
+    mean = np.where(counted, scores, 0.0).sum(axis=1) / np.maximum(1, counted.sum(axis=1))
+    return np.asarray(mean, np.float64)
+
+
 @dataclass(frozen=True)
 class StageTimings:
     """Wall-clock milliseconds of one frame, stage by stage.
@@ -276,12 +287,12 @@ class PoseResult:
     def to_coco(self, image_id: SupportsIndex, *, category_id: SupportsIndex = 1) -> list[dict[str, Any]]:
         """Entries of a COCO keypoint results file.
 
-        Coordinates become COCO's pixel indices (0.5 less). A person's score is the box score times the
-        mean joint score. Every joint is given: COCO's evaluation asks for a guess at each.
+        Coordinates become COCO's pixel indices (0.5 less). A person's score is the box score times
+        :func:`person_scores`. Every joint is given: COCO's evaluation asks for a guess at each.
         """
         entries = []
         numbers = {"image_id": operator.index(image_id), "category_id": operator.index(category_id)}
-        for pose in self:
+        for pose, score in zip(self, person_scores(self.scores).tolist(), strict=True):
             triples = np.column_stack([pose.keypoints - 0.5, pose.scores]).astype(float)
             x1, y1, x2, y2 = pose.box.tolist()
             entries.append(
@@ -289,7 +300,7 @@ class PoseResult:
                     **numbers,
                     "keypoints": triples.ravel().tolist(),
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "score": pose.box_score * float(pose.scores.mean()),
+                    "score": pose.box_score * score,
                 }
             )
         return entries

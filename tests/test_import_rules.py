@@ -37,7 +37,7 @@ ALLOWED = {
         "draw": "opencv results skeleton",
         "mpii": "skeleton",
         "persons": "errors mpii skeleton sources",
-        "metrics": "errors files geometry opencv persons skeleton",
+        "metrics": "errors files geometry opencv persons results skeleton",
         "ops": "_core _cuda errors geometry",
         "backends": "_cuda bundle errors files machine ops zoo",
         "pipeline": "_cuda backends errors ops sources",

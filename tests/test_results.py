@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lfpose_edge.results import Joint, Pose, PoseResult, StageTimings
+from lfpose_edge.results import Joint, Pose, PoseResult, StageTimings, person_scores
 from lfpose_edge.skeleton import COCO17, LSP14
 
 
@@ -195,8 +195,14 @@ def test_to_coco_gives_pixel_indices_and_widths() -> None:
     np.testing.assert_allclose(triples[:, :2], result.keypoints[1] - 0.5)
     np.testing.assert_allclose(triples[:, 2], result.scores[1])
     assert entries[1]["bbox"] == [10, 20, 30, 60]
-    assert entries[1]["score"] == pytest.approx(0.625 * result.scores[1].mean())
+    assert entries[1]["score"] == pytest.approx(0.625 * person_scores(result.scores)[1])
     assert result.to_coco(7, category_id=3)[0]["category_id"] == 3
+
+
+def test_a_person_is_ranked_by_the_joints_that_were_found() -> None:
+    scores = np.array([[0.9, 0.5, 0.2, 0.0], [0.2, 0.1, 0.0, 0.0], [0.3, 0.3, 0.3, 0.3]])
+    np.testing.assert_allclose(person_scores(scores), [0.7, 0.0, 0.3])
+    assert person_scores(scores[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize("persons", [0, 1])

@@ -28,6 +28,7 @@ from lfpose_edge.metrics.pck import PckResult
 from lfpose_edge.metrics.reference_lines import centre_of_box, mean_pose
 from lfpose_edge.metrics.report import Evaluation, require_drawing, write_evaluation
 from lfpose_edge.persons import PersonTable, data_root, read_coco_keypoints
+from lfpose_edge.results import person_scores
 from lfpose_edge.skeleton import CROWDPOSE14, Skeleton
 
 
@@ -157,9 +158,11 @@ def _print_levels(
             "image_id": image_id,
             "category_id": 1,
             "keypoints": guess.ravel().tolist(),
-            "score": float(guess[:, 2].mean()),
+            "score": score,
         }
-        for image_id, guess in zip(persons.image_ids.tolist(), guesses, strict=True)
+        for image_id, guess, score in zip(
+            persons.image_ids.tolist(), guesses, person_scores(scores).tolist(), strict=True
+        )
     ]
     crowd = crowd_ap(truth, predictions, CROWDPOSE14)
     levels = "  ".join(f"{name} {getattr(crowd, name):.3f}" for name in CROWD_LEVELS)

@@ -14,6 +14,7 @@ from lfpose_edge.metrics.oks_ap import OksAp, oks_ap
 from lfpose_edge.metrics.pck import LIMB_JOINTS, PckResult, box_thresholds, pck, torso_thresholds
 from lfpose_edge.metrics.presence import roc_auc
 from lfpose_edge.persons import PersonTable
+from lfpose_edge.results import person_scores
 
 if TYPE_CHECKING:
     from lfpose_edge.estimator import PoseEstimator
@@ -118,7 +119,7 @@ def _oks(keypoints: NDArray[np.float32], scores: NDArray[np.float32], persons: P
     corner, extent = persons.boxes[:, :2], persons.boxes[:, 2:] - persons.boxes[:, :2]
     xywh = np.concatenate([corner, extent], axis=1)
     annotations, predictions = [], []
-    for i in range(len(persons)):
+    for i, score in enumerate(person_scores(scores).tolist()):
         common = {"image_id": int(persons.image_ids[i]), "category_id": 1}
         annotations.append(
             {
@@ -131,9 +132,7 @@ def _oks(keypoints: NDArray[np.float32], scores: NDArray[np.float32], persons: P
                 "iscrowd": 0,
             }
         )
-        predictions.append(
-            {**common, "keypoints": guess[i].ravel().tolist(), "score": float(scores[i].mean())}
-        )
+        predictions.append({**common, "keypoints": guess[i].ravel().tolist(), "score": score})
     tree = {
         "images": [{"id": i} for i in sorted({a["image_id"] for a in annotations})],
         "categories": [{"id": 1, "name": "person", "keypoints": list(persons.skeleton.keypoints)}],

@@ -81,8 +81,9 @@ def crowd_ap(truth: dict[str, Any], predictions: Sequence[dict[str, Any]], skele
     """Measure predictions against a CrowdPose tree, as CrowdPose's own evaluation does.
 
     A person's area is a part of the box (``AREA_OF_BOX``), whatever the annotation says; a person without a
-    visible joint (v = 2, CrowdPose's ``num_keypoints``) is not asked for; easy, medium and hard are
-    evaluations of their own on a part of the images each, and the mean of the whole precision table.
+    visible joint (v = 2, CrowdPose's ``num_keypoints``; in a file that lacks these, without a labelled one)
+    is not asked for; easy, medium and hard are evaluations of their own on a part of the images each, and the
+    mean of the whole precision table.
 
     Args:
         truth: as :func:`oks_ap`'s; every image has a ``crowdIndex``.

@@ -18,6 +18,7 @@ from lfpose_edge.metrics.pck import box_thresholds, joint_distances, pck, torso_
 from lfpose_edge.metrics.presence import roc_auc
 from lfpose_edge.metrics.reference_lines import centre_of_box, mean_pose
 from lfpose_edge.persons import PersonTable, unlabelled_persons
+from lfpose_edge.results import person_scores
 from lfpose_edge.skeleton import LSP14, Skeleton
 
 HANDS = Skeleton("hands", ("nose", "left_wrist", "right_wrist"), (), (0.1,) * 3)
@@ -192,7 +193,7 @@ def test_oks_is_cocos_own_of_these_persons() -> None:
             {
                 "image_id": 7 + i // 2,
                 "category_id": 1,
-                "score": float(scores[i].mean()),
+                "score": float(person_scores(scores)[i]),
                 "keypoints": np.concatenate([guess[i] - 0.5, scores[i][:, None]], axis=1).ravel().tolist(),
             }
         )
