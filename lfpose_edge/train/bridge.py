@@ -61,7 +61,7 @@ class DomainBridge(nn.Module):
         self.memory = StructureMemory(len(skeleton), fine) if recipe.structure else None
         joints = len(skeleton)
         self.register_buffer("source_relations", torch.zeros(joints, joints))
-        # Batches of the source, their loss at first and now, and height and width of the crops.
+        # Batches of the source, their least loss and the one now, and height and width of the crops.
         self.register_buffer("watched", torch.zeros(5))
         self.watched: Tensor
         self._last: dict[str, Tensor] = {}  # features of each domain's last batch
@@ -162,23 +162,24 @@ class DomainBridge(nn.Module):
             location: its location loss, nats a joint.
 
         Raises:
-            LFPoseError: the source's is a nat worse than when crops of this size were first seen.
+            LFPoseError: the source's is a nat worse than the best that it has been for crops of this size.
         """
         if not isinstance(sample, Sample) or sample.of_target.any():
             return
-        count, first, last, *size = self.watched.tolist()
+        count, best, last, *size = self.watched.tolist()
         if size != list(sample.crop.shape[2:]):  # a stage of another size, where the loss is another
-            count, first, last, size = 0, 0.0, 0.0, list(sample.crop.shape[2:])
+            count, best, last, size = 0, 0.0, 0.0, list(sample.crop.shape[2:])
         if count < _WATCHED:
-            first += (location - first) / (count + 1)
-            last = first
+            last += (location - last) / (count + 1)
+            best = last
         else:
             last += (location - last) / _WATCHED
-        self.watched.copy_(torch.tensor([count + 1, first, last, *size]))
-        if last > first + _ASTRAY:
+            best = min(best, last)
+        self.watched.copy_(torch.tensor([count + 1, best, last, *size]))
+        if last > best + _ASTRAY:
             message = (
                 f"the adaptation runs astray: the source's location loss is {last:.2f} nats, and was "
-                f"{first:.2f} at first; lower the weights of adapt, loss.teacher's or the learning rates, "
+                f"{best:.2f}; lower the weights of adapt, loss.teacher's or the learning rates, "
                 "and start anew with another --out"
             )
             raise LFPoseError(message)

@@ -199,6 +199,15 @@ def test_an_adaptation_that_unlearns_the_source_is_stopped(bridge: DomainBridge)
                 watching.watch(_source(), 4.0)
 
 
+def test_what_was_learned_meanwhile_is_not_unlearned_either(bridge: DomainBridge) -> None:
+    for loss, batches in ((6.5, 50), (2.0, 400)):  # begun without a trained network
+        for _ in range(batches):
+            bridge.watch(_source(), loss)
+    with pytest.raises(LFPoseError, match=r"location loss is 3.\d\d nats, and was 2.0"):
+        for _ in range(100):
+            bridge.watch(_source(), 4.0)
+
+
 def test_a_stage_of_another_size_is_watched_anew(bridge: DomainBridge) -> None:
     for size, loss in (((128, 96), 2.0), ((192, 96), 3.5), ((192, 128), 5.0)):
         crops = torch.zeros(B, 3, *size, dtype=torch.uint8)
