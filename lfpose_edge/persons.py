@@ -86,7 +86,7 @@ def read_coco_keypoints(
     Joints are matched by name: those that the file has and ``skeleton`` lacks are left out, those that
     it lacks stay unlabelled. ``names`` has those of ``skeleton`` that the file has under another name, or
     that are not its joint of the same name (None). Crowd annotations are left out. An unlabelled joint counts
-    as known to be absent, or as ``unknown``: a joint that the file has no column for is always unknown then.
+    as known to be absent, or as ``unknown``; one that the file has no column for is always unknown.
     MPII's annotation list (:func:`lfpose_edge.mpii.mpii_as_coco`) is read likewise.
 
     Raises:
@@ -128,6 +128,7 @@ def read_coco_keypoints(
     keypoints = np.zeros((len(persons), len(skeleton), 3))
     keypoints[:, list(shared)] = table[:, list(shared.values())]
     labelled = keypoints[..., 2] > 0
+    in_file = np.isin(np.arange(len(skeleton)), list(shared))
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
         message = f"{annotations} names an image that is not there: {missing}"
@@ -139,7 +140,7 @@ def read_coco_keypoints(
         boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
         joints=np.where(labelled[..., None], keypoints[..., :2] + 0.5, 0.0),
         labelled=labelled,
-        known=labelled if unlabelled == "unknown" else np.ones_like(labelled),
+        known=labelled if unlabelled == "unknown" else np.tile(in_file, (len(persons), 1)),
         areas=np.array(
             [p.get("area") or AREA_OF_BOX * p["bbox"][2] * p["bbox"][3] for p in persons], np.float64
         ),
@@ -207,9 +208,18 @@ def coco_persons(annotations: Path) -> tuple[dict[str, Any], list[dict[str, Any]
     return tree, persons
 
 
-def read_coco_boxes(annotations: Path, images: Path, skeleton: Skeleton) -> PersonTable:
-    """The persons of a COCO JSON, with no joint read even if there are any; see :func:`coco_persons`."""
+def read_coco_boxes(
+    annotations: Path, images: Path, skeleton: Skeleton, *, names: Mapping[str, str | None] | None = None
+) -> PersonTable:
+    """The persons of a COCO JSON, with no joint read even if there are any; see :func:`coco_persons`.
+
+    With ``names``, as :func:`read_coco_keypoints` takes them, a file that says which joints it has must share
+    one with the skeleton.
+    """
     tree, persons = coco_persons(annotations)
+    columns = next((c["keypoints"] for c in tree.get("categories", ()) if c.get("keypoints")), None)
+    if names is not None and columns is not None:
+        _shared_joints(annotations, columns, skeleton, names)
     files = {number: images / name for number, name in _image_files(tree).items()}
     boxes = np.array([p["bbox"] for p in persons], np.float64)
     boxes[:, 2:] += boxes[:, :2]

@@ -72,6 +72,21 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, tree: Any, words: str) -> No
         _read(tmp_path, tree)
 
 
+@pytest.mark.parametrize(("unlabelled", "also"), [("absent", ["left_hip"]), ("unknown", [])])
+def test_of_a_joint_without_a_column_nothing_is_known(
+    unlabelled: Any, also: list[str], tmp_path: Path
+) -> None:
+    """COCO has no neck: that is no reason to learn that nobody has one."""
+    tree = _tree(keypoints=[5, 6, 2, 0, 0, 0])
+    tree["categories"][0]["keypoints"] = ["left_knee", "left_hip"]
+    _read(tmp_path, tree)
+    persons = read_coco_keypoints(
+        tmp_path / "a.json", tmp_path, LSP14, unlabelled=unlabelled, names={"head_top": None}
+    )
+    known = {LSP14.keypoints[k] for k in persons.known[0].nonzero()[0]}
+    assert known == {"left_knee", *also}
+
+
 @pytest.mark.parametrize("names", [{"left_nee": "left_knee"}, {"left_nee": None}])
 def test_a_joint_that_the_skeleton_lacks_is_named(tmp_path: Path, names: dict[str, str | None]) -> None:
     (tmp_path / "a.json").write_text(json.dumps(_tree()))

@@ -160,5 +160,5 @@ def _unlocated(recipe: Recipe, root: Path) -> Iterator[tuple[Path, Path, Tags, b
         yield root / sheet.sheet, root / sheet.images, read_tags(root / sheet.sheet, recipe.joints), False
     for target in recipe.data.target:
         annotations, folder = root / target.annotations, root / target.images
-        persons = read_coco_boxes(annotations, folder, recipe.joints)
+        persons = read_coco_boxes(annotations, folder, recipe.joints, names=target.joints)
         yield annotations, folder, make_questions(persons, folder, 1), True

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lfpose_edge.errors import RecipeError, SourceError
+from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.data.appearance import Appearance
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture
@@ -120,6 +121,21 @@ def test_a_recipe_says_whose_joint_is_called_what(figures: Path, make_recipe: Ma
     np.testing.assert_array_equal(after.joints[:, head], before.joints[:, head])
     assert not after.labelled[:, wrist].any()
     assert before.labelled[:, wrist].any()
+
+
+@pytest.mark.parametrize(
+    ("joints", "words"),
+    [
+        ({"neck": "torax"}, "has no joint 'torax' to be neck"),
+        (dict.fromkeys(LSP14.keypoints), "none of its joints .* is in skeleton 'lsp14'"),
+    ],
+)
+def test_a_targets_joints_are_checked_though_none_is_read(
+    joints: dict[str, str | None], words: str, figures: Path, make_recipe: MakeRecipe
+) -> None:
+    recipe = make_recipe(data=_data(target={**VAL, "joints": joints}), adapt={})
+    with pytest.raises(SourceError, match=words):
+        make_training_set(recipe, figures)
 
 
 def test_joints_that_are_not_there_are_named(figures: Path, make_recipe: MakeRecipe) -> None:

@@ -69,7 +69,7 @@ class TaggedCrops(Dataset[TagSample]):
         self._mirror = tags.skeleton.flip_permutation
         missing = next((name for name in dict.fromkeys(tags.images) if not (folder / name).is_file()), None)
         if missing is not None:
-            message = f"a tag sheet names an image that is not there: {folder / missing}"
+            message = f"an image of persons without a location is not there: {folder / missing}"
             raise SourceError(message)
 
     def with_view(self, **changes: object) -> TaggedCrops:
