@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -25,6 +26,14 @@ class Stopped(BaseException):
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(number)
         self.exit_code = 128 + number
+
+
+def require_no_input(out: Path, *inputs: Path) -> None:
+    """SourceError when an output is one of the files that the command reads."""
+    for path in inputs:
+        if out.exists() and path.exists() and out.samefile(path):
+            message = f"--out {out} is a file that is read: give another path"
+            raise SourceError(message)
 
 
 def list_left_out(unreadable: Sequence[SourceError]) -> None:

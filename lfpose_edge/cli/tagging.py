@@ -10,6 +10,7 @@ import numpy as np
 from rich.progress import track
 from rich.table import Table
 
+from lfpose_edge.cli.errors import require_no_input
 from lfpose_edge.console import plain_console
 from lfpose_edge.errors import RecipeError, SourceError, did_you_mean
 from lfpose_edge.files import require_writable
@@ -26,12 +27,8 @@ def run_make(annotations: Path, images: Path, out: Path, skeleton: str, regions:
     from lfpose_edge.train.data.tags import make_questions, write_tags
 
     require_writable(out)
-    if out.exists() and out.samefile(annotations):
-        message = f"--out {out} is the file that the questions are made of: give another path"
-        raise SourceError(message)
-    if _answered(out, skeleton_named(skeleton)):
-        message = f"{out} is there already and holds answers: give another --out, or remove it"
-        raise SourceError(message)
+    require_no_input(out, annotations)
+    _require_no_answers(out)
     persons = read_coco_boxes(annotations, images, skeleton_named(skeleton))
     missing = next((path for path in persons.images if not path.is_file()), None)
     if missing is not None:
@@ -46,14 +43,20 @@ def run_make(annotations: Path, images: Path, out: Path, skeleton: str, regions:
     )
 
 
-def _answered(path: Path, skeleton: Skeleton) -> bool:
-    """Whether a file is a sheet with answers."""
-    from lfpose_edge.train.data.tags import read_tags
+def _require_no_answers(out: Path) -> None:
+    """SourceError when a file is there that is not a sheet without answers: somebody's work may be in it."""
+    from lfpose_edge.train.data.tags import PLACE, sheet_cells
 
+    if not out.exists():
+        return
     try:
-        return read_tags(path, skeleton).given > 0
-    except SourceError:
-        return False
+        answered = any(row[name] for row in sheet_cells(out) for name in row if name not in PLACE)
+        what = "holds answers"
+    except (SourceError, TypeError):
+        answered, what = True, "is no question sheet"
+    if answered:
+        message = f"{out} is there already and {what}: give another --out, or remove it"
+        raise SourceError(message)
 
 
 def run_page(sheet: Path, images: Path, out: Path, skeleton: str) -> None:
@@ -62,6 +65,7 @@ def run_page(sheet: Path, images: Path, out: Path, skeleton: str) -> None:
     from lfpose_edge.train.data.tags import read_tags
 
     require_writable(out)
+    require_no_input(out, sheet)
     tags = read_tags(sheet, skeleton_named(skeleton))
     name = f"{sheet.stem.removesuffix('-answered')}-answered.csv"
     console = plain_console(stderr=True)
@@ -89,6 +93,8 @@ def run_simulate(
     )
 
     require_writable(out)
+    require_no_input(out, sheet, annotations)
+    _require_no_answers(out)
     joints = skeleton_named(skeleton)
     persons = read_coco_keypoints(annotations, images, joints)
     tags = simulate_answers(read_tags(sheet, joints), persons, mistakes=mistakes, seed=seed)

@@ -64,8 +64,35 @@ def test_a_new_sheet_does_not_take_the_place_of_answers_or_of_its_source(
         done = lfpose("tags", "make", "people.json", photos, "--out", out)
         assert (done.code, "give another" in done.err) == (1, True), done.err
         assert (tmp_path / out).read_bytes() == before
+    (tmp_path / "odd.csv").write_text(text.replace(",,,", ",perhaps,,", 1))
+    (tmp_path / "utf16.csv").write_text(text.replace(",,,", ",no,,", 1), encoding="utf-16")
     assert lfpose("tags", "make", "people.json", photos, "--out", "q.csv").code == 0
     assert lfpose("tags", "make", "people.json", photos, "--regions", "2", "--out", "q.csv").code == 0
+    (tmp_path / "q.json").write_text((tmp_path / "people.json").read_text())
+    keypoints = json.loads((tmp_path / "people.json").read_text())
+    keypoints["categories"][0]["keypoints"] = list(LSP14.keypoints)
+    for person in keypoints["annotations"]:
+        person["keypoints"] = [30, 20, 2] * len(LSP14)
+    (tmp_path / "located.json").write_text(json.dumps(keypoints))
+    simulate = ("tags", "simulate", "q.csv", "located.json", photos, "--out")
+    shutil.copy(tmp_path / "q.csv", tmp_path / "sheet.html")
+    for command in (
+        ("tags", "make", "people.json", photos, "--out", "odd.csv"),
+        ("tags", "make", "people.json", photos, "--out", "utf16.csv"),
+        ("tags", "make", "people.json", photos, "--out", "answered.csv", "--skeleton", "coco17"),
+        ("tags", "make", "people.json", photos, "--out", "q.json"),
+        (*simulate, "answered.csv"),
+        (*simulate, "located.json"),
+        (*simulate, "q.csv"),
+        ("tags", "page", "sheet.html", photos, "--out", "sheet.html"),
+    ):
+        before = (tmp_path / command[-1]).read_bytes() if command[-1] != "coco17" else b""
+        done = lfpose(*command)
+        assert (done.code, "give another" in done.err) == (1, True), (command, done.err)
+        if before:
+            assert (tmp_path / command[-1]).read_bytes() == before
+    assert (tmp_path / "answered.csv").read_text() != text
+    assert lfpose(*simulate, "simulated.csv").code == 0
     (photos / "a.png").unlink()
     done = lfpose("tags", "make", "people.json", photos, "--out", "other.csv")
     assert (done.code, "names an image that is not there" in done.err) == (1, True)

@@ -303,11 +303,11 @@ def test_the_commands_make_and_answer_a_sheet(command, tmp_path: Path) -> None:
     assert "2 persons, 42 questions each" in err
     code, _, err = command(main, "lfpose", "tags", "simulate", "q.csv", *place, "--out", "a.csv")
     assert code == 0, err
-    assert "84 answers about 2 persons" in err
+    assert "12 answers about 2 persons" in err
     assert "They leave a joint" in err
     out = ("--mistakes", "0.5", "--out", "b.csv")
     code, _, err = command(main, "lfpose", "tags", "simulate", "q.csv", *place, *out)
-    assert (code, "84 answers about 2 persons" in err) == (0, True)
+    assert (code, "12 answers about 2 persons" in err) == (0, True)
     assert Path("a.csv").read_text() != Path("b.csv").read_text()
     code, _, err = command(main, "lfpose", "tags", "make", *place, "--out", "q.csv", "--skeleton", "lsp")
     assert (code, "did you mean 'lsp14'" in err) == (1, True)

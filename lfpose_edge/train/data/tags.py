@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -275,12 +276,11 @@ def sheet_rows(tags: Tags) -> Iterator[tuple[dict[str, int | str | float], dict[
         )
 
 
-def read_tags(path: Path, skeleton: Skeleton) -> Tags:
-    """Read a sheet; joints that it has no column for are open.
+def sheet_cells(path: Path) -> list[dict[str, Any]]:
+    """The rows of a sheet as they are written, by column: ``PLACE``, and joints of whatever skeleton.
 
     Raises:
-        SourceError: it is no sheet, has a joint that the skeleton lacks, an answer other than yes, no or
-            nothing, or a region without area; the message names the row.
+        SourceError: it is no sheet.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
@@ -299,7 +299,18 @@ def read_tags(path: Path, skeleton: Skeleton) -> Tags:
     if lacking:
         message = f"{path}: a tag sheet has a column {lacking[0]!r}"
         raise SourceError(message)
-    joints = [name for name in columns if name not in PLACE]
+    return rows  # type: ignore[no-any-return]
+
+
+def read_tags(path: Path, skeleton: Skeleton) -> Tags:
+    """Read a sheet; joints that it has no column for are open.
+
+    Raises:
+        SourceError: it is no sheet, has a joint that the skeleton lacks, an answer other than yes, no or
+            nothing, or a region without area; the message names the row.
+    """
+    rows = sheet_cells(path)
+    joints = [name for name in rows[0] if name not in PLACE]
     for joint in joints:
         if joint not in skeleton.keypoints:
             hint = did_you_mean(joint, skeleton.keypoints)
