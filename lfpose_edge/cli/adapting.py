@@ -84,7 +84,7 @@ def run_adapt(
     plan = adaptation_recipe(source, start, target, images, epochs)
     run = train(plan, data_root=root, out=out / "run", accelerator=device, validate_every=epochs)
     if not run.finished:
-        raise Stopped
+        raise Stopped(run.stopped_by)
     after = self_agreement(run.network, held_out, size, padding)
     of_source = with_statistics_of(run.network, validation, size, padding)
     verdict = Verdict(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from lfpose_edge.cli.errors import Stopped
@@ -37,7 +38,9 @@ def run_train(
         plan, data_root=data_root(data), out=folder, accelerator=device, validate_every=validate_every
     )
     if not run.finished:
-        raise Stopped
+        raise Stopped(run.stopped_by)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes says it
+        return
     said = "trained" if run.steps else "trained before, and nothing is done anew; another --out trains again"
     plain_console(stderr=True).print(
         f"{said}: {run.checkpoint}\nnext: lfpose-export {run.checkpoint} --out {plan.name}-bundle"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lfpose_edge.errors import BundleError
-from lfpose_edge.files import whole_file
+from lfpose_edge.errors import BundleError, LFPoseError
+from lfpose_edge.files import locked, require_writable, whole_file
 
 FORMAT = 1
 
@@ -27,6 +29,24 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         file.write(made.getbuffer())
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def checkpoint_alone(path: Path) -> Iterator[None]:
+    """Be the one process that trains into a checkpoint; what killed ones left half written goes.
+
+    Raises:
+        LFPoseError: there is another.
+        OSError: the checkpoint cannot be written.
+    """
+    require_writable(path)
+    with locked(path.with_name(f".{path.name}.lock"), wait=False) as alone:
+        if not alone:
+            message = f"another process trains into {path.parent}: wait for it, or give another --out"
+            raise LFPoseError(message)
+        for left in path.parent.glob(f".{path.stem}.*.part{path.suffix}"):
+            left.unlink(missing_ok=True)
+        yield
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -10,25 +10,27 @@ import copy
 import logging
 import math
 import os
+import signal
 import time
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
 from lfpose_edge.errors import LFPoseError, RecipeError
 from lfpose_edge.files import write_json_whole
 from lfpose_edge.train.bridge import DomainBridge
-from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
+from lfpose_edge.train.checkpoint import checkpoint_alone, load_checkpoint, save_checkpoint
 from lfpose_edge.train.distributed import anywhere, make_fabric, share_buffers
 from lfpose_edge.train.evaluate import evaluate_network
 from lfpose_edge.train.networks import CamNetwork, build_network
 from lfpose_edge.train.objective import Objective
-from lfpose_edge.train.process import keep_freed_memory, quiet_worker, stop_request
-from lfpose_edge.train.progress import TrainingProgress
+from lfpose_edge.train.process import SentErrors, keep_freed_memory, loaded, quiet_worker, stop_request
+from lfpose_edge.train.progress import EpochTally, TrainingProgress
 from lfpose_edge.train.recipe import Recipe, parse_recipe
 from lfpose_edge.train.start import Origin, start_from, take_statistics
 from lfpose_edge.train.training_set import make_training_set, read_persons, target_appearance
@@ -49,6 +51,7 @@ class Run:
         history: one dict an epoch: epoch, size, loss, seconds, images_per_second and, where it was measured,
             val_pck.
         steps: that were taken now; 0 where an earlier run had finished.
+        stopped_by: the signal, of a run that is not finished.
     """
 
     network: CamNetwork
@@ -56,6 +59,7 @@ class Run:
     finished: bool
     history: list[dict[str, Any]]
     steps: int
+    stopped_by: int = signal.SIGINT
 
 
 def train(
@@ -80,17 +84,25 @@ def train(
 
     Raises:
         RecipeError, SourceError: the recipe or its data cannot be used.
-        LFPoseError: the loss is not finite, or the checkpoint in ``out`` belongs to another recipe.
+        LFPoseError: the loss is not finite, the checkpoint in ``out`` belongs to another recipe or to other
+            people, or another process trains into ``out``.
     """
     keep_freed_memory()
     fabric = make_fabric(accelerator, recipe.precision)
     fabric.launch()
+    with checkpoint_alone(out / "last.pt") if fabric.is_global_zero else nullcontext():
+        return _train(fabric, recipe, data_root, out, validate_every)
+
+
+def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_every: int) -> Run:
+    """The same in each of the processes that ``fabric`` has started."""
     torch.manual_seed(recipe.seed)
 
     train_set, split = make_training_set(recipe, data_root)
     val_set = None if recipe.data.val is None else read_persons(recipe.data.val, recipe, data_root)
     network = build_network(recipe.network, recipe.joints).to(memory_format=torch.channels_last)
     path = out / "last.pt"
+    people = train_set.digest()
     origin: Origin | None = None
     if recipe.start_from is not None and not path.is_file():
         size = recipe.stages[0].size
@@ -115,17 +127,22 @@ def train(
         weight_decay=options.weight_decay,
     )
 
-    step, history = 0, []
+    step, history, tally = 0, [], EpochTally()
     if path.is_file():
         state = load_checkpoint(path)
-        if parse_recipe(state["recipe"], where=str(path)) != recipe:
-            message = f"{path} was made by another recipe; use another --out, or remove it to start anew"
+        _require_same(parse_recipe(state["recipe"], where=str(path)), recipe, path)
+        if state.get("people", people) != people:
+            message = (
+                f"{path} was trained on other people, or on other answers, than {data_root} has now; use "
+                "another --out, or remove it to start anew"
+            )
             raise LFPoseError(message)
         network.load_state_dict(state["network"])
         ema.load_state_dict(state["ema"])
         if bridge is not None:
             bridge.load_state_dict(state["bridge"])
         step, history, origin = state["step"], state["history"], state.get("origin")
+        tally = EpochTally(**state.get("tally", {}))
     if split and fabric.is_global_zero:
         write_json_whole(out / "split.json", {"seed": recipe.seed, "parts": split})
     model, optimizer = fabric.setup(network, optimizer)
@@ -160,7 +177,9 @@ def train(
                     "scaler": None if scaler is None else scaler.state_dict(),
                     "step": step,
                     "history": history,
+                    "tally": asdict(tally),
                     "origin": origin,
+                    "people": people,
                 },
             )
 
@@ -180,16 +199,16 @@ def train(
             # Every process has a share of every batch; of a last one with too few persons, its first.
             shares = [batch[fabric.global_rank :: fabric.world_size] or batch[:1] for batch in batches]
             loader = DataLoader(
-                crops,
+                SentErrors(crops),
                 batch_sampler=shares,
                 collate_fn=collate,
                 num_workers=loader_workers(recipe, fabric.device),
                 worker_init_fn=quiet_worker,
             )
             progress.start_epoch(epoch, size, first_batch)
-            losses, started = [], time.monotonic()
+            started = time.monotonic()
 
-            for sample in loader:
+            for batch, sample in zip(batches, loaded(loader), strict=True):
                 sample = type(sample)(*(fabric.to_device(t) for t in sample))
                 set_learning_rate(optimizer, step, last_step, options.warmup_steps)
                 terms = objective(model, ema, sample, step / last_step)
@@ -208,7 +227,9 @@ def train(
                 decay = options.ema_decay if origin else min(options.ema_decay, (step + 1) / (step + 10))
                 update_average(ema, network, decay)
                 step += 1
-                losses.append(terms.total.item())
+                now = time.monotonic()
+                tally.add(terms.total.item(), len(batch), now - started)
+                started = now
                 progress.advance(terms)
                 stop.requested = anywhere(fabric, stop.requested)
                 if step % steps_per_epoch == 0:
@@ -218,26 +239,35 @@ def train(
                     saved_at = time.monotonic()
                 if stop.requested:
                     progress.note(f"stopped; run the same command to go on from {path}")
-                    return Run(ema, path, False, history, step - began)
+                    return Run(ema, path, False, history, step - began, stop.signal)
 
-            seconds = time.monotonic() - started
-            row: dict[str, Any] = {
-                "epoch": epoch + 1,
-                "size": list(size),
-                "loss": float(np.mean(losses)),
-                "seconds": seconds,
-                "images_per_second": len(losses) * options.batch_size / seconds,
-            }
+            row: dict[str, Any] = {"epoch": epoch + 1, "size": list(size), **tally.row()}
+            history.append(row)
+            tally = EpochTally()
+            save()  # before anything else can fail
             if val_set is not None and ((epoch + 1) % validate_every == 0 or step == last_step):
                 row["val_pck"] = evaluate_network(ema, val_set, size, recipe.data.padding).pck_box.mean
-            history.append(row)
+                save()
             progress.end_epoch(row)
-            save()
             saved_at = time.monotonic()
             if stop.requested and step < last_step:
                 progress.note(f"stopped; run the same command to go on from {path}")
-                return Run(ema, path, False, history, step - began)
+                return Run(ema, path, False, history, step - began, stop.signal)
     return Run(ema, path, True, history, step - began)
+
+
+def _require_same(before: Recipe, now: Recipe, path: Path) -> None:
+    """LFPoseError when a checkpoint's recipe would not do what this one does; who loads does not matter."""
+    trees = [recipe.model_dump(mode="json") for recipe in (before, now)]
+    for tree in trees:
+        del tree["data"]["workers"]
+    other = [key for key in trees[0] if trees[0][key] != trees[1][key]]
+    if other:
+        message = (
+            f"{path} was made by another recipe, which differs in {', '.join(other)}; use another --out, or "
+            "remove it to start anew"
+        )
+        raise LFPoseError(message)
 
 
 def require_finite(what: str, value: torch.Tensor, step: int, path: Path) -> None:
@@ -270,7 +300,9 @@ def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: fl
 
 
 def collate(samples: list[Any]) -> Any:
-    """Stack samples of one kind into a batch."""
+    """Stack samples of one kind into a batch; an error in their place is handed on."""
+    if isinstance(samples[0], LFPoseError):
+        return samples[0]
     return type(samples[0])(*(torch.stack(field) for field in zip(*samples, strict=True)))
 
 

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from lfpose_edge.errors import LFPoseError
+from lfpose_edge.train.data.mixture import CropMixture
 
 
 def keep_freed_memory() -> None:
@@ -35,11 +39,38 @@ def quiet_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
+class SentErrors(Dataset[Any]):
+    """A data set whose errors a loader's process hands over in a batch's place, for :func:`loaded` to raise.
+
+    Raised in that process torch would wrap it, and the process, which leaves SIGTERM alone, would not end.
+    """
+
+    def __init__(self, crops: CropMixture) -> None:
+        self._crops = crops
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        try:
+            return list(self._crops.__getitems__(indices))
+        except LFPoseError as error:
+            if get_worker_info() is None:
+                raise
+            return [error]
+
+
+def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of a loader of :class:`SentErrors`."""
+    for batch in loader:
+        if isinstance(batch, LFPoseError):
+            raise batch
+        yield batch
+
+
 @dataclass
 class StopRequest:
-    """Whether the user asked to stop."""
+    """Whether the user asked to stop, and by which signal."""
 
     requested: bool = False
+    signal: int = signal.SIGINT
 
 
 @contextmanager
@@ -49,7 +80,7 @@ def stop_request() -> Iterator[StopRequest]:
     previous: dict[int, Any] = {}
 
     def ask(number: int, _: object) -> None:
-        stop.requested = True
+        stop.requested, stop.signal = True, number
         signal.signal(number, previous[number])
 
     try:

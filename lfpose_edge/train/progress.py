@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +14,38 @@ from lfpose_edge.train.losses import LossTerms
 from lfpose_edge.train.recipe import Recipe
 
 _LOG_SECONDS = 60.0
+
+
+@dataclass
+class EpochTally:
+    """What an epoch has come to; a checkpoint holds it, as an epoch may be trained in several goes.
+
+    Attributes:
+        loss: the sum over the batches.
+        batches: that were trained on.
+        images: in them.
+        seconds: that they took.
+    """
+
+    loss: float = 0.0
+    batches: int = 0
+    images: int = 0
+    seconds: float = 0.0
+
+    def add(self, loss: float, images: int, seconds: float) -> None:
+        """One batch is done."""
+        self.loss += loss
+        self.batches += 1
+        self.images += images
+        self.seconds += seconds
+
+    def row(self) -> dict[str, float]:
+        """As the history has it."""
+        return {
+            "loss": self.loss / self.batches,
+            "seconds": self.seconds,
+            "images_per_second": self.images / self.seconds,
+        }
 
 
 class TrainingProgress:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from lfpose_edge.errors import BackendUnavailable, BundleError, LFPoseError
+from lfpose_edge.errors import BackendUnavailable, BundleError, LFPoseError, SourceError
 from lfpose_edge.train import loop
-from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
+from lfpose_edge.train.checkpoint import checkpoint_alone, load_checkpoint, save_checkpoint
 from lfpose_edge.train.data.mixture import CropMixture
 from lfpose_edge.train.loop import set_learning_rate, train
 from lfpose_edge.train.recipe import Recipe
@@ -106,14 +108,83 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     figures: Path, make_recipe: MakeRecipe, tmp_path: Path, stop_after: Callable[[int], None]
 ) -> None:
     recipe = make_recipe()
-    _train(recipe, figures, tmp_path / "whole")
+    whole = _train(recipe, figures, tmp_path / "whole")
 
     # Stop after 4 of 6 steps: in the middle of the second epoch.
     stop_after(4)
     assert not _train(recipe, figures, tmp_path / "broken").finished
     assert load_checkpoint(tmp_path / "broken" / "last.pt")["step"] == 4
-    assert _train(recipe, figures, tmp_path / "broken").finished
+    broken = _train(recipe, figures, tmp_path / "broken")
+    assert broken.finished
     _assert_same_weights(tmp_path / "whole" / "last.pt", tmp_path / "broken" / "last.pt")
+    ours, theirs = ([row["loss"] for row in run.history] for run in (whole, broken))
+    assert ours == pytest.approx(theirs)  # an epoch's is of all of it
+    for run in (whole, broken):
+        images = [row["images_per_second"] * row["seconds"] for row in run.history]
+        assert images == pytest.approx([24, 24])
+
+
+def _without_one(tree: dict[str, Any]) -> None:
+    tree["annotations"].pop()
+
+
+def _box_moved(tree: dict[str, Any]) -> None:
+    tree["annotations"][3]["bbox"][0] += 1
+
+
+def _joint_moved(tree: dict[str, Any]) -> None:
+    tree["annotations"][3]["keypoints"][0] += 1
+
+
+@pytest.mark.parametrize("change", [_without_one, _box_moved, _joint_moved])
+def test_a_run_does_not_go_on_with_other_people(
+    change: Callable[[dict[str, Any]], None],
+    figures: Path,
+    make_recipe: MakeRecipe,
+    tmp_path: Path,
+    stop_after: Callable[[int], None],
+) -> None:
+    data = shutil.copytree(figures, tmp_path / "data")
+    stop_after(2)
+    assert not _train(make_recipe(), data, tmp_path / "run").finished
+    before = (tmp_path / "run/last.pt").read_bytes()
+    file = data / "train" / "annotations.json"
+    tree = json.loads(file.read_text())
+    change(tree)
+    file.write_text(json.dumps(tree))
+    with pytest.raises(LFPoseError, match=r"last\.pt was trained on other people, or on other answers"):
+        _train(make_recipe(), data, tmp_path / "run")
+    assert (tmp_path / "run/last.pt").read_bytes() == before
+    moved = shutil.copytree(figures, tmp_path / "elsewhere")
+    assert _train(make_recipe(), moved, tmp_path / "run").finished
+
+
+def test_a_failed_validation_loses_no_epoch(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        message = "an image of the validation people cannot be read"
+        raise SourceError(message)
+
+    monkeypatch.setattr(loop, "evaluate_network", fail)
+    with pytest.raises(SourceError, match="validation people"):
+        _train(make_recipe(), figures, tmp_path)
+    state = load_checkpoint(tmp_path / "last.pt")
+    assert (state["step"], [row["epoch"] for row in state["history"]]) == (6, [1, 2])
+
+
+def test_two_trainings_do_not_share_a_checkpoint(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    half = tmp_path / ".last.123-456.part.pt"  # of a process that was killed while it wrote
+    half.write_bytes(b"half a checkpoint")
+    with (
+        checkpoint_alone(tmp_path / "last.pt"),
+        pytest.raises(LFPoseError, match="another process trains into"),
+    ):
+        _train(make_recipe(), figures, tmp_path)
+    assert not half.exists()
+    assert _train(make_recipe(), figures, tmp_path).finished
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(
@@ -149,8 +220,42 @@ def test_another_recipe_does_not_take_over_a_checkpoint(
     figures: Path, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     _train(make_recipe(stages=[{"epochs": 1, "size": [64, 64]}]), figures, tmp_path)
-    with pytest.raises(LFPoseError, match="another recipe"):
+    with pytest.raises(LFPoseError, match="another recipe, which differs in stages;"):
         _train(make_recipe(stages=[{"epochs": 1, "size": [96, 96]}]), figures, tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named_whoever_loads_it(
+    workers: int, figures: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    """In a process of its own: with the error the loader's processes must end too."""
+    data = shutil.copytree(figures, tmp_path / "data")
+    (data / "train/images/003.png").write_bytes(b"no image")
+    (tmp_path / "recipe.yaml").write_text(make_recipe().model_dump_json())
+    command = ["train", "recipe.yaml", f"data.workers={workers}", "--data", str(data), "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lfpose_edge", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "003.png is damaged, or not an image" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "worker process" not in done.stderr
+
+
+def test_a_run_goes_on_with_other_loaders_to_the_same_weights(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path, stop_after: Callable[[int], None]
+) -> None:
+    recipe = make_recipe()
+    _train(recipe, figures, tmp_path / "whole")
+    stop_after(2)
+    assert not _train(recipe, figures, tmp_path / "broken").finished
+    more = recipe.model_copy(update={"data": recipe.data.model_copy(update={"workers": 1})})
+    assert _train(more, figures, tmp_path / "broken").finished
+    _assert_same_weights(tmp_path / "whole" / "last.pt", tmp_path / "broken" / "last.pt")
 
 
 def test_a_training_can_start_from_a_checkpoint(
@@ -265,5 +370,5 @@ def test_a_full_disk_is_named_and_leaves_the_old_checkpoint(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert load_checkpoint(tmp_path / "other.pt")["step"] == 1
-    assert list((tmp_path / "run").iterdir()) == []
+    assert [file.name for file in (tmp_path / "run").iterdir()] == [".last.pt.lock"]
     assert _train(recipe, figures, tmp_path / "run").finished  # there is space again

@@ -98,6 +98,15 @@ class PersonCrops(Dataset[Sample]):
         view = replace(self.view, **changes)  # type: ignore[arg-type]
         return PersonCrops(self.persons, view, of_target=self.of_target)
 
+    def names(self) -> list[str]:
+        """The image of every person."""
+        return [path.name for path in self.persons.images]
+
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        """All else that the training knows about the persons."""
+        persons = self.persons
+        return persons.annotation_ids, persons.boxes, persons.joints, persons.labelled, persons.known
+
     def __len__(self) -> int:
         return len(self.persons)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,15 @@ class CropMixture(Dataset["Sample | TagSample"]):
         ]
         parts = [part.with_view(**changes, **own) for part, own in zip(self.parts, seeds, strict=True)]
         return CropMixture(parts, self.lengths)
+
+    def digest(self) -> str:
+        """Of whom is trained on, and of all that is known about them; images are taken by their names."""
+        made = hashlib.sha256(repr(self.lengths).encode())
+        for part in self.parts:
+            made.update(repr(part.names()).encode())
+            for column in part.columns():
+                made.update(np.ascontiguousarray(column).tobytes())
+        return made.hexdigest()
 
     def of_domain(self, *, target: bool) -> CropMixture:
         """The persons of one domain, each once; there must be some."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -77,6 +78,15 @@ class TaggedCrops(Dataset[TagSample]):
         again = object.__new__(TaggedCrops)
         again.__dict__ = {**self.__dict__, "view": replace(self.view, **changes)}  # type: ignore[arg-type]
         return again
+
+    def names(self) -> list[str]:
+        """The image of every row of the sheet."""
+        return self.tags.images
+
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        """All else that the training knows about the persons."""
+        tags = self.tags
+        return tags.persons, tags.boxes, tags.regions, tags.answers
 
     def __len__(self) -> int:
         return len(self._rows)
