@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,6 +19,8 @@ from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.sources import load_image, load_stored
 
 Unlabelled = Literal["absent", "unknown"]
+
+_LARGEST = 1e15  # pixels, of what is taken for a number
 
 AREA_OF_BOX = 0.53
 """A person's area over the box's where nobody has drawn an outline: CrowdPose's and AIC's convention."""
@@ -98,15 +99,19 @@ def read_coco_keypoints(
         tree = json.loads(annotations.read_text(encoding="utf-8"))
         if isinstance(tree, list):
             tree = mpii_as_coco(tree)
-        columns = next(c["keypoints"] for c in tree["categories"] if c.get("keypoints"))
+        columns, others = _person_columns(tree)
         files = {number: images / name for number, name in _image_files(tree).items()}
-        present = [a for a in tree["annotations"] if a.get("keypoints") and not a.get("iscrowd")]
+        present = [
+            a
+            for a in tree["annotations"]
+            if a.get("keypoints") and not _is_crowd(a) and a.get("category_id") not in others
+        ]
     except FileNotFoundError as error:
         message = (
             f"no annotation file {annotations}; set --data or LFPOSE_DATA to the folder it is relative to"
         )
         raise SourceError(message) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = f"{annotations}: not a COCO-keypoints JSON ({type(error).__name__}: {error})"
         raise SourceError(message) from error
 
@@ -180,9 +185,7 @@ def coco_persons(annotations: Path) -> tuple[dict[str, Any], list[dict[str, Any]
         tree = json.loads(annotations.read_text(encoding="utf-8"))
         files = _image_files(tree)
         others = {c["id"] for c in tree.get("categories", ()) if c.get("name", "person") != "person"}
-        persons = [
-            a for a in tree["annotations"] if not a.get("iscrowd") and a.get("category_id") not in others
-        ]
+        persons = [a for a in tree["annotations"] if not _is_crowd(a) and a.get("category_id") not in others]
     except FileNotFoundError as error:
         message = f"no annotation file {annotations}"
         raise SourceError(message) from error
@@ -192,7 +195,8 @@ def coco_persons(annotations: Path) -> tuple[dict[str, Any], list[dict[str, Any]
     if not persons:
         message = f"{annotations}: no person in it; crowds and other categories than person do not count"
         raise SourceError(message)
-    free = itertools.filterfalse({a.get("id") for a in persons}.__contains__, itertools.count())
+    taken = {a["id"] for a in persons if isinstance(a.get("id"), int)}
+    free = itertools.filterfalse(taken.__contains__, itertools.count())
     for person in persons:
         if "id" not in person:
             person["id"] = next(free)
@@ -227,6 +231,30 @@ def read_coco_boxes(
     return replace(table, annotation_ids=np.array([p["id"] for p in persons], np.int64), exif=False)
 
 
+def _person_columns(tree: dict[str, Any]) -> tuple[list[str], set[Any]]:
+    """The joints of a file's persons, and the ids of its categories that are none.
+
+    Raises:
+        ValueError: no category has joints, or several have and none is called person.
+    """
+    located = [c for c in tree["categories"] if c.get("keypoints")]
+    named = [c for c in located if c.get("name", "person") == "person"]
+    if len(located) != 1 and len(named) != 1:
+        names = ", ".join(str(c.get("name")) for c in located) or "none"
+        message = f"one category of persons must have keypoints, those that have are: {names}"
+        raise ValueError(message)
+    person = named[0] if len(named) == 1 else located[0]
+    columns = [str(joint) for joint in person["keypoints"]]
+    if len(set(columns)) < len(columns):
+        message = "a joint appears twice among the keypoints"
+        raise ValueError(message)
+    return columns, {c["id"] for c in tree["categories"] if c is not person and "id" in c}
+
+
+def _is_crowd(person: dict[str, Any]) -> bool:
+    return person.get("iscrowd") not in (None, 0, "0", False)
+
+
 def _image_files(tree: dict[str, Any]) -> dict[Any, Path]:
     """The file of every image id of a COCO tree; ValueError where two images share one."""
     files = {image["id"]: Path(image["file_name"]) for image in tree["images"]}
@@ -244,7 +272,8 @@ def _id_problem(person: dict[str, Any]) -> str | None:
 
 def _image_problem(person: dict[str, Any], files: dict[Any, Path]) -> str | None:
     image = person.get("image_id")
-    return None if type(image) is int and image in files else f"the file has no image {image!r}"
+    known = type(image) is int and 0 <= image < 2**63 and image in files
+    return None if known else f"the file has no image {image!r}"
 
 
 def _place_problem(file: Path) -> str | None:
@@ -261,8 +290,9 @@ def _problem(person: dict[str, Any], files: dict[Any, Path], joints: int) -> str
         return f"keypoints must be x, y, v of {joints} joints, finite numbers"
     if not {0, 1, 2}.issuperset(keypoints[2::3]):
         return "a keypoint's v must be 0 (not labelled), 1 (hidden) or 2 (visible)"
-    if not _numbers([person.get("area") or 0.0], 1):
-        return f"area must be a finite number, got {person['area']!r}"
+    area = person.get("area") or 0.0
+    if not _numbers([area], 1) or area < 0:
+        return f"area must be a finite number from 0 on, got {area!r}"
     return box_problem(person.get("bbox"))
 
 
@@ -277,7 +307,7 @@ def _numbers(values: Any, count: int) -> bool:
     return (
         isinstance(values, list)
         and len(values) == count
-        and all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)
+        and all(isinstance(v, (int, float)) and -_LARGEST < v < _LARGEST for v in values)
     )
 
 

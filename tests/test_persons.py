@@ -24,6 +24,15 @@ def _tree(**changes: Any) -> dict[str, Any]:
     }
 
 
+def _categories(*names: str) -> dict[str, Any]:
+    """A person each of categories that have joints, of whose names only the person's are known here."""
+    joints = {"person": ["left_knee", "nose"], "dog": ["withers", "nose"], "cat": ["tail", "left_knee"]}
+    kinds = [{"id": i, "name": name, "keypoints": joints[name]} for i, name in enumerate(names, 1)]
+    person = _tree()["annotations"][0]
+    animals = [{**person, "id": 10 + kind["id"], "category_id": kind["id"]} for kind in kinds]
+    return {**_tree(), "annotations": animals, "categories": kinds}
+
+
 def _read(tmp_path: Path, tree: Any, *, image: bool = True) -> Any:
     (tmp_path / "a.json").write_text(tree if isinstance(tree, str) else json.dumps(tree))
     if image:
@@ -60,7 +69,14 @@ def test_joints_are_matched_by_name_and_become_continuous(tmp_path: Path) -> Non
         (_tree(bbox=[1, 2, 0, 9]), "annotation 7: bbox must .* with an area"),
         (_tree(bbox=[1, 2, float("nan"), 9]), "annotation 7: bbox must be .*finite"),
         (_tree(bbox=None), "annotation 7: bbox .* got None"),
-        (_tree(area="large"), "annotation 7: area must be a finite number, got 'large'"),
+        (_tree(area="large"), "annotation 7: area must be a finite number from 0 on, got 'large'"),
+        (_tree(area=-5), "annotation 7: area must be a finite number from 0 on, got -5"),
+        (_tree(bbox=[10**400, 2, 3, 4]), "annotation 7: bbox must be .*finite"),
+        (_tree(image_id=2**64), "annotation 7: the file has no image 18446744073709551616"),
+        ("[" * 100_000, "not a COCO-keypoints JSON"),
+        (_categories("dog", "cat"), "not a COCO-keypoints JSON .* those that have are: dog, cat"),
+        (_categories("person", "person"), "not a COCO-keypoints JSON .*: person, person"),
+        ({**_tree(), "categories": [{"keypoints": ["nose", "nose"]}]}, "a joint appears twice"),
         (_tree(keypoints=[5, 6, 2]), "annotation 7: keypoints must be x, y, v of 2 joints"),
         (_tree(keypoints=[5, 6, 2, 0, 0, float("inf")]), "annotation 7: keypoints must be .* finite"),
         (_tree(keypoints=[5, 6, 5, 0, 0, 0]), "annotation 7: a keypoint's v must be 0"),
@@ -70,6 +86,22 @@ def test_joints_are_matched_by_name_and_become_continuous(tmp_path: Path) -> Non
 def test_a_file_that_cannot_be_used(tmp_path: Path, tree: Any, words: str) -> None:
     with pytest.raises(SourceError, match=words):
         _read(tmp_path, tree)
+
+
+def test_animals_are_no_persons(tmp_path: Path) -> None:
+    tree = _categories("dog", "person", "cat")
+    persons = _read(tmp_path, tree)
+    assert persons.annotation_ids.tolist() == [12]
+    assert persons.labelled[0].nonzero()[0].tolist() == [LSP14.index("left_knee")]
+    boxes = read_coco_boxes(tmp_path / "a.json", tmp_path, LSP14)
+    assert boxes.annotation_ids.tolist() == [12]
+
+
+@pytest.mark.parametrize(("iscrowd", "count"), [(0, 1), ("0", 1), (False, 1), (None, 1), (1, 0), ("1", 0)])
+def test_a_crowd_is_no_person(iscrowd: object, count: int, tmp_path: Path) -> None:
+    tree = _tree(iscrowd=iscrowd)
+    tree["annotations"] += _tree(id=8)["annotations"]
+    assert len(_read(tmp_path, tree)) == 1 + count
 
 
 @pytest.mark.parametrize(("unlabelled", "also"), [("absent", ["left_hip"]), ("unknown", [])])

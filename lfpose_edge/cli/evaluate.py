@@ -102,7 +102,7 @@ def run_eval(
         found = pck_interval(accuracy.pck_box.per_person)
         console.print(f"drawing persons anew: {found.low:.3f} to {found.high:.3f} in 95 of 100 draws")
         if other is not None:
-            console.print(f"against {against}: {_difference(accuracy.pck_box, other, against)}")
+            console.print(f"against {against}: {_difference(accuracy.pck_box, persons, other, against)}")
         if accuracy.oks is not None:
             oks = accuracy.oks
             console.print(f"OKS AP {oks.ap:.3f}  AP50 {oks.ap50:.3f}  AP75 {oks.ap75:.3f}")
@@ -117,6 +117,7 @@ def run_eval(
                 "runs_on": predictor.runs_on,
                 **_plain(accuracy),
                 "lines": {name: _plain(line) for name, line in lines.items()},
+                "who": _names(persons),
                 "per_person": accuracy.pck_box.per_person,
             }
             write_json_whole(json_path, row)
@@ -179,20 +180,34 @@ def _plain(accuracy: Accuracy) -> dict[str, Any]:
 
 
 def _read_result(path: Path) -> Any:
-    """What ``--json`` wrote about every person."""
+    """What ``--json`` wrote."""
     try:
-        return json.loads(path.read_text())["per_person"]
+        tree = json.loads(path.read_text())
+        tree["per_person"]
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror}"
         raise SourceError(message) from error
     except (ValueError, KeyError, TypeError) as error:
         message = f"--against {path} is not a result: give a file that lfpose eval --json has written"
         raise SourceError(message) from error
+    return tree
 
 
-def _difference(ours: PckResult, other: Any, against: Path | None) -> str:
+def _names(persons: PersonTable) -> list[list[Any]]:
+    """Who they are: image and annotation id."""
+    return [
+        [path.name, number]
+        for path, number in zip(persons.images, persons.annotation_ids.tolist(), strict=True)
+    ]
+
+
+def _difference(ours: PckResult, persons: PersonTable, other: dict[str, Any], against: Path | None) -> str:
+    names = _names(persons)
+    if other.get("who", names) != names:
+        message = f"--against {against} was measured on other persons"
+        raise SourceError(message)
     try:
-        found = pck_difference(ours.per_person, other)
+        found = pck_difference(ours.per_person, other["per_person"])
     except (ValueError, TypeError) as error:
         message = f"--against {against} was not measured on these persons: {error}"
         raise SourceError(message) from error

@@ -96,6 +96,17 @@ def test_two_evaluations_of_the_same_persons_are_compared(
     others = lfpose(
         "eval", "train/annotations.json", "train/images", *val[2:], *model, "--against", str(earlier)
     )
+    assert (others.code, "was measured on other persons" in others.err) == (1, True)
+    tree = json.loads(earlier.read_text())
+    assert tree["who"][:2] == [["000.png", 0], ["001.png", 1]]
+    tree["who"].reverse()
+    earlier.write_text(json.dumps(tree))
+    others = lfpose("eval", *val, "--against", str(earlier))
+    assert (others.code, "was measured on other persons" in others.err) == (1, True)
+    del tree["who"]  # as earlier versions wrote it
+    tree["per_person"].pop()
+    earlier.write_text(json.dumps(tree))
+    others = lfpose("eval", *val, "--against", str(earlier))
     assert (others.code, "was not measured on these persons" in others.err) == (1, True)
 
 

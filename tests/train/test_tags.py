@@ -161,6 +161,13 @@ def test_right_answers_never_contradict_each_other() -> None:
     assert contradictions(simulate_answers(tags, persons, mistakes=0.3)).any()
 
 
+def test_an_id_may_be_of_one_person_an_image() -> None:
+    persons = replace(table(3), annotation_ids=np.array([7, 7, 8]))
+    persons.known[1, 0] = False
+    answered = simulate_answers(make_questions(persons, Path("images"), 1), persons)
+    assert answered.answers.tolist() == [[YES, YES], [OPEN, YES], [YES, YES]]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".json"])
 def test_a_sheet_is_read_as_it_was_written(tmp_path: Path, suffix: str) -> None:
     persons = table()

@@ -193,8 +193,14 @@ def located_rows(tags: Tags, persons: PersonTable) -> NDArray[np.intp]:
     Raises:
         SourceError: nobody is in there, or somebody with another image or box: it is another sheet's table.
     """
-    places = {int(number): row for row, number in enumerate(persons.annotation_ids)}
-    rows = np.array([places.get(int(number), -1) for number in tags.persons], np.intp)
+    places: dict[int, list[int]] = {}
+    for row, number in enumerate(persons.annotation_ids.tolist()):
+        places.setdefault(number, []).append(row)
+    found = []
+    for number, name in zip(tags.persons.tolist(), tags.images, strict=True):
+        same = places.get(number, [-1])  # an id may be of one person an image
+        found.append(next((row for row in same if persons.images[row].name == Path(name).name), same[0]))
+    rows = np.array(found, np.intp)
     if (rows < 0).all():
         message = "no person of the sheet is among the located persons"
         raise SourceError(message)

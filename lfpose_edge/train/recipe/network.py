@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -73,7 +73,7 @@ class Network(Section):
     backbone: str = "efficientnet_lite0"
     pretrained: bool | Path = True
     """Start from the published ImageNet weights, installed as a package (true) or in a file (its path)."""
-    widths: tuple[int, ...] = (128, 96, 64, 48)
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = (128, 96, 64, 48)
     """Decoder channels from stride 32 downwards; with a context encoder, from the stride that asks."""
     decode: Decoding = Decoding()
     aggregate: Aggregation | None = None
