@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def run_adapt(
     epochs: int,
     device: str,
     *,
-    keep_going: bool,
+    keep_going: bool = False,
 ) -> None:
     """Find the people, adapt to them, judge, and write a bundle where the verdict is good."""
     from lfpose_edge.export import export_bundle, require_extra
@@ -65,7 +66,13 @@ def run_adapt(
     for part in source.data.source:  # before the long search
         read_persons(part, source, root)
     validation = read_persons(source.data.val, source, root)
+    asked = {
+        "frames": str(frames.resolve()),
+        "boxes": None if boxes is None else str(boxes.resolve()),
+        "detector": detector if boxes is None else None,
+    }
     if (out / "target.json").is_file() and (out / "held-out.json").is_file():
+        require_same_people(out, asked)
         console.print(f"goes on with the people of {out / 'target.json'}")
     else:
         if boxes is not None:
@@ -75,7 +82,7 @@ def run_adapt(
             on_unreadable = unreadable.append if keep_going else None
             found = find_people(frames, detector, console, on_unreadable=on_unreadable)
             list_left_out(unreadable)
-        write_halves(found, out)
+        write_halves({**found, "info": {**found.get("info", {}), **asked}}, out)
     size, padding = source.input_size, source.data.padding
     held_out = read_coco_boxes(out / "held-out.json", frames, source.joints)
     before = self_agreement(old, held_out, size, padding)
@@ -121,6 +128,18 @@ def _checkpoint(model: str) -> Path:
     return path
 
 
+def require_same_people(out: Path, asked: dict[str, str | None]) -> None:
+    """SourceError when an earlier run's people are of other images or boxes, or another detector's."""
+    info = json.loads((out / "target.json").read_text()).get("info", {})
+    other = [name for name, value in asked.items() if info.get(name) != value]
+    if other:
+        message = (
+            f"{out} holds the people of other {' and '.join(other)} ({info.get(other[0])}): give another "
+            "--out, or remove it"
+        )
+        raise SourceError(message)
+
+
 def read_boxes(boxes: Path, frames: Path) -> dict[str, Any]:
     """The same from a COCO JSON; checked, and without anything but boxes."""
     table: PersonTable = read_coco_boxes(boxes, frames, Skeleton("box", ("middle",), (), (0.1,)))
@@ -153,7 +172,7 @@ def write_halves(found: dict[str, Any], out: Path) -> None:
     Raises:
         SourceError: there are too few people.
     """
-    names = sorted(found["images"], key=lambda image: image["file_name"])
+    names = sorted(found["images"], key=lambda image: _counted(image["file_name"]))
     last = {image["id"] for image in names[len(names) - len(names) // HELD_OUT :]}
     kept = [a for a in found["annotations"] if a["image_id"] in last]
     rest = [a for a in found["annotations"] if a["image_id"] not in last]
@@ -165,6 +184,11 @@ def write_halves(found: dict[str, Any], out: Path) -> None:
         raise SourceError(message)
     for name, people in (("held-out.json", kept), ("target.json", rest)):
         write_text_whole(out / name, json.dumps({**found, "annotations": people}) + "\n")
+
+
+def _counted(name: str) -> list[tuple[int, str]]:
+    """For frame 2 to come before frame 10."""
+    return [(int(part or 0), part) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def verdict_table(verdict: Any, people: int) -> Table:

@@ -21,14 +21,13 @@ from lfpose_edge.console import plain_console
 from lfpose_edge.errors import BackendUnavailable, SourceError
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.files import require_writable, write_json_whole
-from lfpose_edge.metrics.accuracy import Accuracy, measure, predict_persons
+from lfpose_edge.metrics.accuracy import Accuracy, as_coco, measure, predict_persons
 from lfpose_edge.metrics.bootstrap import pck_difference, pck_interval
 from lfpose_edge.metrics.oks_ap import CROWD_LEVELS, crowd_ap
 from lfpose_edge.metrics.pck import PckResult
 from lfpose_edge.metrics.reference_lines import centre_of_box, mean_pose
 from lfpose_edge.metrics.report import Evaluation, require_drawing, write_evaluation
 from lfpose_edge.persons import PersonTable, data_root, read_coco_keypoints
-from lfpose_edge.results import person_scores
 from lfpose_edge.skeleton import CROWDPOSE14, Skeleton
 
 
@@ -150,21 +149,18 @@ def _print_levels(
     console: Console, annotations: Path, persons: PersonTable, keypoints: Any, scores: Any
 ) -> None:
     """CrowdPose's own measures, where the file has its crowd indices."""
-    truth = json.loads(annotations.read_text(encoding="utf-8"))
-    if not all("crowdIndex" in image for image in truth["images"]):
+    tree = json.loads(annotations.read_text(encoding="utf-8"))
+    if isinstance(tree, list) or not all("crowdIndex" in image for image in tree["images"]):
         return
-    guesses = np.concatenate([keypoints - 0.5, scores[..., None]], axis=2)
-    predictions = [
-        {
-            "image_id": image_id,
-            "category_id": 1,
-            "keypoints": guess.ravel().tolist(),
-            "score": score,
-        }
-        for image_id, guess, score in zip(
-            persons.image_ids.tolist(), guesses, person_scores(scores).tolist(), strict=True
-        )
-    ]
+    index = {image["id"]: image["crowdIndex"] for image in tree["images"]}
+    visible = {a["id"]: a["num_keypoints"] for a in tree["annotations"] if "num_keypoints" in a}
+    truth, predictions = as_coco(
+        keypoints, scores, persons
+    )  # the file's joints may be others, or in another order
+    for image in truth["images"]:
+        image["crowdIndex"] = index[image["id"]]
+    for person, number in zip(truth["annotations"], persons.annotation_ids.tolist(), strict=True):
+        person["num_keypoints"] = visible.get(number, person["num_keypoints"])
     crowd = crowd_ap(truth, predictions, CROWDPOSE14)
     levels = "  ".join(f"{name} {getattr(crowd, name):.3f}" for name in CROWD_LEVELS)
     console.print(f"CrowdPose AP {crowd.ap:.3f}  {levels}")

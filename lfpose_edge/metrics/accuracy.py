@@ -112,7 +112,16 @@ def _presence_auc(presence: NDArray[np.float32], persons: PersonTable) -> dict[s
 
 
 def _oks(keypoints: NDArray[np.float32], scores: NDArray[np.float32], persons: PersonTable) -> OksAp:
-    # Both sides as COCO stores them: pixel indices, joints that lack a label at 0 with v = 0.
+    return oks_ap(*as_coco(keypoints, scores, persons), persons.skeleton)
+
+
+def as_coco(
+    keypoints: NDArray[np.float32], scores: NDArray[np.float32], persons: PersonTable
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Located persons and what was predicted of each, (N, K, 2) and (N, K), as COCO stores them.
+
+    Pixel indices, joints in the skeleton's order, those that lack a label at 0 with v = 0.
+    """
     truth = np.concatenate([persons.joints - 0.5, 2.0 * persons.labelled[..., None]], axis=2)
     truth *= persons.labelled[..., None]
     guess = np.concatenate([keypoints - 0.5, scores[..., None]], axis=2)
@@ -138,4 +147,4 @@ def _oks(keypoints: NDArray[np.float32], scores: NDArray[np.float32], persons: P
         "categories": [{"id": 1, "name": "person", "keypoints": list(persons.skeleton.keypoints)}],
         "annotations": annotations,
     }
-    return oks_ap(tree, predictions, persons.skeleton)
+    return tree, predictions

@@ -11,11 +11,13 @@ import pytest
 from scipy.io import savemat
 
 from lfpose_edge.errors import SourceError
-from lfpose_edge.metrics.oks_ap import crowd_ap
+from lfpose_edge.metrics.accuracy import measure
+from lfpose_edge.metrics.oks_ap import crowd_ap, oks_ap
 from lfpose_edge.metrics.pckh import MpiiTruth, pckh, read_mpii_truth
 from lfpose_edge.mpii import mpii_as_coco
 from lfpose_edge.persons import read_coco_keypoints
-from lfpose_edge.skeleton import CROWDPOSE14, LSP14, MPII16
+from lfpose_edge.results import person_scores
+from lfpose_edge.skeleton import COCO17, CROWDPOSE14, LSP14, MPII16
 
 EVAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "eval"
 
@@ -122,6 +124,30 @@ def test_crowdposes_own_people() -> None:
     assert levels == pytest.approx({name: 1.0 if there[name] else -1.0 for name in levels})
 
 
+@pytest.mark.skipif(not EVAL.is_dir(), reason="../shared is not here: the field's own fixtures")
+def test_cocos_numbers_are_those_of_its_own_evaluation() -> None:
+    """MoveNet's joints on real people; pycocotools was given the files as they are."""
+    truth = json.loads((EVAL.parent / "coco_mini" / "train.json").read_text())
+    guesses = json.loads((EVAL / "movenet_lightning_int8_on_coco_mini_train_gtbox.json").read_text())
+    expected = json.loads((EVAL / "expected_coco_mini_pycocotools.json").read_text())["train"]
+    stats = dict(zip(expected["names"], expected["stats"], strict=True))
+    found = oks_ap(truth, guesses, COCO17)
+    names = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_medium": "APm", "ap_large": "APl", "ar": "AR"}
+    assert vars(found) == pytest.approx({ours: stats[theirs] for ours, theirs in names.items()})
+    # Read as persons the same boxes are asked for, and ranked as the field ranks.
+    persons = read_coco_keypoints(
+        EVAL.parent / "coco_mini/train.json", EVAL.parent / "coco_mini/images", COCO17
+    )
+    table = np.array([g["keypoints"] for g in guesses]).reshape(-1, 17, 3)
+    assert len(table) == len(persons)
+    ranked = [
+        {**g, "score": score} for g, score in zip(guesses, person_scores(table[..., 2]).tolist(), strict=True)
+    ]
+    asked = [a for a in truth["annotations"] if a["num_keypoints"] and not a["iscrowd"]]
+    ours = measure(table[..., :2] + 0.5, persons, table[..., 2]).oks
+    assert vars(ours) == pytest.approx(vars(oks_ap({**truth, "annotations": asked}, ranked, COCO17)))
+
+
 def _mpii(n: int = 40) -> MpiiTruth:
     rng = np.random.default_rng(1)
     corner = rng.uniform(0, 400, (n, 2))
@@ -146,6 +172,9 @@ def test_pckh_by_hand() -> None:
     assert found.mean == pytest.approx(8 / 14)
     assert "pelvis" not in found.per_joint
     assert pckh(centre_of_pixel_101 + away, truth, 0.1).mean == 0.0
+    away[0, :, 0] = 3.0
+    away[0, :8, 0] = 3.01  # at 0.11 of the head, where some count, they would be right
+    assert pckh(centre_of_pixel_101 + away, truth, 0.1).mean == pytest.approx(8 / 14)
 
 
 def test_the_mean_weighs_joints_by_how_often_they_are_labelled() -> None:

@@ -27,6 +27,7 @@ from lfpose_edge.train.adapt import (
     SelfAgreement,
     Verdict,
     adaptation_recipe,
+    predict_in_view,
     self_agreement,
     with_statistics_of,
 )
@@ -120,6 +121,24 @@ def test_who_is_held_out_is_not_adapted_to(frames: Path, tmp_path: Path) -> None
     assert max(rest.images) < min(kept.images)  # no frame between those that it is adapted to
 
 
+def test_frames_are_counted_and_not_spelled(tmp_path: Path) -> None:
+    """Without leading zeros the ninth frame is not the last."""
+    images = [{"id": i, "file_name": f"cam{i}.jpg"} for i in range(100)]
+    annotations = [{"id": i, "image_id": i, "bbox": [0, 0, 9, 9]} for i in range(100)]
+    write_halves({"images": images[::-1], "annotations": annotations}, tmp_path)
+    kept = json.loads((tmp_path / "held-out.json").read_text())["annotations"]
+    assert sorted(a["image_id"] for a in kept) == list(range(80, 100))
+
+
+def test_people_of_other_frames_are_not_taken_over(frames: Path, tmp_path: Path) -> None:
+    asked = {"frames": str(frames), "boxes": None, "detector": "mine.onnx"}
+    write_halves({**find_people(frames, None, QUIET), "info": asked}, tmp_path)
+    adapting.require_same_people(tmp_path, asked)
+    for name, value in (("frames", str(tmp_path)), ("boxes", "b.json"), ("detector", None)):
+        with pytest.raises(SourceError, match=f"holds the people of other {name} .*: give another --out"):
+            adapting.require_same_people(tmp_path, {**asked, name: value})
+
+
 def test_boxes_may_be_given(figures: Path, frames: Path) -> None:
     found = read_boxes(figures / "train" / "annotations.json", frames)
     truth = json.loads((figures / "train" / "annotations.json").read_text())["annotations"]
@@ -211,6 +230,37 @@ def test_a_network_that_follows_the_picture_agrees_with_itself(figures: Path) ->
     assert lost.spread > 0.05
 
 
+def test_in_a_mirrored_view_left_and_right_have_changed_places(figures: Path) -> None:
+    """A network that takes all left joints to be at a spot, and the right ones in the crop's corner."""
+    persons = read_coco_keypoints(figures / "val" / "annotations.json", figures / "val" / "images", LSP14)
+    left = torch.tensor([name.startswith("left") for name in LSP14.keypoints])
+
+    class Sides(torch.nn.Module):
+        cam_stride = 4
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def normalize(self, crops: torch.Tensor) -> torch.Tensor:
+            return crops.float()
+
+        def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            cams = torch.zeros(len(crops), 14, 16, 16)
+            cams[:, left, 8, 3] = 9.0  # columns 3 and 12 of 16 are each other's mirror image
+            cams[:, ~left, 8, 12] = 9.0
+            return cams, torch.zeros(len(crops), 14)
+
+    network = Sides()
+    plain, mirrored = (
+        predict_in_view(network, persons, (64, 64), 1.25, flip=flip)[0]  # type: ignore[arg-type]
+        for flip in (False, True)
+    )
+    paired = [k for k, name in enumerate(LSP14.keypoints) if name.startswith(("left", "right"))]
+    np.testing.assert_allclose(mirrored[:, paired], plain[:, paired], atol=0.5)
+    assert np.ptp(plain[:, paired, 0], axis=1).min() > 20
+
+
 @pytest.fixture
 def checkpoint(make_recipe: MakeRecipe, tmp_path: Path) -> Path:
     recipe = make_recipe(network=SMALL, stages=[{"epochs": 1, "size": [64, 64]}])
@@ -286,12 +336,13 @@ def test_an_adaptation_begins_where_the_model_was_trained_to_and_frees_all_of_it
     make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     frozen = {**SMALL, "freeze_stages": 2, "pretrained": True}
-    source = make_recipe(network=frozen)
+    source = make_recipe(network=frozen, augment={"intruder": 0.5})
     plan = adaptation_recipe(source, tmp_path / "last.pt", tmp_path / "target.json", tmp_path, 3)
     assert (plan.network.freeze_stages, plan.network.pretrained) == (0, False)
     assert plan.start_from == tmp_path / "last.pt"
     assert plan.optimizer.lr_head == pytest.approx(0.4 * source.optimizer.lr_head)
     assert plan.loss.teacher == 1.0
+    assert plan.augment.intruder == 0.0  # which only located persons have
 
 
 def test_what_publishing_needs_is_asked_for_before_the_training(

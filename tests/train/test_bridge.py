@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from lfpose_edge.train.networks.adaptation import joint_features, relations
 from lfpose_edge.train.networks.cam_network import CamNetwork, Features, PoseOutput
 from lfpose_edge.train.recipe import Adaptation, Recipe
 from lfpose_edge.train.start import trained_network
+from lfpose_edge.train.view_losses import mass_around_peak
 
 MakeRecipe = Callable[..., Recipe]
 WHOLE = {"topology": 0.1, "features": 0.05}
@@ -126,6 +128,51 @@ def test_the_attention_does_not_tell_the_judge_the_domain(bridge: DomainBridge) 
             optimizer.step()
             costs.append(loss.item() / bridge.weights.features)
     assert sum(costs[-20:]) / 20 > 0.6  # ln 2 is 0.69
+
+
+def test_the_judge_is_heard_where_the_person_is(bridge: DomainBridge) -> None:
+    bridge.graph = bridge.attention = None
+    bridge(_output(), _target(), 0.5)
+    cams = torch.full((B, K, 8, 8), -30.0)
+    cams[:, :, :, :4] = 30.0  # in the crop's left half, which is two columns of the deep map
+    output = _output()
+    logits = bridge.judge(output.features.deep)
+    there = F.binary_cross_entropy_with_logits(logits[..., :2], torch.ones_like(logits[..., :2]))
+    loss = bridge(output._replace(cams=cams), _source(), 1.0)
+    assert loss.item() == pytest.approx(bridge.weights.features * there.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.1, 0.5, 1.0])
+def test_the_reversed_gradient_sets_in_as_ganin_and_lempitsky_say(
+    progress: float, bridge: DomainBridge
+) -> None:
+    bridge.graph = bridge.attention = None
+    bridge(_output(), _target(), progress)
+    output = _output()
+    grads = []
+    for at in (progress, 1.0):
+        output.features.deep.grad = None
+        bridge(output, _source(), at).backward()
+        grads.append(output.features.deep.grad.clone())
+    strength, whole = (2 / (1 + math.exp(-10 * p)) - 1 for p in (progress, 1.0))
+    torch.testing.assert_close(grads[0], grads[1] * strength / whole)
+
+
+@pytest.mark.parametrize(("progress", "counts"), [(0.0, True), (1.0, False)])
+def test_a_joint_must_be_surer_as_the_training_goes_on(
+    progress: float, counts: bool, make_bridge: Any
+) -> None:
+    bridge = make_bridge(structure=1.0)
+    bridge(_output(), _source(TARGET), 0.0)  # what located joints look like
+    assert bridge.memory.seen.all()
+    cams = torch.zeros(B, K, 16, 16)
+    cams[:, :, 8, 8] = 4.5
+    around = mass_around_peak(cams.flatten(2).softmax(dim=2), (16, 16), 1.5).sum(dim=2)
+    assert 0.3 < around.min() and around.max() < 0.5
+    output = _output()
+    fine = torch.randn(B, 16, 16, 16)
+    output = output._replace(cams=cams, features=Features(output.features.deep, fine))
+    assert (bridge(output, _target(), progress).item() > 0) == counts
 
 
 def test_the_graph_is_the_sources(bridge: DomainBridge) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ import pytest
 from lfpose_edge.errors import SourceError
 from lfpose_edge.persons import PersonTable, read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
+from lfpose_edge.train.data import crowding
 from lfpose_edge.train.data.crowding import LEVELS, Level, crowd_person, silhouette, write_crowds
 
 
@@ -54,6 +56,36 @@ def test_crowds_are_as_full_as_the_level_says(level: Level, persons: PersonTable
         assert 0 < changed.mean() < 0.9
     assert found >= 0.6 * len(persons)
     assert hidden > 0 or level == "easy"
+
+
+@pytest.mark.parametrize("in_front", [True, False])
+def test_who_is_in_front_hides_joints_and_who_is_behind_none(in_front: bool, persons: PersonTable) -> None:
+    """White figures, put in their own places: the image says who is seen where a joint is."""
+    checked = 0
+    for row in range(8):
+        image = np.zeros_like(persons.image(row))
+        there = persons.labelled[row] & crowding._inside(
+            persons.joints[row], np.array([2, 2, image.shape[1] - 2, image.shape[0] - 2])
+        )
+        x, y = np.floor(persons.joints[row][there]).astype(int).T
+        on_top = silhouette(persons, row, image.shape[:2])[y, x] > 0.99
+        identity = np.array([[1.0, 0, 0], [0, 1, 0]])
+        bright = replace_image(persons, row, np.full_like(image, 255))
+        shown, covered = crowding._put(bright, row, identity, image, row, in_front=in_front)
+        assert (covered[there][on_top] == in_front).all()
+        assert ((shown[y, x, 0] > 200)[on_top] == in_front).all()
+        checked += int(on_top.sum())
+    assert checked > 20
+
+
+def replace_image(persons: PersonTable, row: int, image: np.ndarray) -> PersonTable:
+    """The table, but for what is seen on a person's image."""
+
+    class Painted(PersonTable):
+        def image(self, asked: int) -> np.ndarray:
+            return image if asked == row else persons.image(asked)
+
+    return Painted(**{f.name: getattr(persons, f.name) for f in fields(persons)})
 
 
 def test_what_is_written_is_read_again_and_the_same_every_time(persons: PersonTable, tmp_path: Path) -> None:

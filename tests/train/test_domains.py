@@ -55,6 +55,33 @@ def test_the_camera_is_dark_and_noisy_and_the_same_for_a_seed(persons: PersonTab
     assert one[30:60, 40:80].std() > 3
 
 
+PLAIN = Camera(barrel=0, pixels=1.0, gain=1.0, gamma=1.0, tint=(1, 1, 1), blur_px=1.0, noise=0.0, jpeg=95)
+
+
+def test_every_fault_of_the_camera_shows() -> None:
+    picture = np.zeros((96, 96, 3), np.uint8)
+    picture[:, ::4] = picture[::4] = 160  # lines of one pixel
+    rng = np.random.default_rng(0)
+    plain = PLAIN.photograph(picture, rng).astype(float)
+    np.testing.assert_allclose(plain, picture, atol=2)
+
+    def shot(**fault: object) -> np.ndarray:
+        return replace(PLAIN, **fault).photograph(picture, np.random.default_rng(0)).astype(float)
+
+    assert shot(pixels=0.3).std() < 0.5 * plain.std()
+    assert shot(blur_px=9.0).std() < 0.8 * plain.std()
+    blue, green, red = shot(tint=(0.5, 1.0, 1.2)).mean(axis=(0, 1)) / plain.mean(axis=(0, 1))
+    assert (blue, green, red) == (
+        pytest.approx(0.5, abs=0.02),
+        pytest.approx(1, abs=0.02),
+        pytest.approx(1.2, abs=0.02),
+    )
+    assert shot(gain=0.5).max() == pytest.approx(80, abs=2)
+    assert shot(gamma=2.0).max() == pytest.approx(255 * (160 / 255) ** 2, abs=2)
+    grain = shot(noise=20.0)[picture == 160]
+    assert grain.std() == pytest.approx(20 * (1 / 3 + 2 / 3 * (160 / 255) ** 0.5), rel=0.1)
+
+
 def test_persons_through_a_camera_are_read_again(persons: PersonTable, tmp_path: Path) -> None:
     some, camera = persons.chosen(range(4)), Camera()
     through_camera(some, camera, tmp_path / "a", seed=1)
@@ -68,6 +95,10 @@ def test_persons_through_a_camera_are_read_again(persons: PersonTable, tmp_path:
         np.testing.assert_allclose(found.joints[row], there * some.labelled[row][:, None], atol=0.01)
         inside = (there >= found.boxes[row, :2] - 6) & (there <= found.boxes[row, 2:] + 6)
         assert inside.all(axis=1)[some.labelled[row]].mean() > 0.9
+        corners = some.boxes[row][[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)
+        bent = camera.places(corners, some.image(row).shape[:2])
+        np.testing.assert_allclose(found.boxes[row], [*bent.min(axis=0), *bent.max(axis=0)], atol=0.02)
+        assert np.abs(found.boxes[row] - some.boxes[row]).max() > 1
 
 
 def test_halves_share_no_image(persons: PersonTable) -> None:

@@ -139,29 +139,40 @@ def test_the_tables_say_what_their_columns_say(
     assert cells("left_knee")[:2] == [f"{value:.3f}" for value in knee]
 
 
+@pytest.mark.parametrize(
+    ("joints", "category"), [(list(CROWDPOSE14.keypoints), 1), (list(LSP14.keypoints), 7)]
+)
 def test_crowdposes_levels_are_shown_of_its_people(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    joints: tuple[str, ...], category: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Also of a file that has its joints in another order and under another category."""
     rng = np.random.default_rng(0)
     people = [
         {
             "id": i + 1,
             "image_id": i,
-            "category_id": 1,
+            "category_id": category,
             "bbox": [0, 0, 100, 100],
             "keypoints": np.c_[rng.integers(10, 90, (14, 2)), np.full(14, 2)].ravel().tolist(),
         }
         for i in range(3)
     ]
     images = [{"id": i, "file_name": f"{i}.png", "crowdIndex": i / 3} for i in range(3)]
-    joints = list(CROWDPOSE14.keypoints)
-    tree = {"images": images, "annotations": people, "categories": [{"id": 1, "keypoints": joints}]}
+    people.append({"id": 9, "image_id": 0, "category_id": category, "bbox": [0, 0, 100, 100]})
+    tree = {
+        "images": images,
+        "annotations": people,
+        "categories": [{"id": category, "keypoints": list(joints)}],
+    }
     for image in images:
         (tmp_path / str(image["file_name"])).touch()
     (tmp_path / "a.json").write_text(json.dumps(tree))
     persons = read_coco_keypoints(tmp_path / "a.json", tmp_path, CROWDPOSE14)
     evaluate._print_levels(plain_console(), tmp_path / "a.json", persons, persons.joints, np.ones((3, 14)))
     assert "CrowdPose AP 1.000  easy 1.000  medium 1.000  hard -1.000" in capsys.readouterr().out
+    (tmp_path / "a.json").write_text(json.dumps([{"image": "0.png"}]))  # MPII's list has no levels
+    evaluate._print_levels(plain_console(), tmp_path / "a.json", persons, persons.joints, np.ones((3, 14)))
+    assert capsys.readouterr().out == ""
 
 
 def test_a_checkpoint_has_no_backend_to_choose(lfpose, checkpoint: Path, figures: Path) -> None:
