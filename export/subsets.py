@@ -48,14 +48,18 @@ def make_subset(
             person
             for person in tree["annotations"]
             if not person.get("iscrowd")
-            and sum(v > 0 for v in person["keypoints"][2::3]) >= least_joints
+            and sum(v > 0 for v in (person.get("keypoints") or ())[2::3]) >= least_joints
             and min(person["bbox"][2:]) >= least_side
         ]
         chosen = sorted(usable, key=lambda person: annotation_order(person["id"]))[:persons]
         wanted = {person["image_id"] for person in chosen}
         images = [image for image in tree["images"] if image["id"] in wanted]
+        if len({image["id"] for image in images}) < len(wanted):
+            missing = min(wanted - {image["id"] for image in images}, key=str)
+            message = f"it has no image {missing!r}"
+            raise ValueError(message)  # noqa: TRY301  (one message for every way to be something else)
         smaller = {"images": images, "annotations": chosen, "categories": tree["categories"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = f"{annotations}: not a COCO-keypoints JSON ({type(error).__name__}: {error})"
         raise CalibrationError(message) from error
     if len(chosen) < FEWEST_TO_SPLIT:

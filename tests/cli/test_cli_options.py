@@ -32,6 +32,7 @@ def test_a_subset_of_ones_own_data(lfpose, tmp_path: Path) -> None:
         for i in range(100)
     ]
     images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(60)]
+    people += [{"id": 200, "image_id": 0, "bbox": [0, 0, 100, 100]}]  # without joints
     tree = {"images": images, "annotations": people, "categories": [{"id": 1, "keypoints": ["nose"] * 9}]}
     (tmp_path / "all.json").write_text(json.dumps(tree))
     done = lfpose("data", "make-subset", "all.json", "--out", "some.json", "--persons", "40")
@@ -49,6 +50,13 @@ def test_a_subset_of_ones_own_data(lfpose, tmp_path: Path) -> None:
     done = lfpose("data", "make-subset", "all.json", "--out", "all.json")
     assert "is the file to choose from" in done.err
     assert json.loads((tmp_path / "all.json").read_text()) == tree
+    (tmp_path / "fewer.json").write_text(json.dumps({**tree, "images": images[1:]}))
+    done = lfpose("data", "make-subset", "fewer.json", "--out", "out.json")
+    assert (done.code, "it has no image 0" in done.err) == (1, True)
+    (tmp_path / "odd.json").write_text(json.dumps({**tree, "annotations": [None]}))
+    done = lfpose("data", "make-subset", "odd.json", "--out", "out.json")
+    assert (done.code, "odd.json: not a COCO-keypoints JSON" in done.err) == (1, True)
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_outputs_and_devices_are_checked_before_the_work(lfpose, tmp_path: Path) -> None:

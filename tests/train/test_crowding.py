@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -114,6 +115,22 @@ def test_what_is_written_is_read_again_and_the_same_every_time(persons: PersonTa
         low, high = LEVELS[level]
         assert all(low <= image["crowdIndex"] <= high for image in tree["images"])
         assert all(cv2.imread(str(p)) is not None for p in table.images)
+
+
+def test_crowds_do_not_mix_with_what_is_there(persons: PersonTable, tmp_path: Path) -> None:
+    def stop(rows: object) -> Iterator[int]:
+        yield 0
+        raise KeyboardInterrupt
+
+    some = persons.chosen(range(5))
+    with pytest.raises(KeyboardInterrupt):
+        write_crowds(some, tmp_path / "out", seed=1, show=stop)
+    assert list(tmp_path.iterdir()) == []
+    write_crowds(some, tmp_path / "out", seed=1)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").glob("*.json")}
+    with pytest.raises(SourceError, match="is no empty folder: give another path, or remove it"):
+        write_crowds(some, tmp_path / "out", seed=2)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").glob("*.json")} == before
 
 
 def test_one_person_alone_is_no_crowd(persons: PersonTable, tmp_path: Path) -> None:

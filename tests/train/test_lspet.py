@@ -32,6 +32,7 @@ def published(tmp_path: Path) -> tuple[Path, np.ndarray]:
     joints = rng.uniform(20, 100, (14, 3, COUNT))
     joints[:, 2] = rng.random((14, COUNT)) < 0.9
     joints[:, 2, 7] = 0
+    joints[6, :, 5] = (np.nan, np.nan, 0)  # where it has no label
     joints[3, :, 9] = (500, 30, 1)
     joints[4, 2, 9] = 1
     folder = tmp_path / "lspet"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge.errors import SourceError
-from lfpose_edge.files import require_writable, whole_file, write_text_whole
+from lfpose_edge.files import whole_file, whole_folder, write_text_whole
 from lfpose_edge.geometry import apply_affine
 from lfpose_edge.opencv import cv2
 from lfpose_edge.persons import PersonTable
@@ -127,14 +127,23 @@ def write_crowds(
         How many persons found a place, by level.
 
     Raises:
-        SourceError: there is nobody else who could come, or an image cannot be read.
+        SourceError: there is nobody else who could come, an image cannot be read, or ``out`` holds something.
         OSError: ``out`` cannot be written; said before the work.
     """
     if len(persons) < 2:
         message = "a crowd needs two persons with joints at least"
         raise SourceError(message)
-    require_writable(out / "easy.json")
-    (out / "images").mkdir(parents=True, exist_ok=True)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        message = f"{out} is there already and is no empty folder: give another path, or remove it"
+        raise SourceError(message)
+    with whole_folder(out) as folder:
+        return _write_crowds(persons, folder, seed, show)
+
+
+def _write_crowds(
+    persons: PersonTable, out: Path, seed: int, show: Callable[[Iterable[int]], Iterable[int]]
+) -> dict[Level, int]:
+    (out / "images").mkdir()
     trees: dict[Level, dict[str, list[dict[str, Any]]]] = {
         level: {"images": [], "annotations": []} for level in LEVELS
     }

@@ -106,7 +106,7 @@ def _person(images: Path, row: int, joints: NDArray[np.float64]) -> Sequence[dic
     if not labelled.any():
         return None
     x1, y1, x2, y2 = person_box(places[labelled], (height, width)).round(2).tolist()
-    keypoints = np.column_stack([places.round(2) * labelled[:, None], 2 * labelled])
+    keypoints = np.column_stack([np.where(labelled[:, None], places.round(2), 0.0), 2 * labelled])
     annotation = {
         "id": row + 1,
         "image_id": row + 1,
