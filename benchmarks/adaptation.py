@@ -90,6 +90,7 @@ ROWS = {
     "appearance": Row(("loss.teacher=0", "adapt={appearance: 0.5}"), against=(LOW, HIGH)),
     "mean teacher, appearance": taught("adapt={appearance: 0.5}"),
     "mean teacher, IHTA": taught("adapt={topology: 2}"),
+    "mean teacher, IHTA with discriminators": taught("adapt={topology: 2, nodes: 0.05, graphs: 0.05}"),
     "mean teacher, CAFA": taught("adapt={features: 0.05}"),
     "mean teacher, CAFA without BSAM": taught("adapt={features: 0.05, attention: false}"),
     "all": taught("adapt={topology: 2, features: 0.05}"),

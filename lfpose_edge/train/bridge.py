@@ -19,6 +19,7 @@ from lfpose_edge.train.networks.adaptation import (
     DomainJudge,
     StructureMemory,
     TopologyGraph,
+    TopologyJudge,
     joint_features,
     relations,
     reverse_gradient,
@@ -55,7 +56,10 @@ class DomainBridge(nn.Module):
         self.weights = recipe
         self._momenta = [(m, m.momentum) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
         deep, fine = network.deep_channels, network.fine_channels
-        self.graph = TopologyGraph(fine, skeleton, residual=recipe.residual) if recipe.topology else None
+        related = recipe.topology or recipe.nodes or recipe.graphs
+        self.graph = TopologyGraph(fine, skeleton, residual=recipe.residual) if related else None
+        self.node_judge = TopologyJudge(whole=False) if recipe.nodes else None
+        self.graph_judge = TopologyJudge(whole=True) if recipe.graphs else None
         self.attention = CrossAttention(deep) if recipe.features and recipe.attention else None
         self.judge = DomainJudge(deep) if recipe.features else None
         self.memory = StructureMemory(len(skeleton), fine) if recipe.structure else None
@@ -90,6 +94,9 @@ class DomainBridge(nn.Module):
             total = total + weights.topology * self._topology(self.graph, output)
         elif self.graph is not None and isinstance(sample, Sample):
             total = total + weights.places * self._places(self.graph, output, sample)
+        for judge, weight in ((self.node_judge, weights.nodes), (self.graph_judge, weights.graphs)):
+            if judge is not None:
+                total = total + weight * self._told_apart(judge, output, not of_target, progress)
         if self.judge is not None:
             total = total + weights.features * self._alignment(self.judge, output, not of_target, progress)
         if self.memory is not None and of_target:
@@ -110,10 +117,15 @@ class DomainBridge(nn.Module):
         kept: Tensor = self.source_relations  # type: ignore[assignment]
         if not kept.any():  # no source yet
             return output.cams.new_zeros(())
-        # The graph is the source's: it must not learn to make any features look related.
-        fixed = {name: values.detach() for name, values in graph.state_dict(keep_vars=True).items()}
-        nodes, _ = torch.func.functional_call(graph, fixed, (_seen_joints(output),))
-        return (relations(nodes) - kept).square().sum()
+        return (relations(_nodes(graph, output)) - kept).square().sum()
+
+    def _told_apart(
+        self, judge: TopologyJudge, output: PoseOutput, is_source: bool, progress: float
+    ) -> Tensor:
+        """Nobody can tell the domain by the graph's nodes; the judge learns to."""
+        assert self.graph is not None
+        logits = judge(reverse_gradient(_nodes(self.graph, output), _strength(progress)))
+        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(is_source)))
 
     def _structure(
         self, memory: StructureMemory, output: PoseOutput, sample: Sample | TagSample, progress: float
@@ -142,8 +154,7 @@ class DomainBridge(nn.Module):
         self._last[ours] = deep.detach()
         if partner is None:
             return deep.new_zeros(())
-        strength = 2 / (1 + math.exp(-_STEEPNESS * progress)) - 1
-        seen = reverse_gradient(deep, strength)
+        seen = reverse_gradient(deep, _strength(progress))
         if self.attention is not None:
             rows = torch.arange(len(deep), device=deep.device) % len(partner)
             seen = self.attention(seen, partner[rows])
@@ -196,6 +207,21 @@ class DomainBridge(nn.Module):
         super()._apply(fn, recurse)
         self._last = {name: fn(values) for name, values in self._last.items()}
         return self
+
+
+def _strength(progress: float) -> float:
+    """Of the reversed gradient, from 0 to 1."""
+    return 2 / (1 + math.exp(-_STEEPNESS * progress)) - 1
+
+
+def _nodes(graph: TopologyGraph, output: PoseOutput) -> Tensor:
+    """The joints' nodes, (B, K, 128), by a graph that does not learn from them.
+
+    It is the source's: it must not learn to make any features look related, or alike.
+    """
+    fixed = {name: values.detach() for name, values in graph.state_dict(keep_vars=True).items()}
+    nodes, _ = torch.func.functional_call(graph, fixed, (_seen_joints(output),))
+    return nodes
 
 
 def _seen_joints(output: PoseOutput) -> Tensor:

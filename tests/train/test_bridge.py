@@ -142,6 +142,41 @@ def test_the_judge_is_heard_where_the_person_is(bridge: DomainBridge) -> None:
     assert loss.item() == pytest.approx(bridge.weights.features * there.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("level", ["nodes", "graphs"])
+def test_a_judge_of_the_graph_learns_and_the_network_learns_against_it(level: str, make_bridge: Any) -> None:
+    bridge = make_bridge(**{level: 1.0}, places=0.0)
+    judge = bridge.node_judge if level == "nodes" else bridge.graph_judge
+    optimizer = torch.optim.Adam(bridge.parameters(), 3e-3)
+
+    def output(shift: float) -> PoseOutput:
+        made = _output()
+        fine = (
+            made.features.fine.detach() + shift * torch.linspace(-1, 1, 16)[:, None, None]
+        ).requires_grad_()
+        return made._replace(features=Features(made.features.deep, fine))
+
+    costs = []
+    for step in range(60):
+        sample, shift = (_source(), 0.5) if step % 2 else (_target(), -0.5)
+        optimizer.zero_grad()
+        loss = bridge(output(shift), sample, 0.5)
+        loss.backward()
+        assert all(p.grad is None or not p.grad.any() for p in bridge.graph.parameters())
+        optimizer.step()
+        costs.append(loss.item())
+    assert sum(costs[-6:]) < 0.8 * sum(costs[:6])
+    told = output(0.0)
+    assert judge(torch.zeros(B, K, 128)).shape == ((B, K) if level == "nodes" else (B, 1))
+    bridge(told, _source(), 0.0).backward()
+    assert told.features.fine.grad.abs().max() == 0  # it sets in gently
+    bridge(told, _source(), 1.0).backward()
+    downhill = (
+        told.features.fine.detach() - 0.1 * told.features.fine.grad / told.features.fine.grad.abs().mean()
+    )
+    moved = told._replace(features=Features(told.features.deep, downhill))
+    assert bridge(moved, _source(), 1.0) > bridge(told, _source(), 1.0)  # the judge is worse off
+
+
 @pytest.mark.parametrize("progress", [0.0, 0.1, 0.5, 1.0])
 def test_the_reversed_gradient_sets_in_as_ganin_and_lempitsky_say(
     progress: float, bridge: DomainBridge
@@ -315,7 +350,8 @@ def test_a_stopped_adaptation_goes_on_to_the_same_weights(
     figures: Path, make_recipe: MakeRecipe, tmp_path: Path, stop_after: Callable[[int], None]
 ) -> None:
     target = {**_data()["target"], "locations": 0.4}
-    weights = {**WHOLE, "structure": 0.1, "statistics": "target", "appearance": 0.5}
+    judges = {"nodes": 0.05, "graphs": 0.05}
+    weights = {**WHOLE, **judges, "structure": 0.1, "statistics": "target", "appearance": 0.5}
     recipe = make_recipe(data=_data(target=target), network=NETWORK, adapt=weights, loss={"teacher": 0.1})
 
     def run(out: str) -> loop.Run:

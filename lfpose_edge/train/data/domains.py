@@ -85,7 +85,8 @@ def through_camera(
 ) -> None:
     """Photograph persons through a camera: ``annotations.json``, COCO keypoints, and ``images`` in a folder.
 
-    Joints and boxes go where the lens puts them. The same persons and seed give the same files.
+    Joints and boxes' corners go where the lens puts them; areas stay. The same persons and seed give the same
+    files.
 
     Raises:
         SourceError: an image cannot be read.

@@ -117,6 +117,27 @@ class TopologyGraph(nn.Module):
         return nodes, self.place(nodes)
 
 
+class TopologyJudge(nn.Module):
+    """IHTA's discriminators: which domain a joint's node is of, or the mean of all of a person's.
+
+    Args:
+        whole: the mean.
+    """
+
+    def __init__(self, *, whole: bool) -> None:
+        super().__init__()
+        self.whole = whole
+        self.tell = nn.Sequential(
+            nn.Linear(_NODE_WIDTH, _NODE_WIDTH), nn.LeakyReLU(0.2), nn.Linear(_NODE_WIDTH, 1)
+        )
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        """Nodes (B, K, 128) to logits, (B, K) or (B, 1)."""
+        seen = nodes.mean(dim=1, keepdim=True) if self.whole else nodes
+        logits: Tensor = self.tell(seen)
+        return logits.squeeze(2)
+
+
 def joint_features(cams: Tensor, features: Tensor, temperature: float = 1.0) -> Tensor:
     """What the map looks like where each joint is: (B, K, h, w) logits and (B, C, h, w) to (B, K, C)."""
     where = (cams.flatten(2) / temperature).softmax(dim=2)

@@ -104,6 +104,10 @@ class Adaptation(Section):
     """Let the graph of the joints grow bones beside the skeleton's."""
     places: float = Field(0.1, ge=0)
     """Weight of the graph saying where the source's joints are, which keeps it about bodies."""
+    nodes: float = Field(0.0, ge=0)
+    """Weight of nobody being able to tell the domain by a joint's node of the graph: IHTA's discriminator."""
+    graphs: float = Field(0.0, ge=0)
+    """The same by what all nodes of a person are on average."""
     features: float = Field(0.0, ge=0)
     """Weight of nobody being able to tell the domain by a person's features: CAFA."""
     attention: bool = True
