@@ -202,25 +202,32 @@ def test_the_verdict(after: SelfAgreement, source_after: float, words: str | Non
     assert words is None or words in faults[0]
 
 
+class Finder(torch.nn.Module):
+    """A network of 16 x 16 cells whose maps are what ``look`` makes of crops (B, 3, 64, 64)."""
+
+    cam_stride = 4
+
+    def __init__(self, look: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.look = look
+
+    def normalize(self, crops: torch.Tensor) -> torch.Tensor:
+        return crops.float()
+
+    def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.look(crops), torch.zeros(len(crops), 14)
+
+
 def test_a_network_that_follows_the_picture_agrees_with_itself(figures: Path) -> None:
     """One that finds a coloured spot does, wherever it is seen from; one of random weights does not."""
     persons = read_coco_keypoints(figures / "val" / "annotations.json", figures / "val" / "images", LSP14)
 
-    class Spot(torch.nn.Module):
-        cam_stride = 4
+    def spot(crops: torch.Tensor) -> torch.Tensor:
+        green = torch.nn.functional.avg_pool2d(crops[:, 1:2] - crops[:, 0:1], 9, 4, 4) / 20
+        return green.expand(-1, 14, -1, -1)
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-
-        def normalize(self, crops: torch.Tensor) -> torch.Tensor:
-            return crops.float()
-
-        def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            green = torch.nn.functional.avg_pool2d(crops[:, 1:2] - crops[:, 0:1], 9, 4, 4) / 20
-            return green.expand(-1, 14, -1, -1), torch.zeros(len(crops), 14)
-
-    follows = self_agreement(Spot(), persons, (64, 64), 1.25)  # type: ignore[arg-type]
+    follows = self_agreement(Finder(spot), persons, (64, 64), 1.25)  # type: ignore[arg-type]
     torch.manual_seed(0)
     random = build_network(Network.model_validate(SMALL), LSP14)
     lost = self_agreement(random, persons, (64, 64), 1.25)
@@ -231,27 +238,17 @@ def test_a_network_that_follows_the_picture_agrees_with_itself(figures: Path) ->
 
 
 def test_in_a_mirrored_view_left_and_right_have_changed_places(figures: Path) -> None:
-    """A network that takes all left joints to be at a spot, and the right ones in the crop's corner."""
+    """A network that takes all left joints to be on one side of the crop, and the right ones on the other."""
     persons = read_coco_keypoints(figures / "val" / "annotations.json", figures / "val" / "images", LSP14)
     left = torch.tensor([name.startswith("left") for name in LSP14.keypoints])
 
-    class Sides(torch.nn.Module):
-        cam_stride = 4
+    def sides(crops: torch.Tensor) -> torch.Tensor:
+        cams = torch.zeros(len(crops), 14, 16, 16)
+        cams[:, left, 8, 3] = 9.0  # columns 3 and 12 of 16 are each other's mirror image
+        cams[:, ~left, 8, 12] = 9.0
+        return cams
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-
-        def normalize(self, crops: torch.Tensor) -> torch.Tensor:
-            return crops.float()
-
-        def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            cams = torch.zeros(len(crops), 14, 16, 16)
-            cams[:, left, 8, 3] = 9.0  # columns 3 and 12 of 16 are each other's mirror image
-            cams[:, ~left, 8, 12] = 9.0
-            return cams, torch.zeros(len(crops), 14)
-
-    network = Sides()
+    network = Finder(sides)
     plain, mirrored = (
         predict_in_view(network, persons, (64, 64), 1.25, flip=flip)[0]  # type: ignore[arg-type]
         for flip in (False, True)
