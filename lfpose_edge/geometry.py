@@ -81,6 +81,24 @@ def invert_affine(affine: ArrayLike) -> Affines:
     return np.concatenate([inverse, shift], axis=-1)
 
 
+def inside_image(affine: ArrayLike, size: tuple[int, int], image_size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which pixels of a crop lie wholly in the image, (H, W).
+
+    Args:
+        affine: (2, 3), crop to image pixels.
+        size: crop height and width.
+        image_size: image height and width.
+    """
+    matrix = np.asarray(affine, np.float64)
+    rows, columns = (np.arange(extent) + 0.5 for extent in size)
+    half = np.abs(matrix[:, :2]).sum(axis=1) / 2
+    inside = np.ones(size, bool)
+    for (across, down, shift), extent, reach in zip(matrix, image_size[::-1], half, strict=True):
+        at = across * columns + (down * rows + shift)[:, None]
+        inside &= (at >= reach) & (at <= extent - reach)
+    return inside
+
+
 def clip_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> NDArray[np.float32]:
     """Boxes (N, 4) or (4,), clipped to an image of (height, width), as (N, 4) float32.
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfpose_edge.geometry import apply_affine, crop_affines, invert_affine, letterbox_affine
+from lfpose_edge.geometry import apply_affine, crop_affines, inside_image, invert_affine, letterbox_affine
 
 SIZES = st.tuples(st.integers(16, 512), st.integers(16, 512))  # crop height, width
 ANGLES = st.floats(-180, 180)
@@ -122,3 +122,16 @@ def test_apply_affine_broadcasts() -> None:
     for affine, row in zip(affines, shared, strict=True):
         np.testing.assert_allclose(row, points @ affine[:, :2].T + affine[:, 2])
         np.testing.assert_allclose(apply_affine(affine, points), row)
+
+
+@pytest.mark.parametrize("angle", [0.0, 30.0, -100.0])
+def test_a_pixel_is_inside_the_image_when_all_its_corners_are(angle: float) -> None:
+    size, image = (20, 16), (30, 25)
+    affine = crop_affines([[-3, 4, 14, 33]], size, rotation_deg=angle, flip=True)[0]
+    corners = np.stack(np.meshgrid(np.arange(17), np.arange(21)), axis=2).reshape(-1, 2)
+    at = apply_affine(affine, corners).reshape(21, 17, 2)
+    within = np.all((at >= 0) & (at <= image[::-1]), axis=2)
+    expected = within[:-1, :-1] & within[:-1, 1:] & within[1:, :-1] & within[1:, 1:]
+    assert expected.any()
+    assert not expected.all()
+    np.testing.assert_array_equal(inside_image(affine, size, image), expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from lfpose_edge.train.data.appearance import Pictures, estimate_appearance
 
 SIZE, PERSONS = 64, 96
+ALL = np.ones((SIZE, SIZE), bool)
 
 
 def _crops(seed: int) -> np.ndarray:
@@ -38,7 +41,7 @@ def test_tones_blur_and_noise_are_found_in_other_peoples_pictures() -> None:
     found = estimate_appearance(_whole(_crops(0)), _whole(target))
     levels = np.arange(60, 200)
     np.testing.assert_allclose(found.tones[:, levels], np.tile(0.6 * levels, (3, 1)), atol=12)
-    frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE))
+    frequency = np.hypot(np.fft.fftfreq(SIZE + 32)[:, None], np.fft.rfftfreq(SIZE + 32))
     blurred = np.exp(-2 * (np.pi * 1.2 * frequency) ** 2)
     told = (frequency > 0.05) & (frequency < 0.25)  # beyond, noise is all there is
     assert np.abs(found.kept[:, told] - blurred[told]).mean() < 0.06
@@ -63,7 +66,7 @@ def test_a_crop_is_shown_as_the_target_looks_and_nobody_moves() -> None:
     source, target = _crops(0), _through(_crops(1), 0.6, 1.2, 6.0)
     appearance = estimate_appearance(_whole(source), _whole(target))
     rng = np.random.default_rng(0)
-    shown = np.stack([appearance.of_target(crop, rng) for crop in source])
+    shown = np.stack([appearance.of_target(crop, ALL, rng) for crop in source])
     assert shown.dtype == np.uint8
     assert shown.shape == source.shape
     truth = _through(source, 0.6, 1.2, 0.0).astype(int)
@@ -74,6 +77,54 @@ def test_a_crop_is_shown_as_the_target_looks_and_nobody_moves() -> None:
 
 
 def test_pictures_of_the_same_camera_stay_as_they_are() -> None:
-    source = _crops(0)
-    shown = estimate_appearance(_whole(source), _whole(source)).of_target(source[0], np.random.default_rng(0))
-    assert np.abs(shown.astype(int) - source[0]).max() <= 1
+    appearance = estimate_appearance(_whole(_crops(0)), _whole(_crops(0)))
+    shown = appearance.of_target(_crops(0)[0], ALL, np.random.default_rng(0))
+    assert np.abs(shown.astype(int) - _crops(0)[0]).max() <= 1
+
+
+def test_what_lies_beyond_the_image_is_no_part_of_the_camera() -> None:
+    ours, theirs = _whole(_crops(0)), _whole(_through(_crops(1), 0.6, 1.2, 6.0))
+    truth = estimate_appearance(ours, theirs)
+    for pictures, persons in ((ours, slice(None)), (theirs, slice(0, PERSONS, 2))):
+        pictures.crops[persons, :, :, :28] = 0
+        pictures.inside[persons, :, :28] = False
+    found = estimate_appearance(ours, theirs)
+    np.testing.assert_allclose(found.tones[:, 60:200], truth.tones[:, 60:200], atol=3)
+    frequency = np.hypot(np.fft.fftfreq(SIZE + 32)[:, None], np.fft.rfftfreq(SIZE + 32))
+    told = (frequency > 0.05) & (frequency < 0.25)
+    assert np.abs(found.kept[:, told] - truth.kept[:, told]).mean() < 0.05
+    fine = found.noise[:, frequency > 0.1].mean()
+    assert fine == pytest.approx(truth.noise[:, frequency > 0.1].mean(), rel=0.1)
+
+
+def test_crops_with_no_room_for_a_patch_tell_nothing_of_noise() -> None:
+    pictures = _whole(_through(_crops(1), 1.0, 0.5, 9.0))
+    pictures.inside[:, :, 31:] = False
+    found = estimate_appearance(_whole(_crops(0)), pictures)
+    assert not found.noise.any()
+    assert np.isfinite(found.kept).all()
+
+
+def test_edges_of_the_image_stay_as_bright_and_nothing_is_shown_beyond() -> None:
+    appearance = estimate_appearance(_whole(_crops(0)), _whole(_through(_crops(1), 1.0, 2.0, 0.0)))
+    appearance = replace(appearance, tones=np.tile(np.arange(256.0), (3, 1)), noise=0 * appearance.noise)
+    crop = np.zeros((3, SIZE, SIZE), np.uint8)
+    crop[:, :, 20:] = 100
+    crop[:, :10] = 7
+    inside = np.zeros((SIZE, SIZE), bool)
+    inside[10:, 20:] = True
+    shown = appearance.of_target(crop, inside, np.random.default_rng(0))
+    assert (np.abs(shown[:, inside].astype(int) - 100) <= 1).all()
+    beyond = np.zeros((SIZE, SIZE), bool)
+    beyond[:9] = beyond[:, :19] = True
+    np.testing.assert_array_equal(shown[:, beyond], crop[:, beyond])
+
+
+def test_the_left_edge_does_not_show_what_is_at_the_right() -> None:
+    appearance = estimate_appearance(_whole(_crops(0)), _whole(_through(_crops(1), 1.0, 2.0, 0.0)))
+    appearance = replace(appearance, tones=np.tile(np.arange(256.0), (3, 1)), noise=0 * appearance.noise)
+    crop = np.full((3, SIZE, SIZE), 20, np.uint8)
+    crop[:, :, SIZE // 2 :] = 220
+    shown = appearance.of_target(crop, ALL, np.random.default_rng(0)).astype(int)
+    assert np.abs(shown[:, :, :8] - 20).max() <= 4
+    assert np.abs(shown[:, :, -8:] - 220).max() <= 4

@@ -76,14 +76,14 @@ def test_an_epoch_is_as_long_whoever_is_located(
 def test_a_batch_is_of_one_camera(figures: Path, make_recipe: MakeRecipe) -> None:
     """All of a source's batch is shown in the target's appearance, or nothing of it; the target never is."""
     recipe = make_recipe(data=_data(target=VAL), adapt={})
-    spectrum = np.ones((3, 32, 17))
+    spectrum = np.ones((3, 64, 33))
     grey = Appearance(np.full((3, 256), 200.0), spectrum, 0 * spectrum, chance=0.5)
     still = Augment(color=0, cutout=0)
     crops = make_training_set(recipe, figures)[0].with_view(size=(32, 32), augment=still, appearance=grey)
     shown = {False: [], True: []}
     for batch in crops.with_view(seed=(0, 0)).epoch_batches(2, (0, 0)):
         samples = crops.__getitems__(batch)
-        is_grey = [bool((sample.crop == 200).all()) for sample in samples]
+        is_grey = [bool((sample.crop == 200).float().mean() > 0.5) for sample in samples]
         assert len(set(is_grey)) == 1
         shown[samples[0].of_target.item()].append(is_grey[0])
     assert set(shown[False]) == {False, True}

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lfpose_edge import ops
-from lfpose_edge.geometry import Affines, apply_affine, crop_affines, invert_affine
+from lfpose_edge.geometry import Affines, apply_affine, crop_affines, inside_image, invert_affine
 from lfpose_edge.persons import PersonTable
 from lfpose_edge.train.data.appearance import Appearance
 from lfpose_edge.train.data.augment import coarsen, intrude, random_crop_affine, random_pixels
@@ -67,20 +67,25 @@ class CropView:
         )
         return crops[0]
 
+    def shown(
+        self, image: NDArray[Any], affine: Affines, rng: np.random.Generator, *, of_target: bool
+    ) -> NDArray[np.uint8]:
+        """:meth:`cut`; of the source, as the target's camera would have given it where the view says so."""
+        crop = self.cut(image, affine)
+        if self.augment is None or self.appearance is None or of_target:
+            return crop
+        return self.appearance.of_target(crop, inside_image(affine, self.size, image.shape[:2]), rng)
+
     def affine(self, box: NDArray[np.float64], rng: np.random.Generator) -> tuple[Affines, bool]:
         """The (2, 3) affine of a box's crop, to image coordinates, and whether it mirrors left and right."""
         if self.augment is None:
             return crop_affines(box, self.size, padding=self.padding)[0], False
         return random_crop_affine(box, self.size, self.padding, self.augment, rng)
 
-    def repainted(
-        self, crop: NDArray[np.uint8], rng: np.random.Generator, *, of_target: bool
-    ) -> NDArray[np.uint8]:
+    def repainted(self, crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """A (3, H, W) crop whose pixels are changed at random, where the view changes anything."""
         if self.augment is None:
             return crop
-        if self.appearance is not None and not of_target:
-            crop = self.appearance.of_target(crop, rng)
         if self.augment.coarse and rng.random() < self.augment.coarse:
             crop = coarsen(crop, rng)
         return random_pixels(crop, self.augment, rng)
@@ -116,12 +121,13 @@ class PersonCrops(Dataset[Sample]):
         labelled, known = self.persons.labelled[index], self.persons.known[index]
         rng = np.random.default_rng((*view.seed, index))
         affine, flip = view.affine(box, rng)
-        crop = view.cut(self.persons.image(index), affine)
+        crop = view.shown(self.persons.image(index), affine, rng, of_target=self.of_target)
         if view.augment is not None and view.augment.intruder and rng.random() < view.augment.intruder:
             other = int(rng.integers(len(self.persons)))
             theirs = view.affine(self.persons.boxes[other], rng)[0]
-            crop = intrude(crop, view.cut(self.persons.image(other), theirs), rng)
-        crop = view.repainted(crop, rng, of_target=self.of_target)
+            intruder = view.shown(self.persons.image(other), theirs, rng, of_target=self.of_target)
+            crop = intrude(crop, intruder, rng)
+        crop = view.repainted(crop, rng)
 
         joints = apply_affine(invert_affine(affine), joints)
         height, width = view.size

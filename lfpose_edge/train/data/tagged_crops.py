@@ -97,10 +97,10 @@ class TaggedCrops(Dataset[TagSample]):
         rng = np.random.default_rng((*view.seed, index))
         affine, flip = view.affine(box, rng)
         image = load_stored(self.folder / self.tags.images[rows[0]])
-        crop = view.cut(image, affine)
+        crop = view.shown(image, affine, rng, of_target=self.of_target)
         easy_affine = crop_affines(box, view.size, padding=view.padding)[0]
         easy = view.cut(image, easy_affine) if self.two_views else np.zeros(0, np.uint8)
-        crop = view.repainted(crop, rng, of_target=self.of_target)
+        crop = view.repainted(crop, rng)
         regions = np.zeros((self._most, 4), np.float32)
         answers = np.full((self._most, len(self.tags.skeleton)), OPEN, np.int8)
         regions[: len(rows)] = self.tags.regions[rows]
