@@ -24,13 +24,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from recording import commit, print_table, write
-from trainings import COUNTS, compare, evaluate, mean_auc, recorded, train
+from trainings import COUNTS, compare, device_name, evaluate, mean_auc, recorded, train
 
+from lfpose_edge.cli.training import require_device
 from lfpose_edge.persons import PersonTable, data_root, joined, read_coco_boxes, read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.adapt import SelfAgreement, Verdict, self_agreement, with_statistics_of
@@ -204,14 +206,14 @@ def measure(name: str, pair: Pair, seed: int, options: argparse.Namespace, runs:
     root = data_root(None)
     source = runs / "source" / "last.pt"
     out = runs / "-".join(name.replace(",", "").replace("'", "").replace("%", "percent").split())
-    changes = [f"seed={seed}", *changes_of(name, pair, source, options)]
+    changes = [f"seed={seed}", *changes_of(name, pair, source, options), *options.recipe]
     trained = train(RECIPE, changes, out, root, options.device)
     found = {
-        place: evaluate(out / "last.pt", domain.annotations, domain.images, root)
+        place: evaluate(out / "last.pt", domain.annotations, domain.images, root, options.device)
         for place, domain in (("target", pair.target_test), ("source", pair.source_test))
     }
     kept = ("pck_box", "per_joint", *COUNTS)
-    network, recipe = trained_network(out / "last.pt")
+    network, recipe = trained_network(out / "last.pt", require_device(options.device))
     how = (recipe.input_size, recipe.data.padding)
     people = read_coco_boxes(root / pair.target_test.annotations, root / pair.target_test.images, LSP14)
     known = read_coco_keypoints(root / pair.source_test.annotations, root / pair.source_test.images, LSP14)
@@ -292,6 +294,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12, help="of the source")
     parser.add_argument("--adapt-epochs", type=int, default=6)
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--recipe", nargs="*", default=[], help="further changes of it: data.workers=2")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/adaptation"), help="folder of the checkpoints"
     )
@@ -304,23 +307,25 @@ def main() -> None:
         return
     same = {"size": options.size, "epochs": options.epochs, "adapt_epochs": options.adapt_epochs}
     if options.compare:
-        for pair in pairs:
-            known = [r for r in recorded(options.json) if {**same, "pair": pair}.items() <= r.items()]
+        rows = [row for row in recorded(options.json) if same.items() <= row.items()]
+        for pair, device in product(pairs, dict.fromkeys(row["device"] for row in rows)):
+            known = [row for row in rows if (row["pair"], row["device"]) == (pair, device)]
             if known:
-                print(f"== {pair}")
+                print(f"== {pair}, trained on {device}")
                 print_table(recovered(known))
                 print_table(judged(known))
                 against = {name: row.against for name, row in ROWS.items()}
                 print_table(compare([{**row, **row["target"]} for row in known], against))
         return
 
+    device = device_name(options.device)
     for seed in options.seeds:
         for pair_name in options.pairs:
             pair = make_pair(pair_name, data_root(None))
             settings = "-".join(map(str, (pair_name, *same.values(), seed)))
             runs = options.runs / settings
             for name in ROWS:  # the source first
-                key = {"pair": pair_name, "row": name, "seed": seed, **same}
+                key = {"pair": pair_name, "row": name, "seed": seed, **same, "device": device}
                 if name not in ("source", *options.rows):
                     continue
                 there = any(key.items() <= row.items() for row in recorded(options.json))

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from recording import interleave, print_table, write
-from trainings import COUNTS, LFPOSE, compare, evaluate, record_rows, recorded, run, train
+from trainings import COUNTS, LFPOSE, compare, device_name, evaluate, record_rows, recorded, run, train
 
 from lfpose_edge.persons import data_root
 
@@ -76,9 +77,10 @@ def measure(name: str, seed: int, options: argparse.Namespace, root: Path) -> di
     """Train a row and evaluate it everywhere."""
     words = [*name.replace(",", "").split(), *map(str, (options.size, options.epochs, seed))]
     out = options.runs / "-".join(words)
-    changes = [f"seed={seed}", *schedule(options.size, options.epochs), *ROWS[name]]
+    changes = [f"seed={seed}", *schedule(options.size, options.epochs), *ROWS[name], *options.recipe]
     trained = train(RECIPE, changes, out, root, options.device)
-    found = {place: evaluate(out / "last.pt", *where, root) for place, where in PLACES.items()}
+    checkpoint = out / "last.pt"
+    found = {place: evaluate(checkpoint, *where, root, options.device) for place, where in PLACES.items()}
     kept = ("pck_box", "per_joint", "oks", *COUNTS)
     return {**trained, **{place: {k: values[k] for k in kept} for place, values in found.items()}}
 
@@ -134,6 +136,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side of the crops")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--recipe", nargs="*", default=[], help="further changes of it: data.workers=2")
     parser.add_argument("--runs", type=Path, default=Path("runs/efasnet"), help="folder of the checkpoints")
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
     parser.add_argument("--json", type=Path, default=RESULTS / "efasnet.json")
@@ -153,9 +156,10 @@ def main() -> None:
     same = {"size": options.size, "epochs": options.epochs}
     if options.compare:
         known = [row for row in recorded(options.json) if same.items() <= row.items()]
-        for place in PLACES:
-            print(f"== {place}")
-            print_table(compare([{**row, **row[place]} for row in known], AGAINST))
+        for device, place in product(dict.fromkeys(row["device"] for row in known), PLACES):
+            print(f"== {place}, trained on {device}")
+            own = [{**row, **row[place]} for row in known if row["device"] == device]
+            print_table(compare(own, AGAINST))
         return
 
     root = data_root(None)
@@ -165,13 +169,13 @@ def main() -> None:
         options.json,
         options.rows,
         options.seeds,
-        same,
+        {**same, "device": device_name(options.device)},
         lambda name, seed: measure(name, seed, options, root),
     )
     print_table(
         [
             {
-                **{k: row[k] for k in ("row", "seed", "minutes")},
+                **{k: row[k] for k in ("row", "seed", "device", "minutes")},
                 **{place: row[place]["pck_box"] for place in PLACES},
                 "OKS AP75": row["alone"]["oks"]["ap75"],
             }

@@ -85,7 +85,9 @@ def measure(name: str, seed: int, options: argparse.Namespace, root: Path) -> di
     trained = train(
         RECIPE, recipe_changes(ROWS[name], seed, options.size, options.start), out, root, options.device
     )
-    found = {place: evaluate(out / "last.pt", *where, root) for place, where in PLACES.items()}
+    found = {
+        place: evaluate(out / "last.pt", *where, root, options.device) for place, where in PLACES.items()
+    }
     kept = ("pck_box", "either_side", "per_joint", *COUNTS)
     return {**trained, **{place: {k: values[k] for k in kept} for place, values in found.items()}}
 

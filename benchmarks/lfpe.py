@@ -145,7 +145,7 @@ def measure(row: Row, seed: int, options: argparse.Namespace, out: Path, root: P
     """Train a row and evaluate it on the test images."""
     changes = recipe_changes(row, seed, options.size, options.epochs)
     trained = train("location_free", changes, out, root, options.device)
-    measured = evaluate(out / "last.pt", "lspet/test.json", "lspet/images", root)
+    measured = evaluate(out / "last.pt", "lspet/test.json", "lspet/images", root, options.device)
     del measured["oks"]  # at these sizes AP75 is noise
     return {**measured, "presence_auc": mean_auc(measured), **trained}
 

@@ -51,11 +51,20 @@ def train(recipe: str, changes: Sequence[str], out: Path, root: Path, device: st
     }
 
 
-def evaluate(checkpoint: Path, annotations: str, images: str, root: Path) -> dict[str, Any]:
+def device_name(device: str) -> str:
+    """What trains where ``device`` is cpu, cuda or auto: a GPU's name, or the processor."""
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    return str(torch.cuda.get_device_name())
+
+
+def evaluate(checkpoint: Path, annotations: str, images: str, root: Path, device: str) -> dict[str, Any]:
     """Measure a checkpoint on located persons, paths relative to ``root``."""
     result = checkpoint.with_name("measured.json")
     test = [annotations, images, "--data", str(root), "--json", str(result)]
-    run([LFPOSE, "eval", *test, "--model", str(checkpoint)])
+    run([LFPOSE, "eval", *test, "--model", str(checkpoint), "--device", device])
     measured = json.loads(result.read_text())
     return {
         "pck_box": measured["pck_box"]["mean"],

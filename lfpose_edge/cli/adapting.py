@@ -45,7 +45,7 @@ def run_adapt(
     checkpoint = _checkpoint(model)
     require_extra()
     console = plain_console(stderr=True)
-    old, source = trained_network(checkpoint)
+    old, source = trained_network(checkpoint, training.require_device(device))
     if not source.data.source:
         message = f"{checkpoint} was trained on no locations: there is no source to adapt from"
         raise RecipeError(message)
@@ -55,7 +55,6 @@ def run_adapt(
             "them too: train with some"
         )
         raise RecipeError(message)
-    training.require_device(device)
     bundle = out / "bundle"
     if bundle.exists():
         message = f"{bundle} is there already: give another --out"

@@ -56,6 +56,7 @@ def run_eval(
     model: str,
     backend: str,
     precision: str,
+    device: str,
     data: Path | None,
     json_path: Path | None,
     report: Path | None,
@@ -79,9 +80,11 @@ def run_eval(
             if (backend, precision) != ("auto", "auto"):
                 message = "a checkpoint runs on torch alone; export it to measure a backend or a precision"
                 raise BackendUnavailable(message)
-            predictor = _of_checkpoint(Path(model))
+            predictor = _of_checkpoint(Path(model), device)
         else:
-            estimator = stack.enter_context(PoseEstimator(model, backend=backend, precision=precision))
+            estimator = stack.enter_context(
+                PoseEstimator(model, backend=backend, precision=precision, device=device)
+            )
             predictor = _of_estimator(estimator)
         persons = read_coco_keypoints(root / annotations, root / images, predictor.skeleton, names=names)
         if not persons.labelled.any():
@@ -259,12 +262,12 @@ def _of_estimator(estimator: PoseEstimator) -> _Predictor:
     )
 
 
-def _of_checkpoint(checkpoint: Path) -> _Predictor:
-    from lfpose_edge.cli import training  # noqa: F401  (says what to install where torch is missing)
+def _of_checkpoint(checkpoint: Path, device: str) -> _Predictor:
+    from lfpose_edge.cli import training  # (says what to install where torch is missing)
     from lfpose_edge.train.evaluate import predict_maps, predict_persons
     from lfpose_edge.train.start import trained_network
 
-    network, recipe = trained_network(checkpoint)
+    network, recipe = trained_network(checkpoint, training.require_device(device))
     size, padding = recipe.input_size, recipe.data.padding
 
     def maps(persons: PersonTable, row: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -140,6 +140,7 @@ def evaluate(
     ] = "lfpose-lite",
     backend: Backend = "auto",
     precision: Precision = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data: Data = None,
     json: Annotated[Path | None, typer.Option(help="File for the result.")] = None,
     report: Annotated[
@@ -156,7 +157,7 @@ def evaluate(
     """Measure accuracy on located persons, in their own boxes: PCK and OKS AP."""
     from lfpose_edge.cli.evaluate import run_eval
 
-    run_eval(annotations, images, model, backend, precision, data, json, report, against, joint or ())
+    run_eval(annotations, images, model, backend, precision, device, data, json, report, against, joint or ())
 
 
 @app.command()

@@ -47,10 +47,11 @@ def run_train(
     )
 
 
-def require_device(name: str) -> None:
-    """BackendUnavailable when torch cannot train on a device here."""
+def require_device(name: str) -> torch.device:
+    """What torch calls the device ``cpu``, ``cuda`` or ``auto``; BackendUnavailable where it has none."""
     here = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available()}
     if not here.get(name, False):
         known = " or ".join(device for device, there in here.items() if there)
-        message = f"cannot train on device {name!r} here; torch {torch.__version__} offers {known}"
+        message = f"torch {torch.__version__} has no device {name!r} here; it offers {known}"
         raise BackendUnavailable(message)
+    return torch.device(("cuda" if here["cuda"] else "cpu") if name == "auto" else name)

@@ -67,8 +67,8 @@ def start_from(source: Path, network: CamNetwork, recipe: Recipe, crops: Iterabl
     return {"bundle": manifest.name, "version": manifest.version, "sha256": weights}
 
 
-def trained_network(checkpoint: Path) -> tuple[CamNetwork, Recipe]:
-    """The averaged network of a checkpoint, and the recipe that it was trained by.
+def trained_network(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[CamNetwork, Recipe]:
+    """The averaged network of a checkpoint, on a device, and the recipe that it was trained by.
 
     Raises:
         BundleError, RecipeError: it is missing or damaged, or of another version of this package.
@@ -76,7 +76,7 @@ def trained_network(checkpoint: Path) -> tuple[CamNetwork, Recipe]:
     recipe = parse_recipe(load_checkpoint(checkpoint)["recipe"], where=str(checkpoint))
     network = build_network(recipe.network, recipe.joints, pretrained=False)
     load_checkpoint_weights(network, checkpoint)
-    return network, recipe
+    return network.to(device), recipe
 
 
 def load_checkpoint_weights(network: CamNetwork, checkpoint: Path) -> None:

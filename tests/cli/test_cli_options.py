@@ -67,7 +67,7 @@ def test_outputs_and_devices_are_checked_before_the_work(lfpose, tmp_path: Path)
     done = lfpose("train", "lfpose_lite", "--out", "file")
     assert (done.code, "its folder cannot be made" in done.err) == (1, True)
     done = lfpose("train", "lfpose_lite", "--device", "tpu")
-    assert (done.code, "cannot train on device 'tpu' here" in done.err) == (1, True)
+    assert (done.code, "has no device 'tpu' here" in done.err) == (1, True)
 
 
 @pytest.mark.parametrize(
