@@ -6,7 +6,7 @@
 #
 # The kernels' tests only: every access is watched, which is slow. Not run yet, for want of a GPU.
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")" # not the checkout's folder, whose lfpose_edge Python would take for the installed one
 command -v compute-sanitizer >/dev/null || {
     echo "error: compute-sanitizer is not on PATH: it comes with the CUDA toolkit" >&2
     exit 1
@@ -19,5 +19,5 @@ python -c "from lfpose_edge.ops import gpu; gpu.require_device()" 2>/dev/null ||
 for tool in "$@"; do
     echo "== $tool"
     compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
-        python -m pytest -q -p no:cacheprovider tests/gpu/test_gpu_kernels.py
+        python -m pytest -q -p no:cacheprovider test_gpu_kernels.py
 done
