@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from recording import commit, write
 
+from lfpose_edge.cli.evaluate import run_eval
 from lfpose_edge.metrics.bootstrap import pck_difference, pck_interval
 
 LFPOSE = str(Path(sys.executable).with_name("lfpose"))
@@ -63,8 +64,9 @@ def device_name(device: str) -> str:
 def evaluate(checkpoint: Path, annotations: str, images: str, root: Path, device: str) -> dict[str, Any]:
     """Measure a checkpoint on located persons, paths relative to ``root``."""
     result = checkpoint.with_name("measured.json")
-    test = [annotations, images, "--data", str(root), "--json", str(result)]
-    run([LFPOSE, "eval", *test, "--model", str(checkpoint), "--device", device])
+    # ``lfpose eval``, without a process of its own for every set of persons.
+    where = (Path(annotations), Path(images), str(checkpoint))
+    run_eval(*where, "auto", "auto", device, root, json_path=result, report=None, against=None)
     measured = json.loads(result.read_text())
     return {
         "pck_box": measured["pck_box"]["mean"],
