@@ -136,16 +136,25 @@ def test_what_is_exported_computes_the_same() -> None:
     onnx.checker.check_model(model, full_check=True)
 
 
-@pytest.mark.parametrize("name", ["efasnet_edge", "efasnet_r50"])
-def test_the_recipes_build(name: str) -> None:
-    recipe = load_recipe(name)
-    assert recipe.network.aggregate is not None
-    assert recipe.network.decode.upsample != "nearest"
+FASM, DUC = "network.aggregate={scales: 4, ratio: 1, select: true}", "network.decode.upsample=duc_separable"
+
+
+@pytest.mark.parametrize("changes", [[], [FASM, DUC]], ids=["as it is", "all three modules"])
+def test_the_edge_form_is_small(changes: list[str]) -> None:
+    recipe = load_recipe("efasnet_edge", changes)
     network = CamNetwork(recipe.network, recipe.joints)
+    assert (recipe.network.aggregate is None) == (not changes)
     assert network.cam_stride == 4
-    if name == "efasnet_edge":
-        assert count_parameters(network) < 6e6
-        assert count_macs(network, recipe.input_size) < 0.6e9
+    assert count_parameters(network) < 6e6
+    assert count_macs(network, recipe.input_size) < 0.6e9
+
+
+def test_the_papers_form_has_all_three_modules() -> None:
+    recipe = load_recipe("efasnet_r50")
+    assert recipe.network.aggregate is not None
+    assert recipe.network.decode.laterals
+    assert recipe.network.decode.upsample != "nearest"
+    assert CamNetwork(recipe.network, recipe.joints).cam_stride == 4
 
 
 def test_published_weights_load_as_they_are_and_the_new_blocks_learn_faster() -> None:

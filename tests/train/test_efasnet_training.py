@@ -39,13 +39,15 @@ def real_people(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def overfitted(real_people: Path, tmp_path_factory: pytest.TempPathFactory) -> loop.Run:
-    """The edge form, made to learn these people by heart."""
+    """The edge form with all three modules, made to learn these people by heart."""
     people = "{annotations: people.json, images: images}"
     recipe = load_recipe(
         "efasnet_edge",
         [
             f"data={{train: {people}, val: {people}, workers: 0}}",
             f"stages=[{{epochs: 40, size: [{SIZE}, {SIZE}]}}]",
+            "network.aggregate={scales: 4, ratio: 1, select: true}",
+            "network.decode.upsample=duc_separable",
             "augment={rotation_deg: 0, scale: 0, shift: 0, flip: 0, color: 0, cutout: 0}",
             "loss={sigma_cells: 1.0}",
             "network.smooth_cells=1.0",
