@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("lfpose_edge")
 
 _OLDEST = (7, 5)  # that the package's kernels are built for
+_RTX = ((7, 5), (8, 0), (8, 6), (8, 9)), (12, 0)  # those, and from there on; 1.7.1 refuses engines on 9.0
 _DEVICE = re.compile(r"^(?:auto|cuda|cuda:(\d+))$")
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -33,9 +34,24 @@ def unavailable(flavour: Flavour = "tensorrt") -> str | None:
     """Why TensorRT cannot be used here, or None."""
     try:
         gpu.require_device()
+        with gpu.device_errors():
+            return _unfit(flavour, Gpu.of(0)) or library_unavailable(flavour)
     except BackendUnavailable as error:
         return str(error)
-    return library_unavailable(flavour)
+
+
+def _unfit(flavour: str, found: Gpu) -> str | None:
+    """Why a GPU runs no engine of TensorRT's, or of TensorRT for RTX's."""
+    capability = "{}.{}".format(*found.capability)
+    if found.capability < _OLDEST:
+        return f"{found.name} is of compute capability {capability}: 7.5 or later is needed"
+    some, onwards = _RTX
+    if flavour == "tensorrt_rtx" and found.capability not in some and found.capability < onwards:
+        return (
+            f"TensorRT for RTX runs on GPUs of compute capability 7.5, 8.0, 8.6, 8.9 and from 12.0 on, and "
+            f"{found.name} is of {capability}: use TensorRT"
+        )
+    return None
 
 
 def load(bundle: Bundle, request: Request, flavour: Flavour = "tensorrt") -> Backend:
@@ -76,9 +92,8 @@ class TensorRtBackend:
         cache = Path(request.cache_dir) if request.cache_dir else default_cache_dir()
         with gpu.device_errors():
             found = Gpu.of(device)
-            if found.capability < _OLDEST:
-                message = f"{found.name} is of compute capability {found.capability}: 7.5 or later is needed"
-                raise BackendUnavailable(message)
+            if reason := _unfit(tensorrt.trt.__name__, found):
+                raise BackendUnavailable(reason)
             with gpu.current_device(device):
                 engine = open_engine(bundle, tensorrt, precision, found, request.max_batch, cache / "engines")
         self._engine: Engine | None = engine

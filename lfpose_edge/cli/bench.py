@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -20,12 +21,14 @@ from lfpose_edge.backends import ON_GPU, available
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.cli.predict import PHOTO
 from lfpose_edge.console import plain_console
-from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.errors import BackendUnavailable, BundleError, EngineMismatch
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.opencv import cv2
 from lfpose_edge.results import StageTimings
 from lfpose_edge.sources import Image, load_image
 from lfpose_edge.zoo import bundle_path
+
+logger = logging.getLogger("lfpose_edge")
 
 FRAME_SIZE = (720, 1280)
 RING = 24  # frames of 2.8 MB: more than a core's cache, so that no frame is found there when its turn comes
@@ -189,6 +192,9 @@ def _estimators(
                 )
             except (BackendUnavailable, BundleError):
                 continue  # the table lists what can be had; `lfpose doctor` says why the rest cannot
+            except EngineMismatch as error:  # which it does not say
+                logger.warning("%s %s is left out: %s", backend, precision, error)
+                continue
             yield stack.enter_context(estimator)
 
 

@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from engine_doubles import FakeTensorRt
 from pipeline_cases import BOXES, Make, full_disk, make_picture
 
-from lfpose_edge.backends import engine_cache
+from lfpose_edge import PoseEstimator
+from lfpose_edge.backends import available, engine_cache
 from lfpose_edge.errors import BackendUnavailable, BundleError, EngineMismatch
 
 
@@ -142,7 +144,7 @@ def test_auto_passes_a_gpu_over_that_does_not_work(
     elif fault == "old GPU":
         old = {"name": "Tesla V100", "compute_capability": (7, 0), "multiprocessors": 80}
         monkeypatch.setattr(sys.modules["lfpose_edge._cuda"], "device_facts", lambda device: old)
-        words = "Tesla V100 is of compute capability (7, 0): 7.5 or later is needed"
+        words = "Tesla V100 is of compute capability 7.0: 7.5 or later is needed"
     elif fault == "cache":
         monkeypatch.setattr(engine_cache, "write_engine", full_disk)
         words = "No space left"
@@ -161,3 +163,29 @@ def test_auto_passes_a_gpu_over_that_does_not_work(
     assert words in caplog.text
     with pytest.raises((BackendUnavailable, OSError), match=re.escape(words)):
         on_gpu()
+
+
+@pytest.mark.parametrize(
+    ("capability", "runs"),
+    [((7, 5), True), ((8, 7), False), ((8, 9), True), ((9, 0), False), ((12, 1), True)],
+)
+def test_tensorrt_for_rtx_is_not_offered_where_it_reads_no_engine(
+    capability: tuple[int, int],
+    runs: bool,
+    tensorrt: FakeTensorRt,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1.7.1 builds an engine for an H200 without complaint, and then refuses to load it there."""
+    for_rtx = FakeTensorRt("1.7.1.116")
+    for_rtx.__name__ = "tensorrt_rtx"
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", for_rtx)
+    facts = {"name": "A GPU", "compute_capability": capability, "multiprocessors": 8}
+    monkeypatch.setattr(sys.modules["lfpose_edge._cuda"], "device_facts", lambda device: facts)
+    reason = available()["tensorrt_rtx"]
+    assert (reason is None) == runs
+    if not runs:
+        words = f"and A GPU is of {capability[0]}.{capability[1]}: use TensorRT"
+        assert words in str(reason)
+        with pytest.raises(BackendUnavailable, match=re.escape(words)):
+            PoseEstimator(bundle, backend="tensorrt_rtx", precision="fp32")
