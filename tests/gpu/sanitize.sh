@@ -4,7 +4,7 @@
 #
 #     tests/gpu/sanitize.sh [TOOL ...]      memcheck racecheck synccheck initcheck, if none is named
 #
-# The kernels' tests only: every access is watched, which is slow. Not run yet, for want of a GPU.
+# The kernels' tests only: every access is watched, which is slow. Not run yet.
 set -eu
 cd "$(dirname "$0")" # not the checkout's folder, whose lfpose_edge Python would take for the installed one
 command -v compute-sanitizer >/dev/null || {
