@@ -15,7 +15,7 @@ from lfpose_edge.cli.people import find_people
 from lfpose_edge.console import plain_console
 from lfpose_edge.errors import AccuracyGateError, BundleError, RecipeError, SourceError
 from lfpose_edge.files import require_writable, write_text_whole
-from lfpose_edge.persons import PersonTable, data_root, read_coco_boxes
+from lfpose_edge.persons import PersonTable, data_root, joined, read_coco_boxes
 from lfpose_edge.skeleton import Skeleton
 
 HELD_OUT = 5  # the last of so many parts of the images is kept for the verdict
@@ -36,8 +36,7 @@ def run_adapt(
 ) -> None:
     """Find the people, adapt to them, judge, and write a bundle where the verdict is good."""
     from lfpose_edge.export import export_bundle, require_extra
-    from lfpose_edge.train.adapt import Verdict, adaptation_recipe, self_agreement, with_statistics_of
-    from lfpose_edge.train.evaluate import evaluate_network
+    from lfpose_edge.train.adapt import adaptation_recipe, judge
     from lfpose_edge.train.loop import train
     from lfpose_edge.train.start import trained_network
     from lfpose_edge.train.training_set import read_persons
@@ -62,8 +61,8 @@ def run_adapt(
     require_writable(out / "target.json")
 
     root = data_root(data)
-    for part in source.data.source:  # before the long search
-        read_persons(part, source, root)
+    # All that can be wrong with the source's data is wrong before the long search.
+    known = joined([read_persons(part, source, root) for part in source.data.source])
     validation = read_persons(source.data.val, source, root)
     asked = {
         "frames": str(frames.resolve()),
@@ -82,25 +81,15 @@ def run_adapt(
             found = find_people(frames, detector, console, on_unreadable=on_unreadable)
             list_left_out(unreadable)
         write_halves({**found, "info": {**found.get("info", {}), **asked}}, out)
-    size, padding = source.input_size, source.data.padding
     held_out = read_coco_boxes(out / "held-out.json", frames, source.joints)
-    before = self_agreement(old, held_out, size, padding)
     # Absolute paths: the run goes on from any folder, and an export leaves their folders out.
     start, target, images = (path.resolve() for path in (checkpoint, out / "target.json", frames))
     plan = adaptation_recipe(source, start, target, images, epochs)
     run = train(plan, data_root=root, out=out / "run", accelerator=device, validate_every=epochs)
     if not run.finished:
         raise Stopped(run.stopped_by)
-    after = self_agreement(run.network, held_out, size, padding)
-    of_source = with_statistics_of(run.network, validation, size, padding)
-    verdict = Verdict(
-        before,
-        after,
-        *(
-            evaluate_network(network, validation, size, padding).pck_box.mean
-            for network in (old, of_source, run.network)
-        ),
-    )
+    how = (source.input_size, source.data.padding)
+    verdict = judge(old, run.network, held_out, known, validation, *how)
     console.print(verdict_table(verdict, len(held_out)))
     faults = verdict.faults()
     if faults:

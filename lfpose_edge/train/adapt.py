@@ -14,6 +14,7 @@ from lfpose_edge import ops
 from lfpose_edge.geometry import crop_affines
 from lfpose_edge.persons import PersonTable
 from lfpose_edge.train.data.crops import CropView, PersonCrops
+from lfpose_edge.train.evaluate import evaluate_network
 from lfpose_edge.train.networks import CamNetwork
 from lfpose_edge.train.recipe import Recipe, parse_recipe
 from lfpose_edge.train.start import take_statistics
@@ -26,6 +27,7 @@ LEAST_AGREEMENT = -0.005  # that an adaptation may lose
 LEAST_SOURCE = -0.03
 LEAST_SPREAD = 0.8  # of what it was
 _BATCH = 32
+_MOST = 512
 
 
 def adaptation_recipe(
@@ -151,7 +153,7 @@ class Verdict:
     Attributes:
         before, after: on held-out people of the target.
         source_before, source_after: PCK on the source's validation people; afterwards with BatchNorm's
-            statistics of these, as those of the adapted model are the target's.
+            statistics of the source, as those of the adapted model are the target's.
         source_published: the same with the target's, as the model is published; nothing is judged by it.
     """
 
@@ -180,3 +182,31 @@ class Verdict:
                 f"{self.source_before:.3f}"
             )
         return found
+
+
+def judge(
+    source: CamNetwork,
+    adapted: CamNetwork,
+    held_out: PersonTable,
+    known: PersonTable,
+    validation: PersonTable,
+    size: tuple[int, int],
+    padding: float,
+) -> Verdict:
+    """Compare a network with what it was adapted from.
+
+    Args:
+        source, adapted: the networks.
+        held_out: people of the target that neither was trained on; their boxes count alone.
+        known: located people of the source; BatchNorm's statistics of the source are of 512 of them.
+        validation: others of the source, to measure on.
+        size, padding: of their crops.
+    """
+    some = known.chosen(np.linspace(0, len(known) - 1, min(_MOST, len(known))).astype(int).tolist())
+    in_its_statistics = with_statistics_of(adapted, some, size, padding)
+    on_source = (
+        evaluate_network(network, validation, size, padding).pck_box.mean
+        for network in (source, in_its_statistics, adapted)
+    )
+    before, after = (self_agreement(network, held_out, size, padding) for network in (source, adapted))
+    return Verdict(before, after, *on_source)

@@ -1,0 +1,148 @@
+"""The verdict on an adaptation: what it compares, of which people, and what it makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lfpose_edge.persons import read_coco_keypoints
+from lfpose_edge.skeleton import LSP14
+from lfpose_edge.train.adapt import (
+    SelfAgreement,
+    Verdict,
+    judge,
+    predict_in_view,
+    self_agreement,
+    with_statistics_of,
+)
+from lfpose_edge.train.data.crops import CropView, PersonCrops
+from lfpose_edge.train.evaluate import evaluate_network
+from lfpose_edge.train.networks import build_network
+from lfpose_edge.train.recipe import Network
+
+SMALL = {"backbone": "efficientnet_lite0", "pretrained": False, "widths": [16, 16, 16]}
+GOOD = SelfAgreement(0.6, 0.25, 0.5)
+
+
+def test_statistics_are_of_the_persons_and_the_network_is_left_as_it_was(figures: Path) -> None:
+    persons = read_coco_keypoints(figures / "val" / "annotations.json", figures / "val" / "images", LSP14)
+    torch.manual_seed(0)
+    network = build_network(Network.model_validate({**SMALL, "freeze_stages": 1}), LSP14)
+    before = {name: values.clone() for name, values in network.state_dict().items()}
+    again = with_statistics_of(network, persons, (64, 64), 1.25)
+    assert all(torch.equal(values, before[name]) for name, values in network.state_dict().items())
+    changed = [name for name, values in again.state_dict().items() if not torch.equal(values, before[name])]
+    norms = {n: m for n, m in network.train().named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert {norm.training for norm in norms.values()} == {True, False}  # of the frozen stages
+    assert {name.rpartition(".")[0] for name in changed} == {n for n, m in norms.items() if m.training}
+    assert not any(name.endswith(("weight", "bias")) for name in changed)
+    # One batch: in it they are what BatchNorm sees in training.
+    crops = torch.stack([s.crop for s in PersonCrops(persons, CropView((64, 64), 1.25))])
+    with torch.no_grad():
+        ours, theirs = again(again.normalize(crops)).cams, network.train()(network.normalize(crops)).cams
+    torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("after", "source_after", "words"),
+    [
+        (SelfAgreement(0.7, 0.24, 0.6), 0.78, None),
+        (SelfAgreement(0.5, 0.25, 0.6), 0.80, "agrees with itself in 0.500"),
+        (SelfAgreement(0.9, 0.10, 0.9), 0.80, "closer together"),
+        (SelfAgreement(0.7, 0.25, 0.6), 0.70, "on the source it finds 0.700"),
+        (SelfAgreement(float("nan"), 0.25, 0.6), 0.80, "agrees with itself in nan"),
+        (SelfAgreement(0.7, float("nan"), 0.6), 0.80, "closer together: nan"),
+        (SelfAgreement(0.7, 0.25, 0.6), float("nan"), "on the source it finds nan"),
+    ],
+    ids=["better", "unsteady", "collapsed", "forgetful", "no agreement", "no spread", "no source"],
+)
+def test_the_verdict(after: SelfAgreement, source_after: float, words: str | None) -> None:
+    faults = Verdict(GOOD, after, 0.8, source_after, 0.1).faults()
+    assert len(faults) == (words is not None)
+    assert words is None or words in faults[0]
+
+
+class Finder(torch.nn.Module):
+    """A network of 16 x 16 cells whose maps are what ``look`` makes of crops (B, 3, 64, 64)."""
+
+    cam_stride = 4
+
+    def __init__(self, look: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.look = look
+
+    def normalize(self, crops: torch.Tensor) -> torch.Tensor:
+        return crops.float()
+
+    def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.look(crops), torch.zeros(len(crops), 14)
+
+
+def test_a_network_that_follows_the_picture_agrees_with_itself(figures: Path) -> None:
+    """One that finds a coloured spot does, wherever it is seen from; one of random weights does not."""
+    persons = read_coco_keypoints(figures / "val" / "annotations.json", figures / "val" / "images", LSP14)
+
+    def spot(crops: torch.Tensor) -> torch.Tensor:
+        green = torch.nn.functional.avg_pool2d(crops[:, 1:2] - crops[:, 0:1], 9, 4, 4) / 20
+        return green.expand(-1, 14, -1, -1)
+
+    follows = self_agreement(Finder(spot), persons, (64, 64), 1.25)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    random = build_network(Network.model_validate(SMALL), LSP14)
+    lost = self_agreement(random, persons, (64, 64), 1.25)
+    assert follows.agreement > 0.5
+    assert follows.agreement > lost.agreement + 0.2
+    assert follows.spread < 0.02  # all joints in one place: this is what the spread is for
+    assert lost.spread > 0.05
+
+
+def test_in_a_mirrored_view_left_and_right_have_changed_places(figures: Path) -> None:
+    """A network that takes all left joints to be on one side of the crop, and the right ones on the other."""
+    persons = read_coco_keypoints(figures / "val" / "annotations.json", figures / "val" / "images", LSP14)
+    left = torch.tensor([name.startswith("left") for name in LSP14.keypoints])
+
+    def sides(crops: torch.Tensor) -> torch.Tensor:
+        cams = torch.zeros(len(crops), 14, 16, 16)
+        cams[:, left, 8, 3] = 9.0  # columns 3 and 12 of 16 are each other's mirror image
+        cams[:, ~left, 8, 12] = 9.0
+        return cams
+
+    network = Finder(sides)
+    plain, mirrored = (
+        predict_in_view(network, persons, (64, 64), 1.25, flip=flip)[0]  # type: ignore[arg-type]
+        for flip in (False, True)
+    )
+    paired = [k for k, name in enumerate(LSP14.keypoints) if name.startswith(("left", "right"))]
+    np.testing.assert_allclose(mirrored[:, paired], plain[:, paired], atol=0.5)
+    assert np.ptp(plain[:, paired, 0], axis=1).min() > 20
+
+
+def test_a_verdict_is_of_the_right_people(figures: Path) -> None:
+    """Agreement on the target's, places on the source's; statistics of others than are measured."""
+    known, validation = (
+        read_coco_keypoints(figures / part / "annotations.json", figures / part / "images", LSP14)
+        for part in ("train", "val")
+    )
+    networks = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        networks.append(build_network(Network.model_validate(SMALL), LSP14).eval())
+    how: Any = ((64, 64), 1.25)
+    held_out = known.chosen(range(9))
+    verdict = judge(*networks, held_out, known, validation, *how)
+    assert verdict.before == self_agreement(networks[0], held_out, *how)
+    assert verdict.after == self_agreement(networks[1], held_out, *how)
+    of_source = with_statistics_of(networks[1], known, *how)
+    measured = [
+        evaluate_network(network, validation, *how).pck_box.mean
+        for network in (networks[0], of_source, networks[1])
+    ]
+    found = [verdict.source_before, verdict.source_after, verdict.source_published]
+    assert found == measured
+    assert len(set(measured)) == 3
