@@ -25,10 +25,11 @@ from lfpose_edge.metrics.accuracy import Accuracy, as_coco, measure, predict_per
 from lfpose_edge.metrics.bootstrap import pck_difference, pck_interval
 from lfpose_edge.metrics.oks_ap import CROWD_LEVELS, crowd_ap
 from lfpose_edge.metrics.pck import PckResult
+from lfpose_edge.metrics.pckh import MpiiTruth, pckh, read_mpii_truth, require_truth_of
 from lfpose_edge.metrics.reference_lines import centre_of_box, mean_pose
 from lfpose_edge.metrics.report import Evaluation, require_drawing, write_evaluation
 from lfpose_edge.persons import PersonTable, data_root, read_coco_keypoints
-from lfpose_edge.skeleton import CROWDPOSE14, Skeleton
+from lfpose_edge.skeleton import CROWDPOSE14, MPII16, Skeleton
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def run_eval(
     report: Path | None,
     against: Path | None,
     joints: Sequence[str] = (),
+    mpii_truth: Path | None = None,
 ) -> None:
     """Measure a bundle, through the runtime, or a checkpoint, through torch; print a table."""
     root = data_root(data)
@@ -87,6 +89,7 @@ def run_eval(
             )
             predictor = _of_estimator(estimator)
         persons = read_coco_keypoints(root / annotations, root / images, predictor.skeleton, names=names)
+        truth = None if mpii_truth is None else _truth_of(persons, root / mpii_truth)
         if not persons.labelled.any():
             message = f"{root / annotations}: no person has a joint of {predictor.skeleton.name}"
             raise SourceError(message)
@@ -112,12 +115,17 @@ def run_eval(
                 _print_levels(console, root / annotations, persons, keypoints, scores)
         else:
             console.print("OKS AP: not measured, it needs pycocotools (pip install pycocotools)")
+        heads = {}
+        if truth is not None:
+            heads = {f"pckh@{part}": pckh(keypoints, truth, part) for part in (0.5, 0.1)}
+            console.print("MPII's " + "  ".join(f"{name} {found.mean:.3f}" for name, found in heads.items()))
         if json_path is not None:
             row = {
                 "model": model,
                 "annotations": str(annotations),
                 "runs_on": predictor.runs_on,
                 **_plain(accuracy),
+                **{name: {"mean": found.mean, "per_joint": found.per_joint} for name, found in heads.items()},
                 "lines": {name: _plain(line) for name, line in lines.items()},
                 "who": _names(persons),
                 "per_person": accuracy.pck_box.per_person,
@@ -146,6 +154,16 @@ def _file_names(joints: Sequence[str]) -> dict[str, str | None]:
             message = f"--joint {text!r} must look like neck=thorax, or neck= where the file has none"
             raise SourceError(message)
     return {ours: theirs or None for ours, theirs in pairs}
+
+
+def _truth_of(persons: PersonTable, file: Path) -> MpiiTruth:
+    """What PCKh is measured by; SourceError where it cannot be."""
+    if persons.skeleton != MPII16:
+        message = f"PCKh is of MPII's 16 joints, and the model has those of {persons.skeleton.name}"
+        raise SourceError(message)
+    truth = read_mpii_truth(file)
+    require_truth_of(persons, truth)
+    return truth
 
 
 def _print_levels(

@@ -153,11 +153,27 @@ def evaluate(
         list[str] | None,
         typer.Option(help="A joint that the file calls otherwise: neck=thorax; may be repeated."),
     ] = None,
+    mpii_truth: Annotated[
+        Path | None, typer.Option(help="MPII's gt_valid.mat, relative to --data, for PCKh.")
+    ] = None,
 ) -> None:
-    """Measure accuracy on located persons, in their own boxes: PCK and OKS AP."""
+    """Measure accuracy on located persons, in their own boxes: PCK and OKS AP, and MPII's PCKh."""
     from lfpose_edge.cli.evaluate import run_eval
 
-    run_eval(annotations, images, model, backend, precision, device, data, json, report, against, joint or ())
+    run_eval(
+        annotations,
+        images,
+        model,
+        backend,
+        precision,
+        device,
+        data,
+        json,
+        report,
+        against,
+        joint or (),
+        mpii_truth,
+    )
 
 
 @app.command()

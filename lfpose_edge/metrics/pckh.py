@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lfpose_edge.errors import SourceError
 from lfpose_edge.metrics.pck import PckResult, pck
+from lfpose_edge.persons import PersonTable
 from lfpose_edge.skeleton import MPII16
 
 HEAD_OF_BOX = 0.6
@@ -18,6 +19,10 @@ HEAD_OF_BOX = 0.6
 
 COUNTED = tuple(joint for joint in MPII16.keypoints if joint not in ("pelvis", "thorax"))
 """The mean is over these; every joint counts as often as it is labelled."""
+
+
+SAME = 2.0
+"""Pixels between two files' places of a joint that are the same place."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,24 @@ def read_mpii_truth(file: Path) -> MpiiTruth:
         message = f"{file} is not MPII's ground truth: {error}"
         raise SourceError(message) from error
     return MpiiTruth(joints, missing == 0, heads)
+
+
+def require_truth_of(persons: PersonTable, truth: MpiiTruth) -> None:
+    """SourceError when a ``.mat`` file's persons are not these, in this order."""
+    joints = persons.joints + 0.5
+    if joints.shape != truth.joints.shape:
+        message = (
+            f"MPII's ground truth is of {len(truth.joints)} persons, and the annotations of {len(persons)}"
+        )
+        raise SourceError(message)
+    off = np.linalg.norm(joints - truth.joints, axis=2) * (persons.labelled & truth.labelled)
+    if off.max(initial=0) > SAME:
+        wrong = int(np.argmax(off.max(axis=1) > SAME))
+        message = (
+            f"MPII's ground truth is of other persons, or in another order: person {wrong + 1} has a joint "
+            f"{off[wrong].max():.0f} pixels from where the annotations have it"
+        )
+        raise SourceError(message)
 
 
 def pckh(predicted: ArrayLike, truth: MpiiTruth, fraction: float = 0.5) -> PckResult:

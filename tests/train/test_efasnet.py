@@ -114,9 +114,18 @@ def test_a_separable_dense_upsampling_is_an_eighth_of_a_dense_one() -> None:
     assert 7 < dense / separable < 9
 
 
-def test_what_is_exported_computes_the_same() -> None:
+@pytest.mark.parametrize(
+    ("backbone", "decode"),
+    [
+        ("efficientnet_lite0", {"upsample": "duc_separable", "fusion": "concat"}),
+        ("efficientnet_lite2", {"upsample": "duc"}),
+        ("resnet18", {"upsample": "duc_separable"}),
+        ("resnet50", {"upsample": "duc"}),
+    ],
+)
+def test_what_is_exported_computes_the_same(backbone: str, decode: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    network = _network(aggregate={}, decode={"upsample": "duc_separable", "fusion": "concat"})
+    network = _network(backbone=backbone, pretrained=False, aggregate={}, decode=decode)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # FASM starts as the identity: let it do something
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)

@@ -11,15 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.io import savemat
 
 from lfpose_edge.cli import evaluate
 from lfpose_edge.cli import main as cli
 from lfpose_edge.console import plain_console
+from lfpose_edge.metrics.pckh import pckh, read_mpii_truth
 from lfpose_edge.persons import read_coco_keypoints
-from lfpose_edge.skeleton import CROWDPOSE14, LSP14
+from lfpose_edge.skeleton import CROWDPOSE14, LSP14, MPII16
 from lfpose_edge.train.checkpoint import save_checkpoint
+from lfpose_edge.train.evaluate import predict_persons
 from lfpose_edge.train.networks import build_network
 from lfpose_edge.train.recipe import Recipe
+from lfpose_edge.train.start import trained_network
 
 
 @pytest.fixture
@@ -189,3 +193,65 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(
     done = lfpose("eval", *sets, "--model", str(checkpoint), "--report", str(tmp_path / "file"))
     assert (done.code, "its folder cannot be made" in done.err) == (1, True)
     assert "12 limb joints" not in done.out
+
+
+@pytest.fixture
+def mpii(figures: Path, make_recipe: Callable[..., Recipe], tmp_path: Path) -> Path:
+    """A folder of five people as MPII's own files have them, and a checkpoint for its joints."""
+    images = [path.name for path in sorted((figures / "val" / "images").iterdir())[:5]]
+    rng = np.random.default_rng(0)
+    joints = rng.integers(20, 90, (5, 16, 2)).astype(float)
+    seen = rng.random((5, 16)) > 0.2
+    entries = [
+        {
+            "image": name,
+            "center": [60.0, 60.0],
+            "scale": 0.5,
+            "joints": places.tolist(),
+            "joints_vis": labelled.astype(int).tolist(),
+        }
+        for name, places, labelled in zip(images, joints, seen, strict=True)
+    ]
+    (tmp_path / "valid.json").write_text(json.dumps(entries))
+    heads = np.tile([[10.0, 10.0], [40.0, 50.0]], (5, 1, 1))
+    columns = {"pos_gt_src": joints.transpose(1, 2, 0), "headboxes_src": heads.transpose(1, 2, 0)}
+    savemat(tmp_path / "gt_valid.mat", {**columns, "jnt_missing": (~seen).T.astype(np.uint8)})
+    (tmp_path / "images").symlink_to(figures / "val" / "images")
+    torch.manual_seed(0)
+    recipe = make_recipe(skeleton="mpii16")
+    state = build_network(recipe.network, MPII16).state_dict()
+    save_checkpoint(tmp_path / "mpii.pt", {"recipe": recipe.model_dump(mode="json"), "ema": state, "step": 1})
+    return tmp_path
+
+
+def test_pckh_is_of_mpiis_own_file(lfpose, mpii: Path) -> None:
+    sets = ("valid.json", "images", "--data", str(mpii), "--mpii-truth", "gt_valid.mat")
+    out = mpii / "result.json"
+    done = lfpose("eval", *sets, "--model", str(mpii / "mpii.pt"), "--json", str(out))
+    assert done.code == 0, done.err
+    tree = json.loads(out.read_text())
+    network, recipe = trained_network(mpii / "mpii.pt")
+    persons = read_coco_keypoints(mpii / "valid.json", mpii / "images", MPII16)
+    keypoints, _, _ = predict_persons(network, persons, recipe.input_size, recipe.data.padding)
+    for part in (0.5, 0.1):
+        expected = pckh(keypoints, read_mpii_truth(mpii / "gt_valid.mat"), part).mean
+        assert tree[f"pckh@{part}"]["mean"] == expected
+        assert f"pckh@{part} {expected:.3f}" in done.out
+    assert tree["pckh@0.5"]["mean"] > tree["pckh@0.1"]["mean"]
+
+
+def test_pckh_of_other_persons_or_joints_is_refused(lfpose, mpii: Path, checkpoint: Path) -> None:
+    sets = ("valid.json", "images", "--data", str(mpii), "--mpii-truth", "gt_valid.mat")
+    done = lfpose("eval", *sets, "--model", str(checkpoint))
+    assert (done.code, "PCKh is of MPII's 16 joints, and the model has those of lsp14" in done.err) == (
+        1,
+        True,
+    )
+    entries = json.loads((mpii / "valid.json").read_text())
+    for other, words in (
+        (entries[:4], "ground truth is of 5 persons, and the annotations of 4"),
+        ([*entries[:3], entries[4], entries[3]], "in another order: person 4 has a joint"),
+    ):
+        (mpii / "valid.json").write_text(json.dumps(other))
+        done = lfpose("eval", *sets, "--model", str(mpii / "mpii.pt"))
+        assert (done.code, words in done.err) == (1, True), done.err
