@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -96,11 +97,12 @@ def read_coco_keypoints(
             folder.
     """
     try:
-        tree = json.loads(annotations.read_text(encoding="utf-8"))
+        tree = json.loads(annotations.read_text(encoding="utf-8-sig"))
         if isinstance(tree, list):
             tree = mpii_as_coco(tree)
         columns, others = _person_columns(tree)
         files = {number: images / name for number, name in _image_files(tree).items()}
+        sizes = _image_sizes(tree)
         present = [
             a
             for a in tree["annotations"]
@@ -117,7 +119,7 @@ def read_coco_keypoints(
 
     shared = _shared_joints(annotations, columns, skeleton, names or {})
     for row, person in enumerate(present):
-        problem = _problem(person, files, len(columns))
+        problem = _problem(person, files, len(columns)) or _outside(person, sizes)
         if problem is not None:
             message = f"{annotations}: annotation {person.get('id', f'number {row}')}: {problem}"
             raise SourceError(message)
@@ -182,8 +184,8 @@ def coco_persons(annotations: Path) -> tuple[dict[str, Any], list[dict[str, Any]
         SourceError: it is not COCO, has no person, or a person's box or image cannot be used.
     """
     try:
-        tree = json.loads(annotations.read_text(encoding="utf-8"))
-        files = _image_files(tree)
+        tree = json.loads(annotations.read_text(encoding="utf-8-sig"))
+        files, sizes = _image_files(tree), _image_sizes(tree)
         others = {c["id"] for c in tree.get("categories", ()) if c.get("name", "person") != "person"}
         persons = [a for a in tree["annotations"] if not _is_crowd(a) and a.get("category_id") not in others]
     except FileNotFoundError as error:
@@ -205,6 +207,7 @@ def coco_persons(annotations: Path) -> tuple[dict[str, Any], list[dict[str, Any]
             or _image_problem(person, files)
             or _place_problem(files[person["image_id"]])
             or box_problem(person.get("bbox"))
+            or _outside(person, sizes)
         )
         if problem is not None:
             message = f"{annotations}: annotation {person.get('id')}: {problem}"
@@ -262,6 +265,22 @@ def _image_files(tree: dict[str, Any]) -> dict[Any, Path]:
         message = "two images share an id"
         raise ValueError(message)
     return files
+
+
+def _image_sizes(tree: dict[str, Any]) -> dict[Any, tuple[float, float]]:
+    """Width and height of every image id of a COCO tree that says them."""
+    sizes = {image["id"]: [image.get("width"), image.get("height")] for image in tree["images"]}
+    return {number: (size[0], size[1]) for number, size in sizes.items() if _numbers(size, 2)}
+
+
+def _outside(person: dict[str, Any], sizes: dict[Any, tuple[float, float]]) -> str | None:
+    """Why a person cannot be seen in the image, or None."""
+    x, y, wide, tall = person["bbox"]
+    width, height = sizes.get(person["image_id"], (math.inf, math.inf))
+    if x < width and y < height and x + wide > 0 and y + tall > 0:
+        return None
+    how_large = f", which is {width} wide and {height} tall" if math.isfinite(width) else ""
+    return f"bbox {person['bbox']} is outside its image{how_large}"
 
 
 def _id_problem(person: dict[str, Any]) -> str | None:

@@ -168,3 +168,31 @@ def test_persons_can_be_chosen(tmp_path: Path) -> None:
 def test_a_damaged_image_of_a_person_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"a\.png is damaged, or not an image"):
         _read(tmp_path, _tree()).image(0)
+
+
+@pytest.mark.parametrize("read", [read_coco_keypoints, read_coco_boxes])
+@pytest.mark.parametrize("bbox", [[60, 5, 9, 9], [5, 40, 9, 9], [-9, 5, 9, 9], [5, -9, 9, 9.0]], ids=str)
+def test_a_box_outside_its_image_is_named(read: Any, bbox: list[float], tmp_path: Path) -> None:
+    """To the right of it and below only where the file says how large it is; reaching beyond is no fault."""
+    tree = _tree(bbox=bbox)
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    if min(bbox) < 0:
+        with pytest.raises(SourceError, match=r"annotation 7: bbox .* is outside its image$"):
+            read(tmp_path / "a.json", tmp_path, LSP14)
+    else:
+        assert len(read(tmp_path / "a.json", tmp_path, LSP14)) == 1
+    tree["images"][0] |= {"width": 60, "height": 40}
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    with pytest.raises(SourceError, match="is outside its image, which is 60 wide and 40 tall"):
+        read(tmp_path / "a.json", tmp_path, LSP14)
+    tree["annotations"][0]["bbox"] = [-8, 39, 9, 9]
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    assert len(read(tmp_path / "a.json", tmp_path, LSP14)) == 1
+
+
+@pytest.mark.parametrize("read", [read_coco_keypoints, read_coco_boxes])
+def test_a_byte_order_mark_is_no_matter(read: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "a.json").write_text(json.dumps(_tree()), encoding="utf-8-sig")
+    assert len(read(tmp_path / "a.json", tmp_path, LSP14)) == 1
