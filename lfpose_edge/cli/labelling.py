@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import typer
 from rich.progress import track
 
+from lfpose_edge.cli.errors import list_left_out
 from lfpose_edge.cli.tagging import skeleton_named
 from lfpose_edge.console import plain_console
+from lfpose_edge.errors import SourceError
 from lfpose_edge.persons import read_coco_keypoints
 
 
@@ -22,11 +25,13 @@ def run_label(
     upright: bool,
     grows: Sequence[float] | None,
     mirrored: bool,
+    keep_going: bool,
 ) -> None:
     """Label persons by a teacher and say how many joints it was sure of."""
     from lfpose_edge.train.data.pseudo_labels import Views, label_persons, open_teacher
 
     console = plain_console(stderr=True)
+    unusable: list[SourceError] = []
     made = label_persons(
         annotations,
         images,
@@ -40,10 +45,14 @@ def run_label(
             mirrored=mirrored,
         ),
         show=lambda persons: track(persons, "persons", console=console, disable=not console.is_terminal),
+        on_unusable=unusable.append if keep_going else None,
     )
     console.print(
         f"wrote {out}: {made.persons} of {made.asked} persons, {made.joints / made.persons:.1f} joints each"
     )
+    list_left_out(unusable)
+    if unusable:
+        raise typer.Exit(1)
 
 
 def run_crowd(annotations: Path, images: Path, out: Path, skeleton: str, seed: int) -> None:

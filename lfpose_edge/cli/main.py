@@ -290,6 +290,7 @@ def label(
         ),
     ] = None,
     mirror: Annotated[bool, typer.Option(help="Show it the mirrored picture too, for as many votes.")] = True,
+    keep_going: KeepGoing = False,
 ) -> None:
     """Label unlabelled persons by another model, to train on (unlabelled: unknown in the recipe)."""
     from lfpose_edge.cli.labelling import run_label
@@ -303,6 +304,7 @@ def label(
         upright=upright,
         grows=grow,
         mirrored=mirror,
+        keep_going=keep_going,
     )
 
 

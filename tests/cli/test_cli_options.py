@@ -137,6 +137,15 @@ def test_data_label_writes_what_a_model_sees(lfpose, tmp_path: Path) -> None:
     (labelled,) = json.loads((tmp_path / "labels/out.json").read_text())["annotations"]
     places = np.array(labelled["keypoints"]).reshape(3, 3)
     np.testing.assert_allclose(places, [[30, 20, 2]] * 3, atol=2)
+    tree["images"].append({"id": 2, "file_name": "b.png"})
+    tree["annotations"].append({**person, "id": 2, "image_id": 2})
+    (tmp_path / "boxes.json").write_text(json.dumps(tree))
+    asked = ("data", "label", "boxes.json", ".", "--teacher", bundle, "--out", "some.json")
+    done = lfpose(*asked)
+    assert (done.code, (tmp_path / "some.json").exists()) == (1, False)
+    done = lfpose(*asked, "--keep-going")
+    assert (done.code, "left out: " in done.err, "b.png" in done.err) == (1, True, True)
+    assert "wrote some.json: 1 of 2 persons" in done.err
     done = lfpose("data", "label", "boxes.json", ".", "--teacher", "spto", "--out", "no.json")
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert not (tmp_path / "no.json").exists()

@@ -208,6 +208,7 @@ def label_persons(
     least_score: float = 0.3,
     views: Views = Views(),  # noqa: B008  (frozen)
     show: Callable[[list[Any]], Iterable[Any]] = iter,
+    on_unusable: Callable[[SourceError], None] | None = None,
 ) -> Labelled:
     """Write a COCO-keypoints JSON of what a teacher sees in the boxes of another COCO JSON's persons.
 
@@ -223,6 +224,8 @@ def label_persons(
         least_score: from which score on a joint is believed.
         views: what the teacher is shown of each person.
         show: wraps the loop over persons, to show progress.
+        on_unusable: called with the error of each person whose image cannot be read, or does not show the
+            box, and who is left out; where it is None, the first of these errors is raised.
 
     Raises:
         SourceError: the file is not COCO, an image cannot be read, or no joint was found at all.
@@ -236,15 +239,14 @@ def label_persons(
     files = {image["id"]: images / image["file_name"] for image in tree["images"]}
 
     labelled: list[dict[str, Any]] = []
-    for number, person in enumerate(show(persons), 1):
-        path = files[person["image_id"]]
-        image = load_stored(path)
-        x, y, width, height = person["bbox"]
-        box = np.array([x, y, x + width, y + height], np.float64)
-        rows, columns = image.shape[:2]
-        if min(box[2], columns) <= max(box[0], 0) or min(box[3], rows) <= max(box[1], 0):
-            message = f"{annotations}: annotation {person.get('id', number)} has a box outside of {path}"
-            raise SourceError(message)
+    for person in show(persons):
+        try:
+            image, box = _shown(person, files[person["image_id"]], annotations)
+        except SourceError as error:
+            if on_unusable is None:
+                raise
+            on_unusable(error)
+            continue
         joints = look(teacher, image, box, views)  # type: ignore[arg-type]
         believed = joints[:, 2] >= least_score
         if believed.any():
@@ -254,9 +256,7 @@ def label_persons(
                 "keypoints": table.round(2).ravel().tolist(),
                 "num_keypoints": int(believed.sum()),
             }
-            labelled.append(
-                {"id": person.get("id", number), "category_id": 1, "iscrowd": 0, **kept, **joints_found}
-            )
+            labelled.append({"id": person["id"], "category_id": 1, "iscrowd": 0, **kept, **joints_found})
     if not labelled:
         message = (
             f"{teacher_name} found no joint with a score of {least_score:g} in the boxes of {annotations}"
@@ -267,3 +267,15 @@ def label_persons(
     result = {"info": record, "images": tree["images"], "annotations": labelled, "categories": [category]}
     write_text_whole(out, json.dumps(result) + "\n")
     return Labelled(len(labelled), sum(p["num_keypoints"] for p in labelled), len(persons))
+
+
+def _shown(person: dict[str, Any], path: Path, annotations: Path) -> tuple[Image, Box]:
+    """A person's image, and the box x1, y1, x2, y2."""
+    image = load_stored(path)
+    x, y, width, height = person["bbox"]
+    box = np.array([x, y, x + width, y + height], np.float64)
+    rows, columns = image.shape[:2]
+    if min(box[2], columns) <= max(box[0], 0) or min(box[3], rows) <= max(box[1], 0):
+        message = f"{annotations}: annotation {person['id']} has a box outside of {path}"
+        raise SourceError(message)
+    return image, box
