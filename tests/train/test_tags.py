@@ -254,6 +254,10 @@ SHEETS = {
     ),
     "no number": (HEAD + ",left_eye\n1,a.jpg,0,0,9,9,0,0,9,x,yes\n", "region 1: .*a place is a number"),
     "no area": (HEAD + ",left_eye\n1,a.jpg,0,0,9,9,5,0,5,9,yes\n", "region 1 or its box has no area"),
+    "two boxes": (
+        HEAD + ",left_eye\n4,a.jpg,0,0,9,9,0,0,9,9,yes\n4,a.jpg,0,0,9,8,0,0,4,4,no\n",
+        "person 4 of a.jpg has several boxes",
+    ),
     "nan": (HEAD + ",left_eye\n1,a.jpg,0,0,9,9,5,0,nan,9,yes\n", "region 1 or its box has no area"),
     "short row": (HEAD + ",left_eye\n1,a.jpg,0,0\n", "region 1: "),
     "no column": ("person,image,left_eye\n1,a.jpg,yes\n", "has a column 'box_x1'"),

@@ -313,7 +313,7 @@ def read_tags(path: Path, skeleton: Skeleton) -> Tags:
 
     Raises:
         SourceError: it is no sheet, has a joint that the skeleton lacks, an answer other than yes, no or
-            nothing, or a region without area; the message names the row.
+            nothing, a region without area, or a person with two boxes; the message names the row.
     """
     rows = sheet_cells(path)
     joints = [name for name in rows[0] if name not in PLACE]
@@ -348,7 +348,12 @@ def read_tags(path: Path, skeleton: Skeleton) -> Tags:
         message = f"{path}: region {int(bad.argmax()) + 1} or its box has no area"
         raise SourceError(message)
     images = [str(row["image"]) for row in rows]
-    return Tags(persons, images, places[:, :4], places[:, 4:], answers, skeleton)
+    tags = Tags(persons, images, places[:, :4], places[:, 4:], answers, skeleton)
+    for one in tags.rows_by_person():
+        if np.ptp(tags.boxes[one], axis=0).max() > _ROUNDING:
+            message = f"{path}: person {persons[one[0]]} of {images[one[0]]} has several boxes"
+            raise SourceError(message)
+    return tags
 
 
 def _csv_rows(text: str) -> list[dict[str, str]]:
