@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from pathlib import Path
 
 import cv2
@@ -171,6 +172,32 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         load_imagenet_weights(
             BACKBONES["efficientnet_lite0"]("efficientnet_lite0"), "efficientnet_lite0", tmp_path / "r18.pth"
         )
+
+
+def _torch_file(value: object) -> bytes:
+    torch.save(value, file := io.BytesIO())
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no weights, but a text", "is damaged or no file of weights"),
+        (_torch_file(torch.zeros(3))[:200], "is damaged or no file of weights"),
+        (_torch_file(torch.zeros(3)), "it is no table of tensors by name"),
+        (_torch_file({"epoch": 3}), "it is no table of tensors by name"),
+        (_torch_file({"state_dict": {"conv1.weight": torch.zeros(3)}}), "it is no table of tensors by name"),
+    ],
+    ids=["text", "cut", "a tensor", "numbers", "nested"],
+)
+def test_a_file_that_is_no_weights_is_named_in_a_line(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(RecipeError, match=words) as raised:
+        load_imagenet_weights(BACKBONES["resnet18"]("resnet18"), "resnet18", tmp_path / "w.pth")
+    assert "w.pth" in str(raised.value)
+    assert "resnet18" in str(raised.value)
+    assert len(str(raised.value)) < 200 + len(str(tmp_path))
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.skipif(
