@@ -81,11 +81,16 @@ def trained_network(checkpoint: Path, device: torch.device | str = "cpu") -> tup
 
 def load_checkpoint_weights(network: CamNetwork, checkpoint: Path) -> None:
     """Fill a network with a checkpoint's averaged weights; BundleError when they are another network's."""
-    try:
-        network.load_state_dict(load_checkpoint(checkpoint)["ema"])
-    except RuntimeError as error:
-        message = f"{checkpoint} does not hold the network that the recipe describes: {error}"
-        raise BundleError(message) from error
+    own, theirs = network.state_dict(), load_checkpoint(checkpoint)["ema"]
+    shared = own.keys() & theirs.keys()
+    wrong = own.keys() ^ theirs.keys() | {name for name in shared if own[name].shape != theirs[name].shape}
+    if wrong:
+        message = (
+            f"{checkpoint} does not hold the network that the recipe describes: {len(wrong)} of "
+            f"{len(own.keys() | theirs.keys())} tensors differ, such as {min(wrong)}"
+        )
+        raise BundleError(message)
+    network.load_state_dict(theirs)
 
 
 @torch.no_grad()

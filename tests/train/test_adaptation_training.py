@@ -102,8 +102,10 @@ def test_an_adaptation_needs_two_domains(make_recipe: MakeRecipe) -> None:
         make_recipe(adapt=WHOLE)
     with pytest.raises(RecipeError, match="unknown entry 'adapt.topolgy'; did you mean 'topology'"):
         make_recipe(data=_data(), adapt={"topolgy": 1})
-    with pytest.raises(RecipeError, match="adapt.structure needs some located persons of the target"):
-        make_recipe(data=_data(), adapt={"structure": 1})
+    for located in (0.0, 1.0):
+        target = {**_data()["target"], "locations": located}
+        with pytest.raises(RecipeError, match="adapt.structure draws the target's persons to some of them"):
+            make_recipe(data=_data(target=target), adapt={"structure": 1})
 
 
 def test_no_location_of_the_target_is_read(figures: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -60,8 +60,12 @@ class Recipe(Section):
         if self.adapt is not None and not (self.data.source and self.data.target):
             message = "adapt needs two domains: located persons (data.train), and the target's (data.target)"
             raise ValueError(message)
-        if self.adapt is not None and self.adapt.structure and not any(t.locations for t in self.data.target):
-            message = "adapt.structure needs some located persons of the target: data.target's locations"
+        parts = {target.locations for target in self.data.target}
+        if self.adapt is not None and self.adapt.structure and (parts == {0.0} or parts == {1.0}):
+            message = (
+                "adapt.structure draws the target's persons to some of them who are located: give "
+                "data.target's locations, as a part of them"
+            )
             raise ValueError(message)
         if self.loss.teacher_turns and any(len(set(stage.size)) > 1 for stage in self.stages):
             message = "loss.teacher_turns turns crops by quarters: give square stages"
