@@ -57,10 +57,13 @@ def run_label(
 
 def run_crowd(annotations: Path, images: Path, out: Path, skeleton: str, seed: int) -> None:
     """Write crowds and say how many persons found a place in one."""
-    from lfpose_edge.train.data.crowding import write_crowds
+    from lfpose_edge.train.data.crowding import alone, write_crowds
 
     console = plain_console(stderr=True)
-    persons = read_coco_keypoints(annotations, images, skeleton_named(skeleton))
+    located = read_coco_keypoints(annotations, images, skeleton_named(skeleton))
+    persons = alone(located)
+    if others := len(located) - len(persons):
+        console.print(f"left out: {others} persons who share their images, as nobody knows who hides whom")
     made = write_crowds(
         persons,
         out,

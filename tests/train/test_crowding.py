@@ -140,7 +140,14 @@ def test_one_person_alone_is_no_crowd(persons: PersonTable, tmp_path: Path) -> N
 
 
 def test_the_command(figures: Path, tmp_path: Path) -> None:
-    source = figures / "train"
+    """Two of the persons are put into one image: they are no part of it."""
+    tree = json.loads((figures / "train" / "annotations.json").read_text())
+    count = len(tree["annotations"])
+    tree["annotations"][1]["image_id"] = tree["annotations"][0]["image_id"]
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "images").symlink_to(figures / "train" / "images")
+    (source / "annotations.json").write_text(json.dumps(tree))
     command = [sys.executable, "-c", "from lfpose_edge.cli.main import main; main()", "data", "crowd"]
     done = subprocess.run(
         [*command, source / "annotations.json", source / "images", "--out", tmp_path / "crowds"],
@@ -149,5 +156,8 @@ def test_the_command(figures: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "left out: 2 persons who share their images" in done.stderr
     assert "easy " in done.stderr
+    crowds = [json.loads((tmp_path / "crowds" / f"{level}.json").read_text()) for level in LEVELS]
+    assert 0 < max(len(crowd["annotations"]) for crowd in crowds) <= count - 2
     assert (tmp_path / "crowds" / "hard.json").is_file()

@@ -49,6 +49,12 @@ class Crowded:
     crowd_index: float
 
 
+def alone(persons: PersonTable) -> PersonTable:
+    """Those in whose image there is nobody else of the table."""
+    _, image, count = np.unique(persons.image_ids, return_inverse=True, return_counts=True)
+    return persons.chosen(np.flatnonzero(count[image] == 1).tolist())
+
+
 def silhouette(persons: PersonTable, row: int, size: tuple[int, int]) -> NDArray[np.float32]:
     """How much of each pixel (H, W) belongs to a person, 0 to 1: limbs, trunk and head around the joints."""
     skeleton, joints, labelled = persons.skeleton, persons.joints[row], persons.labelled[row]
