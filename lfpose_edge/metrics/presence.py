@@ -14,12 +14,13 @@ def roc_auc(scores: ArrayLike, positive: ArrayLike) -> float:
         positive: (N,) bool.
 
     Returns:
-        In [0, 1], 0.5 for scores that tell nothing; NaN without a positive or without a negative.
+        In [0, 1], 0.5 for scores that tell nothing; NaN without a positive or without a negative, or where a
+        score is NaN.
     """
     values: NDArray[np.float64] = np.asarray(scores, np.float64)
     is_positive: NDArray[np.bool_] = np.asarray(positive, bool)
     negatives = np.sort(values[~is_positive])
-    if len(negatives) == 0 or not is_positive.any():
+    if len(negatives) == 0 or not is_positive.any() or np.isnan(values).any():
         return float("nan")
     below, up_to = (np.searchsorted(negatives, values[is_positive], side) for side in ("left", "right"))
     return float((below + up_to).mean() / 2 / len(negatives))

@@ -88,6 +88,8 @@ def test_thresholds_are_parts_of_the_box_and_of_the_torso() -> None:
         ([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], 0.75),
         ([0.1, 0.4], [1, 1], np.nan),
         ([], [], np.nan),
+        ([0.1, np.nan], [0, 1], np.nan),
+        ([np.nan, 0.4], [0, 1], np.nan),
     ],
 )
 def test_auc_is_the_chance_to_rank_a_pair_rightly(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from lfpose_edge.cli import main as cli
 from lfpose_edge.errors import BackendUnavailable, BundleError, LFPoseError, SourceError
 from lfpose_edge.train import loop
 from lfpose_edge.train.checkpoint import checkpoint_alone, load_checkpoint, save_checkpoint
@@ -214,6 +216,22 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert 0 < load_checkpoint(broken / "last.pt")["step"]
     assert _train(recipe, figures, broken).finished
     _assert_same_weights(tmp_path / "whole" / "last.pt", broken / "last.pt")
+
+
+def test_the_command_ends_as_the_signal_ends_programs(
+    command: Callable[..., Any],
+    figures: Path,
+    make_recipe: MakeRecipe,
+    tmp_path: Path,
+    stop_after: Callable[[int], None],
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(make_recipe().model_dump_json())
+    stop_after(2)
+    where = ("--data", figures, "--device", "cpu", "--out", "run")
+    done = command(cli.main, "lfpose", "train", "recipe.yaml", *where)
+    assert done.code == 128 + signal.SIGTERM
+    assert "run the same command to go on" in done.err
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["step"] == 2
 
 
 def test_another_recipe_does_not_take_over_a_checkpoint(
