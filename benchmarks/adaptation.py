@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from recording import commit, print_table, write
-from trainings import COUNTS, compare, device_name, evaluate, mean_auc, recorded, train
+from trainings import COUNTS, compare, device_name, evaluate, folder_of, mean_auc, recorded, train
 
 from lfpose_edge.cli.training import require_device
 from lfpose_edge.persons import PersonTable, data_root, joined, read_coco_boxes, read_coco_keypoints
@@ -206,7 +206,9 @@ def measure(name: str, pair: Pair, seed: int, options: argparse.Namespace, runs:
     root = data_root(None)
     source = runs / "source" / "last.pt"
     out = runs / "-".join(name.replace(",", "").replace("'", "").replace("%", "percent").split())
-    changes = [f"seed={seed}", *changes_of(name, pair, source, options), *options.recipe]
+    changes = [f"seed={seed}", *changes_of(name, pair, source, options)]
+    if options.workers is not None:
+        changes.append(f"data.workers={options.workers}")
     trained = train(RECIPE, changes, out, root, options.device)
     found = {
         place: evaluate(out / "last.pt", domain.annotations, domain.images, root, options.device)
@@ -294,7 +296,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12, help="of the source")
     parser.add_argument("--adapt-epochs", type=int, default=6)
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    parser.add_argument("--recipe", nargs="*", default=[], help="further changes of it: data.workers=2")
+    parser.add_argument("--workers", type=int, help="processes that load, beside the one that trains")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/adaptation"), help="folder of the checkpoints"
     )
@@ -322,8 +324,7 @@ def main() -> None:
     for seed in options.seeds:
         for pair_name in options.pairs:
             pair = make_pair(pair_name, data_root(None))
-            settings = "-".join(map(str, (pair_name, *same.values(), seed)))
-            runs = options.runs / settings
+            runs = folder_of(options.runs, options.device, pair_name, *same.values(), seed)
             for name in ROWS:  # the source first
                 key = {"pair": pair_name, "row": name, "seed": seed, **same, "device": device}
                 if name not in ("source", *options.rows):

@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from recording import interleave, print_table, write
-from trainings import COUNTS, LFPOSE, compare, device_name, evaluate, record_rows, recorded, run, train
+from trainings import COUNTS, LFPOSE, compare, evaluate, folder_of, record_rows, recorded, run, train
 
 from lfpose_edge.persons import data_root
 
@@ -81,9 +80,10 @@ def schedule(size: int, epochs: int) -> list[str]:
 
 def measure(name: str, seed: int, options: argparse.Namespace, root: Path) -> dict[str, Any]:
     """Train a row and evaluate it everywhere."""
-    words = [*name.replace(",", "").split(), *map(str, (options.size, options.epochs, seed))]
-    out = options.runs / "-".join(words)
-    changes = [f"seed={seed}", *schedule(options.size, options.epochs), *ROWS[name], *options.recipe]
+    out = folder_of(options.runs, options.device, name, options.size, options.epochs, seed)
+    changes = [f"seed={seed}", *schedule(options.size, options.epochs), *ROWS[name]]
+    if options.workers is not None:
+        changes.append(f"data.workers={options.workers}")
     trained = train(RECIPE, changes, out, root, options.device)
     checkpoint = out / "last.pt"
     found = {place: evaluate(checkpoint, *where, root, options.device) for place, where in PLACES.items()}
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side of the crops")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    parser.add_argument("--recipe", nargs="*", default=[], help="further changes of it: data.workers=2")
+    parser.add_argument("--workers", type=int, help="processes that load, beside the one that trains")
     parser.add_argument("--runs", type=Path, default=Path("runs/efasnet"), help="folder of the checkpoints")
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
     parser.add_argument("--json", type=Path, default=RESULTS / "efasnet.json")
@@ -162,10 +162,9 @@ def main() -> None:
     same = {"size": options.size, "epochs": options.epochs}
     if options.compare:
         known = [row for row in recorded(options.json) if same.items() <= row.items()]
-        for device, place in product(dict.fromkeys(row["device"] for row in known), PLACES):
-            print(f"== {place}, trained on {device}")
-            own = [{**row, **row[place]} for row in known if row["device"] == device]
-            print_table(compare(own, AGAINST))
+        for place in PLACES:
+            print(f"== {place}")
+            print_table(compare([{**row, **row[place]} for row in known], AGAINST))
         return
 
     root = data_root(None)
@@ -175,7 +174,8 @@ def main() -> None:
         options.json,
         options.rows,
         options.seeds,
-        {**same, "device": device_name(options.device)},
+        same,
+        options.device,
         lambda name, seed: measure(name, seed, options, root),
     )
     print_table(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from recording import print_table
-from trainings import COUNTS, LFPOSE, compare, evaluate, record_rows, recorded, run, train
+from trainings import COUNTS, LFPOSE, compare, evaluate, folder_of, record_rows, recorded, run, train
 
 from lfpose_edge.persons import data_root
 
@@ -80,8 +80,7 @@ def recipe_changes(row: Row, seed: int, size: int, start: Path) -> list[str]:
 
 def measure(name: str, seed: int, options: argparse.Namespace, root: Path) -> dict[str, Any]:
     """Train a row and evaluate it on both kinds of people."""
-    words = [*name.replace(",", "").replace("'", "").split(), str(options.size), str(seed)]
-    out = options.runs / "-".join(words)
+    out = folder_of(options.runs, options.device, name, options.size, seed)
     trained = train(
         RECIPE, recipe_changes(ROWS[name], seed, options.size, options.start), out, root, options.device
     )
@@ -134,6 +133,7 @@ def main() -> None:
         options.rows,
         options.seeds,
         {"size": options.size},
+        options.device,
         lambda name, seed: measure(name, seed, options, root),
     )
     print_table(

@@ -37,7 +37,7 @@ FRAME = (1080, 1920)
 Call = Callable[[], object]
 
 
-IDLE_CYCLES = 2_000_000  # about a millisecond: longer than it takes to queue the torch way
+IDLE_CYCLES = 16_000_000  # about eight milliseconds: longer than it takes to queue the torch way
 
 
 class Clock:

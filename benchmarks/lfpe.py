@@ -19,7 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from recording import print_table
-from trainings import COUNTS, LFPOSE, compare, evaluate, mean_auc, record_rows, recorded, run, train
+from trainings import (
+    COUNTS,
+    LFPOSE,
+    compare,
+    evaluate,
+    folder_of,
+    mean_auc,
+    record_rows,
+    recorded,
+    run,
+    train,
+)
 
 from lfpose_edge.persons import data_root
 
@@ -178,10 +189,10 @@ def main() -> None:
 
     def measured(name: str, seed: int) -> dict[str, Any]:
         make_sheet(ROWS[name], root)
-        words = [*name.replace(",", "").split(), *map(str, (options.size, options.epochs, seed))]
-        return measure(ROWS[name], seed, options, options.runs / "-".join(words), root)
+        out = folder_of(options.runs, options.device, name, options.size, options.epochs, seed)
+        return measure(ROWS[name], seed, options, out, root)
 
-    record_rows(options.json, options.rows, options.seeds, same, measured)
+    record_rows(options.json, options.rows, options.seeds, same, options.device, measured)
     hidden = (*COUNTS, "per_joint", "lines", "lines_either_side", "training", "commit")
     print_table([{k: v for k, v in row.items() if k not in hidden} for row in recorded(options.json)])
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,12 @@ def train(recipe: str, changes: Sequence[str], out: Path, root: Path, device: st
     }
 
 
+def folder_of(runs: Path, device: str, *words: object) -> Path:
+    """Where a training's checkpoint goes; one of another device does not go on from it."""
+    plain = (str(word).replace(",", "").replace("'", "").replace("%", "percent") for word in words)
+    return runs / device_name(device).replace(" ", "-") / "-".join(" ".join(plain).split())
+
+
 def device_name(device: str) -> str:
     """What trains where ``device`` is cpu, cuda or auto: a GPU's name, or the processor."""
     import torch
@@ -85,6 +92,7 @@ def record_rows(
     names: Iterable[str],
     seeds: Iterable[int],
     same: Mapping[str, Any],
+    device: str,
     measure: Callable[[str, int], dict[str, Any]],
 ) -> None:
     """Measure what a result file has not yet, row by row, and write each as it comes.
@@ -92,12 +100,13 @@ def record_rows(
     Args:
         path: of the file.
         names, seeds: of the rows.
-        same: what else a row is known by.
+        same: what else a row is known by, beside what trains it.
+        device: cpu, cuda or auto.
         measure: trains and measures the row of a name and a seed.
     """
     for seed in seeds:
         for name in names:
-            key = {"row": name, "seed": seed, **same}
+            key = {"row": name, "seed": seed, **same, "device": device_name(device)}
             if any(key.items() <= row.items() for row in recorded(path)):
                 continue
             print(f"== {name}, seed {seed}", flush=True)
@@ -117,19 +126,20 @@ def digits(joints: Iterable[int]) -> str:
 
 
 def compare(rows: Iterable[dict[str, Any]], against: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """Every row alone, and less each of those that it is compared with, in points.
+    """Every row alone, and less each of those that it is compared with, in points, device by device.
 
     Args:
-        rows: with ``row``, ``seed`` and what :func:`evaluate` counted.
+        rows: with ``row``, ``seed``, ``device`` and what :func:`evaluate` counted.
         against: names of rows, in order, and those that each is compared with.
     """
-    persons = {
-        (row["row"], row["seed"]): np.array([[int(digit, 16) for digit in row[k]] for k in COUNTS]).T
-        for row in rows
-    }
-    table = []
-    for name, others in against.items():
-        for other in (None, *others):
+    rows, table = list(rows), []
+    for device, name in product(dict.fromkeys(row["device"] for row in rows), against):
+        persons = {
+            (row["row"], row["seed"]): np.array([[int(digit, 16) for digit in row[k]] for k in COUNTS]).T
+            for row in rows
+            if row["device"] == device
+        }
+        for other in (None, *against[name]):
             seeds = sorted(s for n, s in persons if n == name and (other is None or (other, s) in persons))
             if not seeds:
                 continue
@@ -145,5 +155,6 @@ def compare(rows: Iterable[dict[str, Any]], against: Mapping[str, Sequence[str]]
             elif len(seeds) > 1:
                 each = (100 * pck_interval(persons[name, seed].tolist()).value for seed in seeds)
                 more = {"each seed": " ".join(f"{value:.1f}" for value in each)}
-            table.append({"row": name, "seeds": len(seeds), "less": other, **points, **more})
+            row = {"row": name, "seeds": len(seeds), "device": device, "less": other}
+            table.append({**row, **points, **more})
     return table

@@ -43,7 +43,7 @@ def make_subset(
         message = f"--out {out} is the file to choose from: give another path"
         raise CalibrationError(message)
     try:
-        tree: dict[str, Any] = json.loads(annotations.read_text(encoding="utf-8"))
+        tree: dict[str, Any] = json.loads(annotations.read_text(encoding="utf-8-sig"))
         usable = [
             person
             for person in tree["annotations"]

@@ -82,7 +82,9 @@ def invert_affine(affine: ArrayLike) -> Affines:
 
 
 def inside_image(affine: ArrayLike, size: tuple[int, int], image_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which pixels of a crop lie wholly in the image, (H, W).
+    """Which pixels of a crop are made of the image alone, (H, W).
+
+    Neither does the pixel reach beyond the image, nor does one of the image's own pixels at its centre.
 
     Args:
         affine: (2, 3), crop to image pixels.
@@ -91,7 +93,7 @@ def inside_image(affine: ArrayLike, size: tuple[int, int], image_size: tuple[int
     """
     matrix = np.asarray(affine, np.float64)
     rows, columns = (np.arange(extent) + 0.5 for extent in size)
-    half = np.abs(matrix[:, :2]).sum(axis=1) / 2
+    half = np.maximum(np.abs(matrix[:, :2]).sum(axis=1) / 2, 0.5)
     inside = np.ones(size, bool)
     for (across, down, shift), extent, reach in zip(matrix, image_size[::-1], half, strict=True):
         at = across * columns + (down * rows + shift)[:, None]

@@ -119,7 +119,9 @@ def read_coco_keypoints(
 
     shared = _shared_joints(annotations, columns, skeleton, names or {})
     for row, person in enumerate(present):
-        problem = _problem(person, files, len(columns)) or _outside(person, sizes)
+        problem = _problem(person, files, len(columns))
+        if problem is None and any(person["keypoints"][2::3]):
+            problem = _outside(person, sizes)
         if problem is not None:
             message = f"{annotations}: annotation {person.get('id', f'number {row}')}: {problem}"
             raise SourceError(message)
@@ -177,11 +179,12 @@ def _shared_joints(
     return shared
 
 
-def coco_persons(annotations: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def coco_persons(annotations: Path, *, anywhere: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The tree of a COCO JSON, and its persons, of whom only the boxes matter; crowds are left out.
 
     Raises:
-        SourceError: it is not COCO, has no person, or a person's box or image cannot be used.
+        SourceError: it is not COCO, has no person, or a person's box or image cannot be used; a box outside
+            its image can where ``anywhere`` says so.
     """
     try:
         tree = json.loads(annotations.read_text(encoding="utf-8-sig"))
@@ -207,7 +210,7 @@ def coco_persons(annotations: Path) -> tuple[dict[str, Any], list[dict[str, Any]
             or _image_problem(person, files)
             or _place_problem(files[person["image_id"]])
             or box_problem(person.get("bbox"))
-            or _outside(person, sizes)
+            or (None if anywhere else _outside(person, sizes))
         )
         if problem is not None:
             message = f"{annotations}: annotation {person.get('id')}: {problem}"
@@ -270,7 +273,7 @@ def _image_files(tree: dict[str, Any]) -> dict[Any, Path]:
 def _image_sizes(tree: dict[str, Any]) -> dict[Any, tuple[float, float]]:
     """Width and height of every image id of a COCO tree that says them."""
     sizes = {image["id"]: [image.get("width"), image.get("height")] for image in tree["images"]}
-    return {number: (size[0], size[1]) for number, size in sizes.items() if _numbers(size, 2)}
+    return {n: (size[0], size[1]) for n, size in sizes.items() if _numbers(size, 2) and min(size) > 0}
 
 
 def _outside(person: dict[str, Any], sizes: dict[Any, tuple[float, float]]) -> str | None:

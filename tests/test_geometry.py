@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lfpose_edge import ops
 from lfpose_edge.geometry import apply_affine, crop_affines, inside_image, invert_affine, letterbox_affine
 
 SIZES = st.tuples(st.integers(16, 512), st.integers(16, 512))  # crop height, width
@@ -122,6 +123,21 @@ def test_apply_affine_broadcasts() -> None:
     for affine, row in zip(affines, shared, strict=True):
         np.testing.assert_allclose(row, points @ affine[:, :2].T + affine[:, 2])
         np.testing.assert_allclose(apply_affine(affine, points), row)
+
+
+@pytest.mark.parametrize("angle", [0.0, 30.0, -100.0])
+@pytest.mark.parametrize("side", [12, 40, 200])
+def test_what_is_inside_the_image_has_nothing_of_the_border(side: int, angle: float) -> None:
+    """In crops that enlarge the image and in such that reduce it."""
+    image = np.full((side, side, 3), 100, np.uint8)
+    affine = crop_affines([[0, 0, side, side]], (64, 48), padding=1.5, rotation_deg=angle)[0]
+    crop = ops.preprocess(image, affine[None], (64, 48), dtype=np.uint8)[0]
+    inside = inside_image(affine, (64, 48), (side, side))
+    assert (crop[:, inside] == 100).all()
+    beside = (crop == 0).all(axis=0)
+    assert not (inside & beside).any()
+    rim = ~inside & ~beside
+    assert inside.sum() > 2 * rim.sum()
 
 
 @pytest.mark.parametrize("angle", [0.0, 30.0, -100.0])

@@ -186,6 +186,10 @@ def test_a_box_outside_its_image_is_named(read: Any, bbox: list[float], tmp_path
     (tmp_path / "a.json").write_text(json.dumps(tree))
     with pytest.raises(SourceError, match="is outside its image, which is 60 wide and 40 tall"):
         read(tmp_path / "a.json", tmp_path, LSP14)
+    tree["images"][0] |= {"width": 0, "height": 0}  # which says nothing
+    (tmp_path / "a.json").write_text(json.dumps(tree | {"annotations": _tree()["annotations"]}))
+    assert len(read(tmp_path / "a.json", tmp_path, LSP14)) == 1
+    tree["images"][0] |= {"width": 60, "height": 40}
     tree["annotations"][0]["bbox"] = [-8, 39, 9, 9]
     (tmp_path / "a.json").write_text(json.dumps(tree))
     assert len(read(tmp_path / "a.json", tmp_path, LSP14)) == 1
@@ -196,3 +200,11 @@ def test_a_byte_order_mark_is_no_matter(read: Any, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "a.json").write_text(json.dumps(_tree()), encoding="utf-8-sig")
     assert len(read(tmp_path / "a.json", tmp_path, LSP14)) == 1
+
+
+def test_nobody_asks_where_the_box_of_somebody_without_joints_is(tmp_path: Path) -> None:
+    tree = _tree()
+    tree["images"][0] |= {"width": 60, "height": 40}
+    stray = {**tree["annotations"][0], "id": 8, "bbox": [90, 2, 3, 3], "keypoints": [0] * 6}
+    tree["annotations"].append(stray)
+    assert len(_read(tmp_path, tree)) == 1

@@ -34,10 +34,13 @@ def unavailable(flavour: Flavour = "tensorrt") -> str | None:
     """Why TensorRT cannot be used here, or None."""
     try:
         gpu.require_device()
+        from lfpose_edge._cuda import device_count
+
         with gpu.device_errors():
-            return _unfit(flavour, Gpu.of(0)) or library_unavailable(flavour)
+            unfit = [_unfit(flavour, Gpu.of(device)) for device in range(device_count())]
     except BackendUnavailable as error:
         return str(error)
+    return (unfit[0] if all(unfit) else None) or library_unavailable(flavour)
 
 
 def _unfit(flavour: str, found: Gpu) -> str | None:

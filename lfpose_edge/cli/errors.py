@@ -37,9 +37,9 @@ def require_no_input(out: Path, *inputs: Path) -> None:
 
 
 def list_left_out(unreadable: Sequence[SourceError]) -> None:
-    """Say which images ``--keep-going`` left out."""
-    for error in unreadable:
-        typer.echo(f"left out: {error}", err=True)
+    """Say what ``--keep-going`` left out, each image once, whoever is on it."""
+    for said in dict.fromkeys(map(str, unreadable)):
+        typer.echo(f"left out: {said}", err=True)
 
 
 def run_command(app: typer.Typer) -> None:

@@ -25,7 +25,7 @@ from lfpose_edge.metrics.accuracy import Accuracy, as_coco, measure, predict_per
 from lfpose_edge.metrics.bootstrap import pck_difference, pck_interval
 from lfpose_edge.metrics.oks_ap import CROWD_LEVELS, crowd_ap
 from lfpose_edge.metrics.pck import PckResult
-from lfpose_edge.metrics.pckh import MpiiTruth, pckh, read_mpii_truth, require_truth_of
+from lfpose_edge.metrics.pckh import MpiiTruth, pckh, read_mpii_truth, truth_of
 from lfpose_edge.metrics.reference_lines import centre_of_box, mean_pose
 from lfpose_edge.metrics.report import Evaluation, require_drawing, write_evaluation
 from lfpose_edge.persons import PersonTable, data_root, read_coco_keypoints
@@ -161,16 +161,14 @@ def _truth_of(persons: PersonTable, file: Path) -> MpiiTruth:
     if persons.skeleton != MPII16:
         message = f"PCKh is of MPII's 16 joints, and the model has those of {persons.skeleton.name}"
         raise SourceError(message)
-    truth = read_mpii_truth(file)
-    require_truth_of(persons, truth)
-    return truth
+    return truth_of(persons, read_mpii_truth(file))
 
 
 def _print_levels(
     console: Console, annotations: Path, persons: PersonTable, keypoints: Any, scores: Any
 ) -> None:
     """CrowdPose's own measures, where the file has its crowd indices."""
-    tree = json.loads(annotations.read_text(encoding="utf-8"))
+    tree = json.loads(annotations.read_text(encoding="utf-8-sig"))
     if isinstance(tree, list) or not all("crowdIndex" in image for image in tree["images"]):
         return
     index = {image["id"]: image["crowdIndex"] for image in tree["images"]}
@@ -285,7 +283,8 @@ def _of_checkpoint(checkpoint: Path, device: str) -> _Predictor:
     from lfpose_edge.train.evaluate import predict_maps, predict_persons
     from lfpose_edge.train.start import trained_network
 
-    network, recipe = trained_network(checkpoint, training.require_device(device))
+    place = training.require_device(device)
+    network, recipe = trained_network(checkpoint, place)
     size, padding = recipe.input_size, recipe.data.padding
 
     def maps(persons: PersonTable, row: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -293,7 +292,11 @@ def _of_checkpoint(checkpoint: Path, device: str) -> _Predictor:
         return cams[0], affines[0]
 
     return _Predictor(
-        recipe.joints, "torch", lambda persons: predict_persons(network, persons, size, padding), maps, size
+        recipe.joints,
+        f"torch {place}",
+        lambda persons: predict_persons(network, persons, size, padding),
+        maps,
+        size,
     )
 
 

@@ -32,25 +32,27 @@ def run_label(
 
     console = plain_console(stderr=True)
     unusable: list[SourceError] = []
-    made = label_persons(
-        annotations,
-        images,
-        out,
-        open_teacher(teacher),
-        teacher_name=Path(teacher).name,
-        least_score=least_score,
-        views=Views(
-            quarter_turns=(0,) if upright else Views.quarter_turns,
-            grows=tuple(grows or Views.grows),
-            mirrored=mirrored,
-        ),
-        show=lambda persons: track(persons, "persons", console=console, disable=not console.is_terminal),
-        on_unusable=unusable.append if keep_going else None,
-    )
+    try:
+        made = label_persons(
+            annotations,
+            images,
+            out,
+            open_teacher(teacher),
+            teacher_name=Path(teacher).name,
+            least_score=least_score,
+            views=Views(
+                quarter_turns=(0,) if upright else Views.quarter_turns,
+                grows=tuple(grows or Views.grows),
+                mirrored=mirrored,
+            ),
+            show=lambda persons: track(persons, "persons", console=console, disable=not console.is_terminal),
+            on_unusable=unusable.append if keep_going else None,
+        )
+    finally:
+        list_left_out(unusable)
     console.print(
         f"wrote {out}: {made.persons} of {made.asked} persons, {made.joints / made.persons:.1f} joints each"
     )
-    list_left_out(unusable)
     if unusable:
         raise typer.Exit(1)
 
@@ -61,7 +63,7 @@ def run_crowd(annotations: Path, images: Path, out: Path, skeleton: str, seed: i
 
     console = plain_console(stderr=True)
     located = read_coco_keypoints(annotations, images, skeleton_named(skeleton))
-    persons = alone(located)
+    persons = alone(located, annotations)
     if others := len(located) - len(persons):
         console.print(f"left out: {others} persons who share their images, as nobody knows who hides whom")
     made = write_crowds(

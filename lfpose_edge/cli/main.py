@@ -42,7 +42,7 @@ Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores when not given.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the data sets; $LFPOSE_DATA when not given.")]
 KeepGoing = Annotated[
-    bool, typer.Option("--keep-going", help="Leave out images that cannot be read, and list them at the end.")
+    bool, typer.Option("--keep-going", help="Leave out what cannot be read or seen, and list it at the end.")
 ]
 
 

@@ -17,12 +17,11 @@ from lfpose_edge.skeleton import MPII16
 HEAD_OF_BOX = 0.6
 """The head's length over its box's diagonal."""
 
-COUNTED = tuple(joint for joint in MPII16.keypoints if joint not in ("pelvis", "thorax"))
-"""The mean is over these; every joint counts as often as it is labelled."""
-
-
 SAME = 2.0
 """Pixels between two files' places of a joint that are the same place."""
+
+COUNTED = tuple(joint for joint in MPII16.keypoints if joint not in ("pelvis", "thorax"))
+"""The mean is over these; every joint counts as often as it is labelled."""
 
 
 @dataclass(frozen=True)
@@ -70,22 +69,29 @@ def read_mpii_truth(file: Path) -> MpiiTruth:
     return MpiiTruth(joints, missing == 0, heads)
 
 
-def require_truth_of(persons: PersonTable, truth: MpiiTruth) -> None:
-    """SourceError when a ``.mat`` file's persons are not these, in this order."""
-    joints = persons.joints + 0.5
-    if joints.shape != truth.joints.shape:
+def truth_of(persons: PersonTable, truth: MpiiTruth) -> MpiiTruth:
+    """The rows of a ``.mat`` file for persons of MPII's annotation list, who are numbered from 1 on there.
+
+    Raises:
+        SourceError: the file is of others.
+    """
+    rows = persons.annotation_ids - 1
+    if rows.min(initial=0) < 0 or rows.max(initial=0) >= len(truth.joints):
         message = (
-            f"MPII's ground truth is of {len(truth.joints)} persons, and the annotations of {len(persons)}"
+            f"MPII's ground truth is of {len(truth.joints)} persons, and annotations go to {rows.max() + 1}"
         )
         raise SourceError(message)
-    off = np.linalg.norm(joints - truth.joints, axis=2) * (persons.labelled & truth.labelled)
-    if off.max(initial=0) > SAME:
-        wrong = int(np.argmax(off.max(axis=1) > SAME))
+    ours = MpiiTruth(truth.joints[rows], truth.labelled[rows], truth.head_boxes[rows])
+    both = persons.labelled & ours.labelled
+    off = np.where(both, np.linalg.norm(persons.joints + 0.5 - ours.joints, axis=2), 0.0).max(axis=1)
+    if off.max(initial=0.0) > SAME:
+        wrong = int(np.argmax(off > SAME))
         message = (
-            f"MPII's ground truth is of other persons, or in another order: person {wrong + 1} has a joint "
-            f"{off[wrong].max():.0f} pixels from where the annotations have it"
+            f"MPII's ground truth is of other persons, or in another order: person {rows[wrong] + 1} has a "
+            f"joint {off[wrong]:.0f} pixels from where the annotations have it"
         )
         raise SourceError(message)
+    return ours
 
 
 def pckh(predicted: ArrayLike, truth: MpiiTruth, fraction: float = 0.5) -> PckResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def test_a_difference_is_of_the_same_persons_and_a_gap_is_recovered_in_part() ->
         {
             "row": name,
             "seed": 0,
+            "device": "cpu",
             "correct": correct,
             "counted": "cccc",
             "target": {"pck_box": int(correct[0], 16) / 12},
@@ -110,6 +112,30 @@ def test_recorded_rows_are_of_the_benchmarks() -> None:
             rows = json.loads(file.read_text())["rows"]
             assert {row["row"] for row in rows} <= set(benchmark(file.stem).ROWS)
             assert not [row["training"] for row in rows if "=/" in row["training"]]  # anybody can repeat it
+
+
+def test_recorded_commands_of_efasnet_train_the_networks_that_they_are_recorded_for() -> None:
+    """Whatever the recipe has become since."""
+    efasnet = benchmark("efasnet")
+    for row in json.loads((BENCHMARKS / "results" / "efasnet.json").read_text())["rows"]:
+        recipe, *changes = shlex.split(row["training"])[2:]
+        expected = load_recipe(efasnet.RECIPE, efasnet.ROWS[row["row"]]).network
+        assert load_recipe(recipe, changes).network == expected, row["row"]
+
+
+def test_devices_share_no_folder_and_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainings = benchmark("trainings")
+    on_cpu = trainings.folder_of(Path("runs"), "cpu", "all, no selection", 128, 0)
+    assert on_cpu == Path("runs/cpu/all-no-selection-128-0")
+    monkeypatch.setattr(trainings, "device_name", lambda device: "A GPU")
+    assert trainings.folder_of(Path("runs"), "cuda", "5 %", 0) == Path("runs/A-GPU/5-percent-0")
+    counts = {"correct": "5" * 20, "counted": "c" * 20, "seed": 0}
+    rows = [{"row": "FF", "device": "cpu", **counts}, {"row": "baseline", "device": "A GPU", **counts}]
+    table = trainings.compare(rows, {"FF": ("baseline",), "baseline": ()})
+    assert [(row["row"], row["device"], row["less"]) for row in table] == [
+        ("FF", "cpu", None),
+        ("baseline", "A GPU", None),
+    ]
 
 
 def test_a_picture_of_maps_glows_where_the_network_takes_the_joint_to_be(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from contextlib import ExitStack, nullcontext
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ from bundles import write_spot_bundle
 from lfpose_edge import StageTimings
 from lfpose_edge.cli import bench
 from lfpose_edge.cli.predict import parse_boxes
+from lfpose_edge.errors import EngineMismatch
 
 
 def test_bench_of_what_nothing_here_runs_is_an_error(lfpose, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,14 +140,36 @@ def test_data_label_writes_what_a_model_sees(lfpose, tmp_path: Path) -> None:
     places = np.array(labelled["keypoints"]).reshape(3, 3)
     np.testing.assert_allclose(places, [[30, 20, 2]] * 3, atol=2)
     tree["images"].append({"id": 2, "file_name": "b.png"})
-    tree["annotations"].append({**person, "id": 2, "image_id": 2})
+    tree["annotations"] += [{**person, "id": 2, "image_id": 2}, {**person, "id": 3, "image_id": 2}]
     (tmp_path / "boxes.json").write_text(json.dumps(tree))
     asked = ("data", "label", "boxes.json", ".", "--teacher", bundle, "--out", "some.json")
     done = lfpose(*asked)
     assert (done.code, (tmp_path / "some.json").exists()) == (1, False)
     done = lfpose(*asked, "--keep-going")
-    assert (done.code, "left out: " in done.err, "b.png" in done.err) == (1, True, True)
-    assert "wrote some.json: 1 of 2 persons" in done.err
+    assert (done.code, done.err.count("left out: "), "b.png" in done.err) == (1, 1, True)
+    assert "wrote some.json: 1 of 3 persons" in done.err
+    (tmp_path / "a.png").write_bytes(b"")
+    done = lfpose(*asked[:-1], "none.json", "--keep-going")
+    assert (done.code, done.err.count("left out: ")) == (1, 2)
+    assert "of none of its 3 persons there is a picture" in done.err
     done = lfpose("data", "label", "boxes.json", ".", "--teacher", "spto", "--out", "no.json")
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert not (tmp_path / "no.json").exists()
+
+
+def test_a_backend_whose_engine_cannot_be_read_is_left_out_of_the_table_and_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def open_one(model: str, *, precision: str, **_: object) -> object:
+        if precision == "int8":
+            message = "it was built for another GPU"
+            raise EngineMismatch(message)
+        return nullcontext(precision)
+
+    monkeypatch.setattr(bench, "available", lambda: {"onnxruntime": None})
+    monkeypatch.setattr(bench, "PoseEstimator", open_one)
+    with ExitStack() as stack:
+        found = list(bench._estimators("spot", 1, 8, stack, with_gpu=False))
+    assert "int8" not in found
+    assert "fp32" in found
+    assert "onnxruntime int8 is left out: it was built for another GPU" in caplog.text

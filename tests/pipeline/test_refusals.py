@@ -189,3 +189,19 @@ def test_tensorrt_for_rtx_is_not_offered_where_it_reads_no_engine(
         assert words in str(reason)
         with pytest.raises(BackendUnavailable, match=re.escape(words)):
             PoseEstimator(bundle, backend="tensorrt_rtx", precision="fp32")
+
+
+def test_a_gpu_that_will_not_do_hides_no_other(
+    tensorrt: FakeTensorRt, on_gpu: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {"name": "A GPU", "multiprocessors": 8, "shared_memory_bytes": 101376}
+    cuda = sys.modules["lfpose_edge._cuda"]
+    monkeypatch.setattr(cuda, "device_count", lambda: 2)
+    capabilities = ((7, 0), (8, 6))
+    monkeypatch.setattr(
+        cuda, "device_facts", lambda device: {**facts, "compute_capability": capabilities[device]}
+    )
+    assert available()["tensorrt"] is None
+    assert "cuda:1" in on_gpu(device="cuda:1").describe()["backend"]
+    with pytest.raises(BackendUnavailable, match=r"is of compute capability 7\.0: 7\.5 or later"):
+        on_gpu(device="cuda:0")

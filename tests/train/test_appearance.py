@@ -105,6 +105,13 @@ def test_crops_with_no_room_for_a_patch_tell_nothing_of_noise() -> None:
     assert np.isfinite(found.kept).all()
 
 
+def test_crops_of_no_image_at_all_tell_nothing() -> None:
+    nothing = Pictures(_crops(1), np.zeros((PERSONS, SIZE, SIZE), bool))
+    found = estimate_appearance(_whole(_crops(0)), nothing)
+    assert np.isfinite(found.kept).all()
+    assert not found.noise.any()
+
+
 def test_edges_of_the_image_stay_as_bright_and_nothing_is_shown_beyond() -> None:
     appearance = estimate_appearance(_whole(_crops(0)), _whole(_through(_crops(1), 1.0, 2.0, 0.0)))
     appearance = replace(appearance, tones=np.tile(np.arange(256.0), (3, 1)), noise=0 * appearance.noise)

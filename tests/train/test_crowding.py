@@ -140,10 +140,13 @@ def test_one_person_alone_is_no_crowd(persons: PersonTable, tmp_path: Path) -> N
 
 
 def test_the_command(figures: Path, tmp_path: Path) -> None:
-    """Two of the persons are put into one image: they are no part of it."""
+    """Whose image the file has somebody else in, located or not, is no part of it."""
     tree = json.loads((figures / "train" / "annotations.json").read_text())
     count = len(tree["annotations"])
     tree["annotations"][1]["image_id"] = tree["annotations"][0]["image_id"]
+    unseen = {**tree["annotations"][2], "id": 90, "keypoints": [0] * 42}
+    crowd = {**tree["annotations"][3], "id": 91, "iscrowd": 1}
+    tree["annotations"] += [unseen, crowd]
     source = tmp_path / "source"
     source.mkdir()
     (source / "images").symlink_to(figures / "train" / "images")
@@ -156,8 +159,8 @@ def test_the_command(figures: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "left out: 2 persons who share their images" in done.stderr
+    assert "left out: 4 persons who share their images" in done.stderr
     assert "easy " in done.stderr
     crowds = [json.loads((tmp_path / "crowds" / f"{level}.json").read_text()) for level in LEVELS]
-    assert 0 < max(len(crowd["annotations"]) for crowd in crowds) <= count - 2
+    assert 0 < max(len(crowd["annotations"]) for crowd in crowds) <= count - 4
     assert (tmp_path / "crowds" / "hard.json").is_file()

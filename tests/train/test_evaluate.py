@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from lfpose_edge.cli import evaluate
 from lfpose_edge.cli import main as cli
@@ -249,9 +249,45 @@ def test_pckh_of_other_persons_or_joints_is_refused(lfpose, mpii: Path, checkpoi
     )
     entries = json.loads((mpii / "valid.json").read_text())
     for other, words in (
-        (entries[:4], "ground truth is of 5 persons, and the annotations of 4"),
+        ([*entries, entries[0]], "ground truth is of 5 persons, and annotations go to 6"),
         ([*entries[:3], entries[4], entries[3]], "in another order: person 4 has a joint"),
     ):
         (mpii / "valid.json").write_text(json.dumps(other))
         done = lfpose("eval", *sets, "--model", str(mpii / "mpii.pt"))
         assert (done.code, words in done.err) == (1, True), done.err
+
+
+def test_pckh_leaves_out_whom_nobody_has_located_and_joints_that_are_not_numbers(lfpose, mpii: Path) -> None:
+    """MPII's list has such people, and its file NaN where a joint is missing."""
+    entries = json.loads((mpii / "valid.json").read_text())
+    entries[1]["joints_vis"] = [0] * 16
+    (mpii / "valid.json").write_text(json.dumps(entries))
+    tree = loadmat(mpii / "gt_valid.mat")
+    tree["jnt_missing"][:, 1] = 1
+    missing = np.argwhere(tree["jnt_missing"])
+    tree["pos_gt_src"][missing[:, 0], :, missing[:, 1]] = np.nan
+    columns = ("pos_gt_src", "jnt_missing", "headboxes_src")
+    savemat(mpii / "gt_valid.mat", {name: tree[name] for name in columns})
+    sets = ("valid.json", "images", "--data", str(mpii), "--mpii-truth", "gt_valid.mat")
+    done = lfpose("eval", *sets, "--model", str(mpii / "mpii.pt"), "--json", str(mpii / "result.json"))
+    assert done.code == 0, done.err
+    assert len(json.loads((mpii / "result.json").read_text())["who"]) == 4
+    entries[3], entries[4] = entries[4], entries[3]
+    (mpii / "valid.json").write_text(json.dumps(entries))
+    done = lfpose("eval", *sets, "--model", str(mpii / "mpii.pt"))
+    assert (done.code, "in another order: person 4" in done.err) == (1, True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("kind", ["checkpoint", "bundle"])
+def test_the_device_is_the_one_that_was_asked_for(
+    kind: str, lfpose, checkpoint: Path, figures: Path, tmp_path: Path
+) -> None:
+    sets = ("val/annotations.json", "val/images", "--data", str(figures))
+    model = {"checkpoint": (str(checkpoint),), "bundle": ("lfpose-lite", "--backend", "onnxruntime")}[kind]
+    done = lfpose("eval", *sets, "--model", *model, "--device", "cuda")
+    assert (done.code, "cuda" in done.err.lower()) == (1, True)
+    out = tmp_path / "result.json"
+    done = lfpose("eval", *sets, "--model", *model, "--device", "cpu", "--json", str(out))
+    assert done.code == 0, done.err
+    assert "cpu" in json.loads(out.read_text())["runs_on"]

@@ -182,8 +182,8 @@ def _torch_file(value: object) -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"no weights, but a text", "is damaged or no file of weights"),
-        (_torch_file(torch.zeros(3))[:200], "is damaged or no file of weights"),
+        (b"no weights, but a text", "is damaged, or no file of weights alone"),
+        (_torch_file(torch.zeros(3))[:200], "is damaged, or no file of weights alone"),
         (_torch_file(torch.zeros(3)), "it is no table of tensors by name"),
         (_torch_file({"epoch": 3}), "it is no table of tensors by name"),
         (_torch_file({"state_dict": {"conv1.weight": torch.zeros(3)}}), "it is no table of tensors by name"),

@@ -73,8 +73,7 @@ class Appearance:
         blurred, share = (
             np.fft.irfft2(np.fft.rfft2(plane) * self.kept, s=seen.shape) for plane in (light, seen)
         )
-        real, imaginary = rng.normal(size=(2, *self.noise.shape)) * np.sqrt(seen.size / 2)
-        noise = np.fft.irfft2((real + 1j * imaginary) * self.noise, s=seen.shape)
+        noise = np.fft.irfft2(np.fft.rfft2(rng.normal(size=light.shape)) * self.noise, s=seen.shape)
         shown = (blurred / np.maximum(share, _SEEN) + noise)[:, _AROUND:-_AROUND, _AROUND:-_AROUND]
         touched = cv2.dilate(inside.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         return np.where(touched, np.clip(shown + 0.5, 0, 255).astype(np.uint8), crop)
@@ -117,7 +116,7 @@ def _spectrum(pictures: NDArray[Any], inside: NDArray[np.bool_]) -> tuple[Floats
     """R frequencies, and the mean power there of what pictures (N, H, W) have inside their images."""
     windows = _hann(inside, 1)[:, :, None] * _hann(inside, 2)[:, None, :]
     at, powers = _spectra(pictures, windows)
-    return at, powers.sum(axis=0) / np.square(windows).sum()
+    return at, powers.sum(axis=0) / np.maximum(np.square(windows).sum(), 1e-9)
 
 
 def _hann(inside: NDArray[np.bool_], axis: int) -> Floats:
@@ -145,13 +144,17 @@ def _spectra(pictures: NDArray[Any], windows: Floats) -> tuple[Floats, Floats]:
 
 
 def _noise(pictures: NDArray[Any], inside: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """The spectrum of the flattest patches among those of middle brightness, of pictures (N, H, W)."""
+    """The spectrum of the flattest patches among those of middle brightness, of pictures (N, H, W).
+
+    The flattest have the least noise by chance, too: it comes out a little low.
+    """
     patches = _patches(pictures, inside)
+    level = patches.mean(axis=(1, 2))
+    low, high = np.quantile(level, _MIDDLE) if len(level) else (0, 0)
+    patches = patches[(level >= low) & (level <= high)]
     if len(patches) < _LEAST:
         return np.zeros(1), np.zeros(1)
-    level = patches.mean(axis=(1, 2))
-    low, high = np.quantile(level, _MIDDLE)
-    patches = _without_slope(patches[(level >= low) & (level <= high)])
+    patches = _without_slope(patches)
     window = np.outer(*[np.hanning(_PATCH + 2)[1:-1]] * 2)
     at, powers = _spectra(patches, window[None])
     fine = at * _PATCH >= _TOO_COARSE

@@ -8,6 +8,7 @@ others' joints in the box over the person's own.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from lfpose_edge.errors import SourceError
 from lfpose_edge.files import whole_file, whole_folder, write_text_whole
 from lfpose_edge.geometry import apply_affine
+from lfpose_edge.mpii import mpii_as_coco
 from lfpose_edge.opencv import cv2
 from lfpose_edge.persons import PersonTable
 
@@ -49,10 +51,12 @@ class Crowded:
     crowd_index: float
 
 
-def alone(persons: PersonTable) -> PersonTable:
-    """Those in whose image there is nobody else of the table."""
-    _, image, count = np.unique(persons.image_ids, return_inverse=True, return_counts=True)
-    return persons.chosen(np.flatnonzero(count[image] == 1).tolist())
+def alone(persons: PersonTable, annotations: Path) -> PersonTable:
+    """Those in whose image their file has nobody else, be it a crowd or somebody without a joint."""
+    tree = json.loads(annotations.read_text(encoding="utf-8-sig"))
+    tree = mpii_as_coco(tree) if isinstance(tree, list) else tree
+    count = Counter(person["image_id"] for person in tree["annotations"])
+    return persons.chosen([row for row, image in enumerate(persons.image_ids.tolist()) if count[image] == 1])
 
 
 def silhouette(persons: PersonTable, row: int, size: tuple[int, int]) -> NDArray[np.float32]:

@@ -235,10 +235,11 @@ def label_persons(
         message = f"--out {out} is the file to label: give another path"
         raise SourceError(message)
     require_writable(out)
-    tree, persons = coco_persons(annotations)
+    tree, persons = coco_persons(annotations, anywhere=True)  # the images themselves will say
     files = {image["id"]: images / image["file_name"] for image in tree["images"]}
 
     labelled: list[dict[str, Any]] = []
+    unseen = 0
     for person in show(persons):
         try:
             image, box = _shown(person, files[person["image_id"]], annotations)
@@ -246,6 +247,7 @@ def label_persons(
             if on_unusable is None:
                 raise
             on_unusable(error)
+            unseen += 1
             continue
         joints = look(teacher, image, box, views)  # type: ignore[arg-type]
         believed = joints[:, 2] >= least_score
@@ -257,6 +259,9 @@ def label_persons(
                 "num_keypoints": int(believed.sum()),
             }
             labelled.append({"id": person["id"], "category_id": 1, "iscrowd": 0, **kept, **joints_found})
+    if unseen == len(persons):
+        message = f"{annotations}: of none of its {unseen} persons there is a picture to look at"
+        raise SourceError(message)
     if not labelled:
         message = (
             f"{teacher_name} found no joint with a score of {least_score:g} in the boxes of {annotations}"

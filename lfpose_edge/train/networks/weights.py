@@ -36,7 +36,7 @@ def load_imagenet_weights(backbone: nn.Module, name: str, source: Path | None = 
         message = f"cannot read ImageNet weights for {name} from {path}: {error.strerror}"
         raise RecipeError(message) from error
     except Exception as error:  # torch raises many kinds for a file that is something else
-        message = f"{path}, for {name}, is damaged or no file of weights ({type(error).__name__})"
+        message = f"{path}, for {name}, is damaged, or no file of weights alone ({type(error).__name__})"
         raise RecipeError(message) from error
     if not isinstance(published, dict) or not all(isinstance(v, Tensor) for v in published.values()):
         message = f"{path} does not hold the weights of {name}: it is no table of tensors by name"
