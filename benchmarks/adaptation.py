@@ -239,7 +239,10 @@ def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         source = sources.get(row["seed"])
         if source is None or row is source:
             continue
-        before, after = (SelfAgreement(**which["without_labels"]) for which in (source, row))
+        # Rows of before they were looked at in quarter turns say nothing of these.
+        before, after = (
+            SelfAgreement(**{"turned": 0.0, **which["without_labels"]}) for which in (source, row)
+        )
         on_source = (source["source"]["pck_box"], row["source_in_its_statistics"], row["source"]["pck_box"])
         verdict = Verdict(before, after, *on_source)
         table.append(
@@ -248,6 +251,7 @@ def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "seed": row["seed"],
                 "target": 100 * (row["target"]["pck_box"] - source["target"]["pck_box"]),
                 "agreement": 100 * (after.agreement - before.agreement),
+                "turned": 100 * (after.turned - before.turned),
                 "source": 100 * (verdict.source_after - verdict.source_before),
                 "published": not verdict.faults(),
             }

@@ -187,7 +187,8 @@ def verdict_table(verdict: Any, people: int) -> Table:
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
     rows = {
-        "same place in mirrored and turned views": ("agreement", verdict.before, verdict.after),
+        "same place in mirrored and slightly turned views": ("agreement", verdict.before, verdict.after),
+        "same place in views turned by quarters": ("turned", verdict.before, verdict.after),
         "spread of the joints, of the box": ("spread", verdict.before, verdict.after),
         "mean score": ("score", verdict.before, verdict.after),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from lfpose_edge.train.start import take_statistics
 
 ADAPTATION = {"appearance": 0.5}  # beside a mean teacher: what was best in docs/results/adaptation.md
 VIEWS = ((0.0, True), (20.0, False), (-20.0, False))  # turned by degrees, mirrored
+QUARTERS = ((90.0, False), (-90.0, False), (180.0, False))
 CLOSE = 0.1  # of the box's longer side
 LEARNING_RATE = 0.4  # of the source's training
 LEAST_AGREEMENT = -0.005  # that an adaptation may lose
+LEAST_TURNED = -0.02
 LEAST_SOURCE = -0.03
 LEAST_SPREAD = 0.8  # of what it was
 _BATCH = 32
@@ -69,13 +72,16 @@ class SelfAgreement:
 
     Attributes:
         agreement: part of the joints that it finds in the same place, within 0.1 of the box, in a mirrored or
-            turned view.
+            slightly turned view.
+        turned: the same in views turned by quarters. Who takes people that are upside down for upright ones,
+            and is taught what he took them for, agrees with himself ever better in the other views.
         spread: how far the joints of a person are from their middle, over the box's longer side. A network
             that puts all joints in one place agrees with itself.
         score: the mean.
     """
 
     agreement: float
+    turned: float
     spread: float
     score: float
 
@@ -86,13 +92,17 @@ def self_agreement(
     """Look at persons in their boxes, and again mirrored and turned."""
     plain, scores = predict_in_view(network, persons, size, padding)
     sides = np.max(persons.boxes[:, 2:] - persons.boxes[:, :2], axis=1)[:, None]
-    same = []
-    for rotation_deg, flip in VIEWS:
-        found, _ = predict_in_view(network, persons, size, padding, rotation_deg=rotation_deg, flip=flip)
-        same.append(np.linalg.norm(found - plain, axis=2) <= CLOSE * sides)
+
+    def agreement(views: Iterable[tuple[float, bool]]) -> float:
+        same = []
+        for rotation_deg, flip in views:
+            found, _ = predict_in_view(network, persons, size, padding, rotation_deg=rotation_deg, flip=flip)
+            same.append(np.linalg.norm(found - plain, axis=2) <= CLOSE * sides)
+        return float(np.mean(same))
+
     middle = plain.mean(axis=1, keepdims=True)
     spread = np.linalg.norm(plain - middle, axis=2) / sides
-    return SelfAgreement(float(np.mean(same)), float(spread.mean()), float(scores.mean()))
+    return SelfAgreement(agreement(VIEWS), agreement(QUARTERS), float(spread.mean()), float(scores.mean()))
 
 
 @torch.no_grad()
@@ -170,6 +180,11 @@ class Verdict:
             found.append(
                 f"it agrees with itself in {self.after.agreement:.3f} of the target's joints, and did in "
                 f"{self.before.agreement:.3f}"
+            )
+        if not self.after.turned - self.before.turned >= LEAST_TURNED:
+            found.append(
+                f"in views turned by quarters it agrees with itself in {self.after.turned:.3f}, and did in "
+                f"{self.before.turned:.3f}"
             )
         if not self.after.spread >= LEAST_SPREAD * self.before.spread:
             found.append(

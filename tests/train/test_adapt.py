@@ -209,7 +209,7 @@ def test_the_verdict_is_of_the_source_and_of_what_became_of_it(
 
     def refuse(*arguments: Any) -> Verdict:
         judged.extend(arguments)
-        good = SelfAgreement(0.6, 0.25, 0.5)
+        good = SelfAgreement(0.6, 0.3, 0.25, 0.5)
         return Verdict(good, replace(good, agreement=0.0), 0.8, 0.8, 0.8)
 
     monkeypatch.setattr(adapt, "judge", refuse)

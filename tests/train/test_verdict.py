@@ -26,7 +26,7 @@ from lfpose_edge.train.networks import build_network
 from lfpose_edge.train.recipe import Network
 
 SMALL = {"backbone": "efficientnet_lite0", "pretrained": False, "widths": [16, 16, 16]}
-GOOD = SelfAgreement(0.6, 0.25, 0.5)
+GOOD = SelfAgreement(0.6, 0.3, 0.25, 0.5)
 
 
 def test_statistics_are_of_the_persons_and_the_network_is_left_as_it_was(figures: Path) -> None:
@@ -51,15 +51,25 @@ def test_statistics_are_of_the_persons_and_the_network_is_left_as_it_was(figures
 @pytest.mark.parametrize(
     ("after", "source_after", "words"),
     [
-        (SelfAgreement(0.7, 0.24, 0.6), 0.78, None),
-        (SelfAgreement(0.5, 0.25, 0.6), 0.80, "agrees with itself in 0.500"),
-        (SelfAgreement(0.9, 0.10, 0.9), 0.80, "closer together"),
-        (SelfAgreement(0.7, 0.25, 0.6), 0.70, "on the source it finds 0.700"),
-        (SelfAgreement(float("nan"), 0.25, 0.6), 0.80, "agrees with itself in nan"),
-        (SelfAgreement(0.7, float("nan"), 0.6), 0.80, "closer together: nan"),
-        (SelfAgreement(0.7, 0.25, 0.6), float("nan"), "on the source it finds nan"),
+        (SelfAgreement(0.7, 0.3, 0.24, 0.6), 0.78, None),
+        (SelfAgreement(0.5, 0.3, 0.25, 0.6), 0.80, "agrees with itself in 0.500"),
+        (SelfAgreement(0.9, 0.27, 0.25, 0.9), 0.80, "turned by quarters it agrees with itself in 0.270"),
+        (SelfAgreement(0.9, 0.3, 0.10, 0.9), 0.80, "closer together"),
+        (SelfAgreement(0.7, 0.3, 0.25, 0.6), 0.70, "on the source it finds 0.700"),
+        (SelfAgreement(float("nan"), 0.3, 0.25, 0.6), 0.80, "agrees with itself in nan"),
+        (SelfAgreement(0.7, 0.3, float("nan"), 0.6), 0.80, "closer together: nan"),
+        (SelfAgreement(0.7, 0.3, 0.25, 0.6), float("nan"), "on the source it finds nan"),
     ],
-    ids=["better", "unsteady", "collapsed", "forgetful", "no agreement", "no spread", "no source"],
+    ids=[
+        "better",
+        "unsteady",
+        "surer of what is wrong",
+        "collapsed",
+        "forgetful",
+        "no agreement",
+        "no spread",
+        "no source",
+    ],
 )
 def test_the_verdict(after: SelfAgreement, source_after: float, words: str | None) -> None:
     faults = Verdict(GOOD, after, 0.8, source_after, 0.1).faults()
@@ -100,6 +110,20 @@ def test_a_network_that_follows_the_picture_agrees_with_itself(figures: Path) ->
     assert follows.agreement > lost.agreement + 0.2
     assert follows.spread < 0.02  # all joints in one place: this is what the spread is for
     assert lost.spread > 0.05
+
+
+def test_who_takes_everybody_to_be_upright_agrees_with_itself_in_small_turns_alone(figures: Path) -> None:
+    persons = read_coco_keypoints(figures / "val" / "annotations.json", figures / "val" / "images", LSP14)
+    upper = torch.tensor([name in ("head_top", "neck", "left_shoulder") for name in LSP14.keypoints])
+
+    def upright(crops: torch.Tensor) -> torch.Tensor:
+        cams = torch.zeros(len(crops), 14, 16, 16)
+        cams[:, upper, 6, 8] = cams[:, ~upper, 9, 7] = 9.0
+        return cams
+
+    found = self_agreement(Finder(upright), persons, (64, 64), 1.25)  # type: ignore[arg-type]
+    assert found.agreement > 0.9
+    assert found.turned < 0.1
 
 
 def test_in_a_mirrored_view_left_and_right_have_changed_places(figures: Path) -> None:
