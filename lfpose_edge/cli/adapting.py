@@ -33,6 +33,7 @@ def run_adapt(
     device: str,
     *,
     keep_going: bool = False,
+    any_way_up: bool = False,
 ) -> None:
     """Find the people, adapt to them, judge, and write a bundle where the verdict is good."""
     from lfpose_edge.export import export_bundle, require_extra
@@ -52,6 +53,12 @@ def run_adapt(
         message = (
             f"{checkpoint} was trained without validation people (data.val), and an adaptation is judged by "
             "them too: train with some"
+        )
+        raise RecipeError(message)
+    if any_way_up and len(set(source.input_size)) > 1:
+        size = "x".join(map(str, source.input_size))
+        message = (
+            f"{checkpoint} takes crops of {size}, and only square ones are turned: leave out --any-way-up"
         )
         raise RecipeError(message)
     bundle = out / "bundle"
@@ -84,7 +91,7 @@ def run_adapt(
     held_out = read_coco_boxes(out / "held-out.json", frames, source.joints)
     # Absolute paths: the run goes on from any folder, and an export leaves their folders out.
     start, target, images = (path.resolve() for path in (checkpoint, out / "target.json", frames))
-    plan = adaptation_recipe(source, start, target, images, epochs)
+    plan = adaptation_recipe(source, start, target, images, epochs, any_way_up=any_way_up)
     run = train(plan, data_root=root, out=out / "run", accelerator=device, validate_every=epochs)
     if not run.finished:
         raise Stopped(run.stopped_by)

@@ -123,12 +123,17 @@ def adapt(
     data: Data = None,
     epochs: Annotated[int, typer.Option(min=1, help="Over the source's and the new people.")] = 6,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    any_way_up: Annotated[
+        bool,
+        typer.Option("--any-way-up", help="The new people may be lying or upside down: look in four turns."),
+    ] = False,
     keep_going: KeepGoing = False,
 ) -> None:
     """Adapt a model to a camera whose people nobody has labelled; the source's data are needed too."""
     from lfpose_edge.cli.adapting import run_adapt
 
-    run_adapt(model, frames, out, detector, boxes, data, epochs, device, keep_going=keep_going)
+    how = {"keep_going": keep_going, "any_way_up": any_way_up}
+    run_adapt(model, frames, out, detector, boxes, data, epochs, device, **how)
 
 
 @app.command("eval")

@@ -34,7 +34,13 @@ _MOST = 512
 
 
 def adaptation_recipe(
-    source: Recipe, checkpoint: Path, annotations: Path, images: Path, epochs: int
+    source: Recipe,
+    checkpoint: Path,
+    annotations: Path,
+    images: Path,
+    epochs: int,
+    *,
+    any_way_up: bool = False,
 ) -> Recipe:
     """The recipe that adapts a model: its own, with the target's people and their losses.
 
@@ -44,9 +50,10 @@ def adaptation_recipe(
         annotations: COCO JSON of the target's boxes.
         images: folder of its images.
         epochs: at the model's input size.
+        any_way_up: the target's people may be lying or upside down.
 
     Raises:
-        RecipeError: the source was trained on no locations.
+        RecipeError: the source was trained on no locations, or crops that are not square should be turned.
     """
     tree = source.model_dump(mode="json")
     optimizer = tree["optimizer"]
@@ -61,7 +68,7 @@ def adaptation_recipe(
     # start_from has the weights; of a new camera the first layers see the most.
     tree["network"] |= {"pretrained": False, "freeze_stages": 0}
     tree["data"] |= {"target": [{"annotations": str(annotations), "images": str(images)}]}
-    tree["loss"] |= {"teacher": 1.0}
+    tree["loss"] |= {"teacher": 1.0, "teacher_turns": any_way_up}
     tree["augment"] |= {"intruder": 0.0}  # only located persons have one: the judge would know them by it
     return parse_recipe(tree, where=f"the recipe of {checkpoint}")
 

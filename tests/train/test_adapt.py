@@ -268,6 +268,25 @@ def test_an_adaptation_begins_where_the_model_was_trained_to_and_frees_all_of_it
     assert plan.optimizer.lr_head == pytest.approx(0.4 * source.optimizer.lr_head)
     assert plan.loss.teacher == 1.0
     assert plan.augment.intruder == 0.0  # which only located persons have
+    assert not plan.loss.teacher_turns
+
+
+def test_people_any_way_up_are_looked_at_in_four_turns(
+    checkpoint: Path, make_recipe: MakeRecipe, frames: Path, figures: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(AccuracyGateError):  # the source knows nothing yet
+        run_adapt(str(checkpoint), frames, tmp_path / "out", None, None, figures, 1, "cpu", any_way_up=True)
+    assert load_checkpoint(tmp_path / "out" / "run" / "last.pt")["recipe"]["loss"]["teacher_turns"] is True
+    state = load_checkpoint(checkpoint)
+    stages = [{"epochs": 1, "size": [96, 64]}]
+    state["recipe"] = make_recipe(network=SMALL, stages=stages).model_dump(mode="json")
+    del state["format"]
+    save_checkpoint(tmp_path / "tall.pt", state)
+    with pytest.raises(RecipeError, match="takes crops of 96x64, and only square ones are turned"):
+        run_adapt(
+            str(tmp_path / "tall.pt"), frames, tmp_path / "no", None, None, None, 1, "cpu", any_way_up=True
+        )
+    assert not (tmp_path / "no").exists()
 
 
 def test_what_publishing_needs_is_asked_for_before_the_training(
