@@ -75,6 +75,16 @@ class PersonTable:
         return load_image(path) if self.exif else load_stored(path)
 
 
+def coco_tree(annotations: Path) -> Any:
+    """What a JSON holds, a byte order mark or not; MPII's annotation list as the COCO keypoints that it is.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: it is no file, no JSON, or a list of something else.
+    """
+    tree = json.loads(annotations.read_text(encoding="utf-8-sig"))
+    return mpii_as_coco(tree) if isinstance(tree, list) else tree
+
+
 def read_coco_keypoints(
     annotations: Path,
     images: Path,
@@ -97,9 +107,7 @@ def read_coco_keypoints(
             folder.
     """
     try:
-        tree = json.loads(annotations.read_text(encoding="utf-8-sig"))
-        if isinstance(tree, list):
-            tree = mpii_as_coco(tree)
+        tree = coco_tree(annotations)
         columns, others = _person_columns(tree)
         files = {number: images / name for number, name in _image_files(tree).items()}
         sizes = _image_sizes(tree)

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from lfpose_edge.errors import SourceError
 from lfpose_edge.files import whole_file, whole_folder, write_text_whole
 from lfpose_edge.geometry import apply_affine
-from lfpose_edge.mpii import mpii_as_coco
 from lfpose_edge.opencv import cv2
-from lfpose_edge.persons import PersonTable
+from lfpose_edge.persons import PersonTable, coco_tree
 
 Level = Literal["easy", "medium", "hard"]
 LEVELS: dict[Level, tuple[float, float]] = {"easy": (0.0, 0.2), "medium": (0.2, 0.8), "hard": (0.8, 2.5)}
@@ -53,9 +52,7 @@ class Crowded:
 
 def alone(persons: PersonTable, annotations: Path) -> PersonTable:
     """Those in whose image their file has nobody else, be it a crowd or somebody without a joint."""
-    tree = json.loads(annotations.read_text(encoding="utf-8-sig"))
-    tree = mpii_as_coco(tree) if isinstance(tree, list) else tree
-    count = Counter(person["image_id"] for person in tree["annotations"])
+    count = Counter(person["image_id"] for person in coco_tree(annotations)["annotations"])
     return persons.chosen([row for row, image in enumerate(persons.image_ids.tolist()) if count[image] == 1])
 
 
