@@ -40,6 +40,7 @@ Backend = Annotated[
 ]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores when not given.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the data sets; $LFPOSE_DATA when not given.")]
 KeepGoing = Annotated[
     bool, typer.Option("--keep-going", help="Leave out what cannot be read or seen, and list it at the end.")
@@ -99,7 +100,7 @@ def train(
         Path | None, typer.Option(help="Folder of the checkpoint; runs/NAME when not given.")
     ] = None,
     data: Data = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    device: Device = "auto",
     validate_every: Annotated[int, typer.Option(min=1, help="Epochs between validations.")] = 5,
 ) -> None:
     """Train a model; the same command goes on where a stopped run ended."""
@@ -122,7 +123,7 @@ def adapt(
     ] = None,
     data: Data = None,
     epochs: Annotated[int, typer.Option(min=1, help="Over the source's and the new people.")] = 6,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    device: Device = "auto",
     any_way_up: Annotated[
         bool,
         typer.Option("--any-way-up", help="The new people may be lying or upside down: look in four turns."),
@@ -132,8 +133,8 @@ def adapt(
     """Adapt a model to a camera whose people nobody has labelled; the source's data are needed too."""
     from lfpose_edge.cli.adapting import run_adapt
 
-    how = {"keep_going": keep_going, "any_way_up": any_way_up}
-    run_adapt(model, frames, out, detector, boxes, data, epochs, device, **how)
+    people = (frames, out, detector, boxes)
+    run_adapt(model, *people, data, epochs, device, keep_going=keep_going, any_way_up=any_way_up)
 
 
 @app.command("eval")
@@ -145,7 +146,7 @@ def evaluate(
     ] = "lfpose-lite",
     backend: Backend = "auto",
     precision: Precision = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     data: Data = None,
     json: Annotated[Path | None, typer.Option(help="File for the result.")] = None,
     report: Annotated[
@@ -165,20 +166,8 @@ def evaluate(
     """Measure accuracy on located persons, in their own boxes: PCK and OKS AP, and MPII's PCKh."""
     from lfpose_edge.cli.evaluate import run_eval
 
-    run_eval(
-        annotations,
-        images,
-        model,
-        backend,
-        precision,
-        device,
-        data,
-        json,
-        report,
-        against,
-        joint or (),
-        mpii_truth,
-    )
+    persons, runs_on = (annotations, images), (model, backend, precision, device)
+    run_eval(*persons, *runs_on, data, json, report, against, joint or (), mpii_truth)
 
 
 @app.command()
