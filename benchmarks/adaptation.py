@@ -4,12 +4,14 @@
     python benchmarks/adaptation.py --pairs camera --rows "mean teacher" all --seeds 0 1 2
     python benchmarks/adaptation.py --compare             # what is recorded: differences, recovered gaps
 
-Needs Leeds Sports Pose Extended as COCO JSON below $LFPOSE_DATA: lspet/train.json, test.json and images, and
-for the pair ``coco`` a COCO-keypoints JSON, coco/train.json, with images. Makes the domains there, once:
+Needs Leeds Sports Pose Extended as COCO JSON below $LFPOSE_DATA: lspet/train.json, test.json and images; for
+the pair ``coco`` a COCO-keypoints JSON, coco/train.json, with images; and for ``everyday`` what
+``everyday.py`` needs, but for labels. Makes the domains there, once:
 
-    camera   half of the people as they are; the other half through a poor camera
-    people   those who stand upright; those who lie or are upside down
-    coco     athletes (all of LSPET's); everyday people (COCO's)
+    camera     half of the people as they are; the other half through a poor camera
+    people     those who stand upright; those who lie or are upside down
+    coco       athletes (all of LSPET's); everyday people (half of COCO's, the other half measures)
+    everyday   athletes; the people of Stanford 40, whose joints nobody knows, measured on a few of COCO's
 
 A source is trained once a pair and seed. All other rows start from it and take as many steps: the
 adaptations, the source trained on, and the oracle, which has the target's locations beside the source's. Rows
@@ -126,17 +128,27 @@ class Domain:
 
 @dataclass(frozen=True)
 class Pair:
-    """A source and a target, each to train on and to measure on."""
+    """A source and a target, each to train on and to measure on.
+
+    Attributes:
+        located: whether the joints of the target's people that are trained on are known.
+    """
 
     source: Domain
     target: Domain
     source_test: Domain
     target_test: Domain
+    located: bool = True
 
 
 def make_pair(name: str, root: Path) -> Pair:
     """The domains of a pair, made where they are not there yet."""
     folder, images = root / "domains" / name, "lspet/images"
+    athletes, other_athletes = (Domain(f"lspet/{part}.json", images) for part in ("train", "test"))
+    if name == "everyday":
+        target = Domain("stanford40/train.json", "stanford40/images")
+        target_test = Domain("coco_mini/train.json", "coco_mini/images", "unknown")
+        return Pair(athletes, target, other_athletes, target_test, located=False)
     if name == "coco":
         target, truth = Domain("", "coco/images", "unknown"), ("coco/train.json",)
         sides = {part: replace(target, annotations=f"domains/coco/{part}.json") for part in ("train", "test")}
@@ -145,8 +157,7 @@ def make_pair(name: str, root: Path) -> Pair:
             persons = _read(truth, "coco/images", root)
             for side, part in zip(sides.values(), halves(persons, SEED), strict=True):
                 write_persons(part, root / side.annotations, root / side.images)
-        source, source_test = (Domain(f"lspet/{part}.json", images) for part in ("train", "test"))
-        return Pair(source, sides["train"], source_test, sides["test"])
+        return Pair(athletes, sides["train"], other_athletes, sides["test"])
     made = {}
     # Nothing is chosen by the validation people: they are test people here.
     for part, files in (("train", ("lspet/train.json",)), ("test", ("lspet/test.json", "lspet/val.json"))):
@@ -262,8 +273,8 @@ def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def recovered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """PCK on target people, and the part of the gap that is recovered, of seeds that have both its ends.
 
-    The gap is from the source trained on, which has taken as many steps, to the oracle. ``spread`` is the
-    largest less the smallest of the seeds' gains.
+    The gap is from the source trained on, which has taken as many steps, to the oracle, if there is one.
+    ``spread`` is the largest less the smallest of the seeds' gains.
     """
     values = {(row["row"], row["seed"]): row["target"]["pck_box"] for row in rows}
     table = []
@@ -271,17 +282,17 @@ def recovered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         seeds = [seed for row, seed in values if row == name]
         if not seeds:
             continue
-        whole = [seed for seed in seeds if (LOW, seed) in values and (HIGH, seed) in values]
-        gains = [values[name, seed] - values[LOW, seed] for seed in whole]
-        gaps = [values[HIGH, seed] - values[LOW, seed] for seed in whole]
+        gains = {seed: values[name, seed] - values[LOW, seed] for seed in seeds if (LOW, seed) in values}
+        gaps = {seed: values[HIGH, seed] - values[LOW, seed] for seed in gains if (HIGH, seed) in values}
+        gap = sum(gaps.values())
         table.append(
             {
                 "row": name,
                 "seeds": len(seeds),
                 "target": sum(values[name, seed] for seed in seeds) / len(seeds),
-                "gain": sum(gains) / len(gains) if gains else None,
-                "spread": max(gains) - min(gains) if len(gains) > 1 else None,
-                "recovered": sum(gains) / sum(gaps) if gaps and sum(gaps) else None,
+                "gain": sum(gains.values()) / len(gains) if gains else None,
+                "spread": max(gains.values()) - min(gains.values()) if len(gains) > 1 else None,
+                "recovered": sum(gains[seed] for seed in gaps) / gap if gap else None,
             }
         )
     return table
@@ -292,7 +303,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    pairs = ("camera", "people", "coco")
+    pairs = ("camera", "people", "coco", "everyday")
     parser.add_argument("--pairs", nargs="+", choices=pairs, default=["camera", "people"])
     parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", default=list(ROWS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -332,6 +343,9 @@ def main() -> None:
             for name in ROWS:  # the source first
                 key = {"pair": pair_name, "row": name, "seed": seed, **same, "device": device}
                 if name not in ("source", *options.rows):
+                    continue
+                if ROWS[name].located and not pair.located:
+                    print(f"== {pair_name}: no {name}, as the target's joints are not known", flush=True)
                     continue
                 there = any(key.items() <= row.items() for row in recorded(options.json))
                 if there and (name != "source" or (runs / "source" / "last.pt").is_file()):

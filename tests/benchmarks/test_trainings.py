@@ -92,6 +92,32 @@ def test_a_difference_is_of_the_same_persons_and_a_gap_is_recovered_in_part() ->
     more = [*rows, {**rows[1], "seed": 1, "target": {"pck_box": 0.9}}]  # of a seed that lacks the two ends
     found = {row["row"]: row["recovered"] for row in adaptation.recovered(more)}
     assert found["mean teacher"] == pytest.approx(0.5)
+    nobody_knows = [row for row in rows if row["row"] != adaptation.HIGH]
+    found = {row["row"]: (row["gain"], row["recovered"]) for row in adaptation.recovered(nobody_knows)}
+    assert found["mean teacher"] == (pytest.approx(4 / 12), None)
+
+
+def test_a_row_that_needs_locations_is_not_run_where_the_target_has_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adaptation = benchmark("adaptation")
+    trained: list[str] = []
+
+    def measure(name: str, *_: object) -> dict[str, object]:
+        trained.append(name)
+        return {"minutes": 0.0}
+
+    monkeypatch.setattr(adaptation, "measure", measure)
+    monkeypatch.setenv("LFPOSE_DATA", str(tmp_path))
+    asked = ["--rows", "mean teacher", "5 %", "oracle", "--json", str(tmp_path / "rows.json")]
+    command = ["adaptation.py", "--pairs", "everyday", *asked, "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", command)
+    adaptation.main()
+    assert trained == ["source", "mean teacher"]
+    assert [row["row"] for row in adaptation.recorded(tmp_path / "rows.json")] == trained
+    said = capsys.readouterr().out
+    assert "everyday: no 5 %" in said
+    assert "everyday: no oracle" in said
 
 
 def test_a_verdict_without_labels_is_shown_beside_the_truth() -> None:
