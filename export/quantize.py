@@ -54,24 +54,44 @@ def weighted_layers(graph: Graph) -> list[str]:
     return [node.name for node in graph.nodes if _has_weights(node, graph)]
 
 
+def entry_layers(graph: Graph) -> list[str]:
+    """Names of the layers that read the crops: a convolution, and what filters its maps depthwise.
+
+    In CPU engines INT8 wins nothing there: integer kernels multiply channels in fours, and these read three
+    or one. No other layers of the shipped model move the joints as far (``report-layers.png``).
+    """
+    consumers = graph.consumers()
+    entry: list[str] = []
+    tensors = list(graph.inputs)
+    while tensors:
+        for node in consumers[tensors.pop()]:
+            if node.op_type in _ACTIVATIONS:
+                tensors += node.output
+            elif node.op_type == "Conv" and (not entry or _is_depthwise(node)) and _has_weights(node, graph):
+                entry.append(node.name)
+                tensors += node.output
+    return entry
+
+
 def tail_layers(graph: Graph) -> list[str]:
     """Names of the layers that make the graph's outputs.
 
-    These are the presence head, and the CAM head (or what a similarity is made of) with the depthwise filters
-    that smooth its CAMs.
+    These are the presence head, and the CAM head (or what a similarity is made of). A CAM head whose CAMs are
+    smoothed is none: the depthwise filters that smooth them are, and average away what INT8 adds.
     """
     producers = graph.producers()
     tail: list[str] = []
-    tensors = list(reversed(graph.outputs))
+    tensors = [(name, False) for name in reversed(graph.outputs)]
     while tensors:
-        node = producers.get(tensors.pop())
+        name, smoothed = tensors.pop()
+        node = producers.get(name)
         if node is None or node.name in tail:
             continue
-        weighted = _has_weights(node, graph)
-        if weighted:
+        weighted, depthwise = _has_weights(node, graph), _is_depthwise(node)
+        if weighted and (depthwise or not smoothed):
             tail.append(node.name)
-        if not weighted or attribute(node, "group", 1) != 1:
-            tensors += node.input
+        if depthwise or not weighted:
+            tensors += [(tensor, depthwise) for tensor in node.input]
     return tail
 
 
@@ -159,6 +179,10 @@ def _has_weights(node: onnx.NodeProto, graph: Graph) -> bool:
     else:
         return False
     return plain and all(name in graph.constants for name in node.input[1:] if name)
+
+
+def _is_depthwise(node: onnx.NodeProto) -> bool:
+    return bool(attribute(node, "group", 1) != 1)
 
 
 def output_axis(node: onnx.NodeProto) -> int:

@@ -213,7 +213,7 @@ def _draw(folder: Path, tree: dict[str, Any]) -> list[tuple[str, str]]:
     layers = list(tree["sensitivity_percent"].items())[:_SHOWN_LAYERS]
     figure = Figure(figsize=(8, 0.28 * len(layers) + 1.2), layout="constrained")
     axes = figure.subplots()
-    kept = set(tree["in_float"])
+    kept = set(tree["in_float"]["trt"])
     colors = ["tab:orange" if layer in kept else "tab:blue" for layer, _ in layers]
     axes.barh([layer for layer, _ in layers], [cost for _, cost in layers], color=colors)
     axes.invert_yaxis()

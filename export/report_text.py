@@ -84,7 +84,9 @@ def markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
             for row in tree["engine_latency"]
         ]
     lines += ["", *(_engine_line(engine) for engine in tree["engines"])]
-    lines += ["", f"Layers in float: {', '.join(f'`{layer}`' for layer in tree['in_float'])}.", ""]
+    lines += [""]
+    for style, layers in tree["in_float"].items():
+        lines += [f"Layers in float of `int8-{style}`: {', '.join(f'`{layer}`' for layer in layers)}.", ""]
     for name, caption in pictures:
         lines += [f"![{caption}]({name})", ""]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ import onnx
 from lfpose_edge.export.adjust import correct_biases
 from lfpose_edge.export.graph import Graph
 from lfpose_edge.export.proof import Drop, Floats, Judge, Predictions, Show, session, silent
-from lfpose_edge.export.quantize import Style, quantise, tail_layers, weighted_layers
+from lfpose_edge.export.quantize import Style, entry_layers, quantise, tail_layers, weighted_layers
 from lfpose_edge.export.ranges import METHODS, Calibration, Observation, RangeMethod, calibration_from
 
 from lfpose_edge.errors import AccuracyGateError, CalibrationError
@@ -25,7 +25,7 @@ class Quantised:
     Attributes:
         models: by style.
         calibration: the ranges that both use.
-        in_float: layers that stayed in float.
+        in_float: of each style, the layers that stayed in float.
         sensitivity: layer to the mean movement of the joints, as a part of the box, when it alone is INT8;
             the worst first.
         predictions: of each style's model on the held-out crops.
@@ -35,7 +35,7 @@ class Quantised:
 
     models: dict[Style, onnx.ModelProto]
     calibration: Calibration
-    in_float: list[str]
+    in_float: dict[Style, list[str]]
     sensitivity: dict[str, float]
     predictions: dict[Style, Predictions]
     drops: dict[Style, Drop]
@@ -58,9 +58,9 @@ def quantise_within(
     """Quantise a model so that it loses at most ``max_drop`` points on the held-out crops.
 
     Points of the joints' places (PCK), and of whether they are there. The layers that make the outputs stay
-    in float. If that is not enough, the layers that move the joints most join them: the worst one, the worst
-    two, four, and so on to half of them. How many is found on calibration crops; where the held-out crops do
-    not agree, more are tried, and the result says so.
+    in float, and for CPU engines those that read the crops. If that is not enough, the layers that move the
+    joints most join them: the worst one, the worst two, four, and so on to half of them. How many is found on
+    calibration crops; where the held-out crops do not agree, more are tried, and the result says so.
 
     Args:
         model: float32.
@@ -77,7 +77,7 @@ def quantise_within(
         AccuracyGateError: half of the layers in float are not enough; the message names the worst.
     """
     graph = Graph(model)
-    tail = tail_layers(graph)
+    tail, entry = tail_layers(graph), entry_layers(graph)
     original = tuning.predict(session(model))
     if not tuning.sees_joints(original):
         message = (
@@ -92,6 +92,8 @@ def quantise_within(
     def calibrated(by: RangeMethod) -> Calibration:
         return calibration_from(seen, by, crops=crops, source_sha256=source_sha256)
 
+    always: dict[Style, list[str]] = {"cpu": list(dict.fromkeys([*tail, *entry])), "trt": tail}
+
     def corrected(style: Style, in_float: list[str]) -> onnx.ModelProto:
         if correct_with is None:
             return model
@@ -99,7 +101,7 @@ def quantise_within(
 
     candidates: Sequence[RangeMethod] = [method] if method else METHODS
     scores = {
-        by: sum(movement(quantise(model, calibrated(by), style, in_float=tail)) for style in STYLES)
+        by: sum(movement(quantise(model, calibrated(by), style, in_float=always[style])) for style in STYLES)
         for by in (show(candidates, "ranges") if len(candidates) > 1 else candidates)
     }
     calibration = calibrated(min(scores, key=lambda by: scores[by]))
@@ -109,7 +111,8 @@ def quantise_within(
         layer: movement(quantise(model, calibration, "cpu", in_float=set(layers + tail) - {layer}))
         for layer in show(layers, "layers")
     }
-    sensitivity = dict(sorted(costs.items(), key=lambda entry: -entry[1]))
+    sensitivity = dict(sorted(costs.items(), key=lambda pair: -pair[1]))
+    worst = {style: [layer for layer in sensitivity if layer not in always[style]] for style in STYLES}
 
     reference = held_out.predict(session(model))
     held_out.trust(reference)
@@ -120,28 +123,29 @@ def quantise_within(
     half, judged = len(layers) // 2, 0
     tuning.trust(original)
     for kept in sorted({0, half, *(2**i for i in range(half.bit_length()) if 2**i < half)}):
-        in_float = [*tail, *list(sensitivity)[:kept]]
+        in_float = {style: [*always[style], *worst[style][:kept]] for style in STYLES}
         models = {
-            style: quantise(corrected(style, in_float), calibration, style, in_float=in_float)
-            for style in STYLES
+            style: quantise(corrected(style, layers), calibration, style, in_float=layers)
+            for style, layers in in_float.items()
         }
         here = (tuning.drop(tuning.predict(session(m)), original) for m in models.values())
         if kept < half and any(drop.low > max_drop for drop in here):  # too much, whoever is drawn
             continue
         found = {
             style: held_out.predict(session(models[style]))
-            for style in show(STYLES, f"accuracy, {len(in_float)} layers in float")
+            for style in show(STYLES, f"accuracy, {len(in_float['trt'])} layers in float")
         }
         judged += 1
         drops = {style: held_out.drop(prediction, reference) for style, prediction in found.items()}
         if max(drop.worst for drop in drops.values()) <= max_drop:
             return Quantised(models, calibration, in_float, sensitivity, found, drops, judged)
-    worst = max(drops.values(), key=lambda drop: drop.worst)
-    what = "PCK points" if worst.pck >= worst.presence else "points of presence"
+    most = max(drops.values(), key=lambda drop: drop.worst)
+    what = "PCK points" if most.pck >= most.presence else "points of presence"
     step = held_out.resolution()
     chance = f" One joint of those judged is {step:.2f} points: give more images, or --proof."
     message = (
-        f"INT8 loses {worst.worst:.2f} {what} with {len(in_float)} layers in float, more than --max-drop "
-        f"{max_drop:g}; nothing was published. The layers that hurt most: {', '.join(list(sensitivity)[:5])}."
+        f"INT8 loses {most.worst:.2f} {what} with {len(in_float['trt'])} layers in float, more than "
+        f"--max-drop {max_drop:g}; nothing was published. The layers that hurt most: "
+        f"{', '.join(list(sensitivity)[:5])}."
     )
     raise AccuracyGateError(message + chance * (step > max_drop / 2))

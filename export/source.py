@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lfpose_edge.export.graph import Graph
 from lfpose_edge.export.simplify import simplify
 from lfpose_edge.export.to_onnx import OPSET, forget_origin, store_as_half, to_onnx
+from lfpose_edge.export.widen import widen_smoothing
 
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BundleError
@@ -62,7 +64,8 @@ def open_source(source: str, like: str | None = None) -> Source:
             )
             raise BundleError(message + "the same with --like")
         bundle = Bundle.open(bundle_path(like))
-        return Source(_simplified(_load_onnx(path), path), _facts_of(bundle, {"onnx": path.name}))
+        model = _changed(_load_onnx(path), lambda model: widen_smoothing(simplify(model, path.name)))
+        return Source(model, _facts_of(bundle, {"onnx": path.name}))
     bundle = Bundle.open(bundle_path(source))
     card = bundle.path / "card.md"
     provenance = {key: value for key, value in bundle.manifest.provenance.items() if key != "int8"}
@@ -72,7 +75,8 @@ def open_source(source: str, like: str | None = None) -> Source:
         logger.warning(
             "%s is exported anew from its fp32 file; its %s is left behind", source, " and ".join(left)
         )
-    return Source(_load_onnx(bundle.model_file("fp32")), facts, card=card if card.is_file() else None)
+    model = _changed(_load_onnx(bundle.model_file("fp32")), widen_smoothing)
+    return Source(model, facts, card=card if card.is_file() else None)
 
 
 def _from_checkpoint(path: Path) -> Source:
@@ -129,15 +133,17 @@ def _facts_of(bundle: Bundle, provenance: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "provenance": provenance}
 
 
-def _simplified(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """Simplified, and with weights stored as they were: as float16, or as float32."""
+def _changed(model: onnx.ModelProto, change: Callable[[onnx.ModelProto], onnx.ModelProto]) -> onnx.ModelProto:
+    """A change of a float32 model, with weights stored as they were: as float16, or as float32."""
     import onnx
 
-    halved = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
-    model = simplify(Graph(model).to_model(), path.name)
-    if halved:
-        store_as_half(model)
-    return model
+    opened = Graph(model).to_model()
+    changed = change(opened)
+    if changed is opened:
+        return model
+    if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
+        store_as_half(changed)
+    return changed
 
 
 def _modern(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:

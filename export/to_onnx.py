@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lfpose_edge.export.simplify import simplify
+from lfpose_edge.export.widen import widen_smoothing
 
 if TYPE_CHECKING:
     import onnx
@@ -64,6 +65,7 @@ def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
             node.attribute.extend(kept)
     model = simplify(model, "the network")
     _name_by_layer(model)
+    model = widen_smoothing(model)
     forget_origin(model)
     store_as_half(model)
     return model

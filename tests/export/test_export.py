@@ -80,7 +80,7 @@ SMALL_CONTEXT = {"widths": (16, 16, 16), "context": {"width": 16, "layers": 1}}
 PARTS = {
     "refined and smoothed": (
         {**PLAIN, "refine": True, "smooth_cells": 2.0},
-        {"cam_head", "smoothing.across", "smoothing.down"},
+        {"smoothing.across", "smoothing.down"},
     ),
     "with context": (SMALL_CONTEXT, {"cam_head"}),
     "read twice": ({**PLAIN, "erase": 0.5}, {"cam_head", "erasing_head.cam_head"}),
