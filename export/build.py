@@ -183,9 +183,8 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
     facts["provenance"] = {
         **facts["provenance"],
         "int8": {
-            "calibration": Path(
-                how.calibration
-            ).name,  # a folder's place on this machine is nobody's business
+            # A folder's place on this machine is nobody's business.
+            "calibration": Path(how.calibration).resolve().name,
             "crops": len(data.crops),
             "sha256": data.crops.sha256,
             "ranges": quantised.calibration.method,

@@ -7,6 +7,7 @@ is never substituted for a set that is not there.
 from __future__ import annotations
 
 import hashlib
+import logging
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from lfpose_edge.errors import CalibrationError, did_you_mean
 from lfpose_edge.persons import PersonTable, read_coco_keypoints, unlabelled_persons
 from lfpose_edge.skeleton import COCO17, LSP14, Skeleton
 from lfpose_edge.sources import IMAGE_SUFFIXES, load_image
+
+logger = logging.getLogger("lfpose_edge")
 
 FEWEST = 32
 FEWEST_TO_SPLIT = 40  # a fifth of these may be held out
@@ -98,7 +101,8 @@ def load_calibration_set(
 
     Without ``proof`` the held-out set is the validation part of a named set, or else a fifth of the crops,
     and of a small set more, in blocks all over the set: the frames of a video are like those beside them. Of
-    a folder with more images than are needed those that are taken are from all over it, too.
+    a folder with more images than are needed those that are taken are from all over it, too. Equal crops
+    count once. Fewer crops than were asked for are logged as a warning.
 
     Args:
         spec: a name in ``SUBSETS``; a folder of images; a COCO-keypoints JSON; or an ``.npz`` with ``crops``
@@ -116,7 +120,32 @@ def load_calibration_set(
         CalibrationError: there is no such set, or it has fewer than ``FEWEST`` usable crops.
         SourceError: an image or an annotation file cannot be read.
     """
+    found = _load(spec, how, skeleton, data_root, images, proof, detector, limit, progress)
+    if len(found.crops) < found.asked:
+        logger.warning(
+            "the ranges of calibration set %s are seen on %d persons; %d were asked for",
+            spec,
+            len(found.crops),
+            found.asked,
+        )
+    return found
+
+
+def _load(
+    spec: str,
+    how: Input,
+    skeleton: Skeleton,
+    data_root: Path,
+    images: Path | None,
+    proof: tuple[Path, Path] | None,
+    detector: str | Detector | None,
+    limit: int,
+    progress: Progress,
+) -> CalibrationSet:
     path = Path(spec)
+    if not spec:
+        message = "the calibration set has an empty name: give a name, a folder, a JSON or an .npz"
+        raise CalibrationError(message)
     if spec in SUBSETS and limit > SUBSETS[spec].persons:
         message = (
             f"{spec} is {SUBSETS[spec].persons} persons, and {limit} are asked for: give a set of your own"
@@ -127,10 +156,16 @@ def load_calibration_set(
         if proof is None:
             annotations, folder = (data_root / part for part in SUBSETS[spec].held_out)
             proof = (annotations, folder) if annotations.is_file() and folder.is_dir() else None
+        if proof is None:
+            logger.warning(
+                "%s is not there, so a fifth of the persons of %s prove INT8, and no range is seen on these",
+                annotations,
+                spec,
+            )
     elif path.is_dir():
-        persons, asked = _folder(path, skeleton, detector, limit), limit
+        persons, asked = _folder(path, skeleton, detector, limit, progress), limit
     elif path.suffix == ".npz" and path.is_file():
-        given = _from_npz(path, how, skeleton, limit + MOST_HELD_OUT)
+        given = _from_npz(path, how, skeleton, limit + MOST_HELD_OUT).distinct()
         if proof is None:
             return CalibrationSet(spec, *_split(given, spec, limit), limit)
         _require_enough(spec, len(given))
@@ -149,18 +184,24 @@ def load_calibration_set(
         raise CalibrationError(message)
 
     if proof is None:
-        both = cut_crops(persons.first(asked + MOST_HELD_OUT), how, progress)
+        both = cut_crops(persons.first(asked + MOST_HELD_OUT), how, progress).distinct()
         return CalibrationSet(spec, *_split(both, spec, asked), asked)
-    _require_enough(spec, len(persons))
-    crops = cut_crops(persons.first(asked), how, progress)
+    crops = cut_crops(persons.first(asked), how, progress).distinct()
+    _require_enough(spec, len(crops))
     return CalibrationSet(spec, crops, _held_out(proof, crops, how, skeleton, progress), asked)
 
 
 def _split(both: CropSet, name: str, asked: int) -> tuple[CropSet, CropSet]:
     """Crops for the ranges, and for the proof: the rest, but at least a fifth, or enough to judge by."""
     n = len(both)
+    if n < FEWEST_TO_SPLIT:
+        message = (
+            f"calibration set {name!r} has {n} different persons, at least {FEWEST_TO_SPLIT} are needed: "
+            f"{FEWEST} for the ranges, which do not hold for the next persons if seen on fewer, and "
+            f"{FEWEST_TO_JUDGE} to prove INT8 on; or give these with --proof"
+        )
+        raise CalibrationError(message)
     for_proof = max(n // 5, min(ENOUGH_TO_JUDGE, n - FEWEST), min(n - asked, MOST_HELD_OUT))
-    _require_enough(name, n - for_proof)
     ends = [round((block + 1) * n / _BLOCKS) for block in range(_BLOCKS)]
     sizes = [len(part) for part in np.array_split(np.arange(for_proof), _BLOCKS)]
     proof = [row for end, size in zip(ends, sizes, strict=True) for row in range(end - size, end)]
@@ -240,7 +281,9 @@ def _shuffled(persons: PersonTable) -> PersonTable:
     return persons.chosen(sorted(range(len(persons)), key=lambda row: annotation_order(int(ids[row]))))
 
 
-def _folder(folder: Path, skeleton: Skeleton, detector: str | Detector | None, limit: int) -> PersonTable:
+def _folder(
+    folder: Path, skeleton: Skeleton, detector: str | Detector | None, limit: int, progress: Progress
+) -> PersonTable:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not files:
         message = f"calibration folder {folder} holds no image"
@@ -249,7 +292,8 @@ def _folder(folder: Path, skeleton: Skeleton, detector: str | Detector | None, l
     images: list[Path] = []
     boxes: list[NDArray[np.floating]] = []
     most = limit + MOST_HELD_OUT
-    for file in (files[i] for i in _spread(len(files), most)):
+    for i in progress(_spread(len(files), most)):
+        file = files[i]
         image = load_image(file)
         height, width = image.shape[:2]
         found = [np.array([0, 0, width, height])] if find is None else list(find(image)[0])

@@ -141,9 +141,8 @@ def export(
     engines = None
     if engine is not None:
         options = BuildOptions(workspace_mb=workspace_mb, dla_core=dla_core, timing_cache=timing_cache)
-        engines = Engines(
-            engine_kind(engine), gpus=tuple(wanted.upper() for wanted in gpu or ()), options=options
-        )
+        gpus = tuple(dict.fromkeys(wanted.upper() for wanted in gpu or ()))
+        engines = Engines(engine_kind(engine), gpus=gpus, options=options)
     with _steps_shown() as steps:
         bundle = export_bundle(
             source,

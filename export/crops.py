@@ -42,6 +42,11 @@ class CropSet:
         """Of the marks, in order: the same crops have the same hash everywhere."""
         return hashlib.sha256(b"".join(self.marks)).hexdigest()
 
+    def distinct(self) -> CropSet:
+        """These crops, each once: a picture that is there twice proves nothing about the next one."""
+        first = {mark: row for row, mark in reversed(list(enumerate(self.marks)))}
+        return self.part(sorted(first.values()))
+
     def part(self, rows: Sequence[int]) -> CropSet:
         """These crops, in this order."""
         index = np.asarray(rows, np.intp)

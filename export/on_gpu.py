@@ -15,7 +15,7 @@ from lfpose_edge.bundle import Input
 from lfpose_edge.errors import AccuracyGateError
 from lfpose_edge.persons import unlabelled_persons
 from lfpose_edge.skeleton import Skeleton
-from lfpose_edge.zoo import bundle_path
+from lfpose_edge.zoo import SHIPPED
 
 Floats = NDArray[np.float32]
 Infer = Callable[[Floats], tuple[Floats, Floats]]
@@ -27,7 +27,7 @@ LARGEST_ERROR = (
 )
 LEAST_VARIATION = 0.1  # logits; maps of a network that learned nothing are flat
 LARGEST_PRESENCE_ERROR = 0.05  # of a probability
-PHOTO = bundle_path("lfpose-lite").parent / "photos" / "astronaut.jpg"
+PHOTO = SHIPPED / "photos" / "astronaut.jpg"
 _BOXES = ((60, 0, 420, 512), (0, 0, 512, 512), (120, 20, 360, 300), (0, 100, 512, 460))
 
 

@@ -93,6 +93,13 @@ def quantise_within(
         return calibration_from(seen, by, crops=crops, source_sha256=source_sha256)
 
     always: dict[Style, list[str]] = {"cpu": list(dict.fromkeys([*tail, *entry])), "trt": tail}
+    for style in STYLES:
+        if not set(weighted_layers(graph)).difference(always[style]):
+            message = (
+                f"no layer of the model would be INT8 in its int8-{style} file: what can be are convolutions "
+                f"and Gemms with constant weights, but for those at its ends"
+            )
+            raise CalibrationError(message)
 
     def corrected(style: Style, in_float: list[str]) -> onnx.ModelProto:
         if correct_with is None:

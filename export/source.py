@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lfpose_edge.export.graph import Graph
+from lfpose_edge.export.proof import session
 from lfpose_edge.export.simplify import simplify
 from lfpose_edge.export.to_onnx import OPSET, forget_origin, store_as_half, to_onnx
 from lfpose_edge.export.widen import widen_smoothing
@@ -55,6 +57,9 @@ def open_source(source: str, like: str | None = None) -> Source:
         BundleError: it cannot be read, or is none of these.
     """
     path = Path(source)
+    if path.suffix in (".pth", ".ckpt"):
+        message = f"{path}: the name of a checkpoint of lfpose train ends in .pt"
+        raise BundleError(message)
     if path.suffix == ".pt":
         return _from_checkpoint(path)
     if path.suffix == ".onnx":
@@ -64,8 +69,11 @@ def open_source(source: str, like: str | None = None) -> Source:
             )
             raise BundleError(message + "the same with --like")
         bundle = Bundle.open(bundle_path(like))
-        model = _changed(_load_onnx(path), lambda model: widen_smoothing(simplify(model, path.name)))
-        return Source(model, _facts_of(bundle, {"onnx": path.name}))
+        given = _load_onnx(path)
+        model = _changed(given, lambda model: widen_smoothing(simplify(model, path.name)))
+        _require_same(given, model, bundle.manifest.input.size, path)
+        facts = _facts_of(bundle, {"onnx": path.name})
+        return Source(model, {**facts, "name": path.stem})
     bundle = Bundle.open(bundle_path(source))
     card = bundle.path / "card.md"
     provenance = {key: value for key, value in bundle.manifest.provenance.items() if key != "int8"}
@@ -79,19 +87,37 @@ def open_source(source: str, like: str | None = None) -> Source:
     return Source(model, facts, card=card if card.is_file() else None)
 
 
+def _require_same(before: onnx.ModelProto, after: onnx.ModelProto, size: tuple[int, int], path: Path) -> None:
+    """BundleError where a change of a graph changes what it computes; what cannot be run is refused later."""
+    crops = np.random.default_rng(0).normal(size=(2, 3, *size)).astype(np.float32)
+    try:
+        expected = session(before)(crops)
+    except Exception:  # onnxruntime's errors share no public base class
+        return
+    for one, other in zip(expected, session(after)(crops), strict=True):
+        near = 1e-3 * max(1.0, float(np.abs(one).max()))
+        if one.shape != other.shape or np.abs(one - other).max() > near:  # NaN is refused later, too
+            message = (
+                f"{path} computes something else once it is simplified (onnxsim, which can be uninstalled); "
+                "nothing was written"
+            )
+            raise BundleError(message)
+
+
 def _from_checkpoint(path: Path) -> Source:
     from lfpose_edge.train.checkpoint import load_checkpoint
     from lfpose_edge.train.networks import build_network
     from lfpose_edge.train.recipe import parse_recipe
+    from lfpose_edge.train.start import load_checkpoint_weights
 
     state = load_checkpoint(path)
+    lacking = [key for key in ("recipe", "ema", "step") if key not in state]
+    if lacking:
+        message = f"{path} has no {lacking[0]!r}: it is not a checkpoint of lfpose train"
+        raise BundleError(message)
     recipe = parse_recipe(state["recipe"], where=str(path))
     network = build_network(recipe.network, recipe.joints, pretrained=False)
-    try:
-        network.load_state_dict(state["ema"])
-    except RuntimeError as error:
-        message = f"{path} does not hold the network that its recipe describes: {error}"
-        raise BundleError(message) from error
+    load_checkpoint_weights(network, path)
     network.eval()
     joints = recipe.joints
     facts = {
@@ -141,6 +167,7 @@ def _changed(model: onnx.ModelProto, change: Callable[[onnx.ModelProto], onnx.Mo
     changed = change(opened)
     if changed is opened:
         return model
+    forget_origin(changed)  # what the simplifier notes, too
     if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
         store_as_half(changed)
     return changed

@@ -44,10 +44,12 @@ def make_subset(
         raise CalibrationError(message)
     try:
         tree: dict[str, Any] = json.loads(annotations.read_text(encoding="utf-8-sig"))
+        others = {c["id"] for c in tree["categories"] if c.get("name", "person") != "person"}
         usable = [
             person
             for person in tree["annotations"]
             if not person.get("iscrowd")
+            and person.get("category_id") not in others
             and sum(v > 0 for v in (person.get("keypoints") or ())[2::3]) >= least_joints
             and min(person["bbox"][2:]) >= least_side
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import math
 import os
@@ -57,7 +58,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         OSError: it cannot be written; the error names ``path``.
     """
     _make_parent(path)
-    for lock in path.parent.glob(f".{path.name}.*.part.lock"):
+    for lock in path.parent.glob(f".{glob.escape(path.name)}.*.part.lock"):
         with locked(lock, wait=False) as is_dead:
             if is_dead:
                 shutil.rmtree(lock.with_suffix(""), ignore_errors=True)

@@ -47,6 +47,9 @@ def _coco(root: Path, part: str, count: int, *, side: float = 120.0, joints: int
         ],
         "categories": [{"id": 1, "keypoints": names}],
     }
+    # As one of COCO's: nothing of him is labelled, and his box is flat.
+    flat = {"id": 999, "image_id": 0, "bbox": [9.98, 18.5, 5.54, 0.0], "keypoints": [0] * 3 * len(names)}
+    tree["annotations"].append(flat)
     annotations.write_text(json.dumps(tree))
 
 
@@ -74,11 +77,17 @@ def test_a_detector_finds_the_people_of_a_folder(tmp_path: Path) -> None:
         _load(tmp_path / "frames", tmp_path, detector=lambda image: np.zeros((0, 4)))
 
 
-def test_coco_subset_is_a_rule(tmp_path: Path) -> None:
+def test_coco_subset_is_a_rule(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _coco(tmp_path, "train", 60)
+    assert len(_load("coco_subset", tmp_path).held_out) == 28
+    assert "person_keypoints_val2017.json is not there" in caplog.text
     _coco(tmp_path, "val", 20)
+    caplog.clear()
     found = _load("coco_subset", tmp_path)
     assert (len(found.crops), len(found.held_out), found.asked) == (60, 20, 512)
+    assert caplog.messages == [
+        "the ranges of calibration set coco_subset are seen on 60 persons; 512 were asked for"
+    ]
     assert found.held_out.persons.labelled.any()
     ids = found.crops.persons.annotation_ids.tolist()
     assert ids != sorted(ids)
@@ -95,7 +104,7 @@ def test_coco_subset_is_a_rule(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("side", "joints"), [(90.0, 9), (120.0, 7)], ids=["small", "few joints"])
 def test_persons_that_the_rule_leaves_out(tmp_path: Path, side: float, joints: int) -> None:
     _coco(tmp_path, "train", 40, side=side, joints=joints)
-    with pytest.raises(CalibrationError, match="has 0 persons"):
+    with pytest.raises(CalibrationError, match="has 0 different persons"):
         _load("coco_subset", tmp_path)
 
 
@@ -196,9 +205,14 @@ def _npz(**arrays: Any) -> Any:
     return make
 
 
-_GOOD = np.zeros((40, 64, 48, 3), np.uint8)
+_GOOD = np.random.default_rng(0).integers(0, 256, (40, 64, 48, 3), np.uint8)
 BAD = {
-    "three images": (_few, ["has 3 persons", "at least 32", "do not hold"]),
+    "three images": (_few, ["has 3 different persons", "at least 40", "do not hold"]),
+    "no name": (lambda root: "", ["empty name"]),
+    "one picture forty times": (
+        _npz(crops=np.zeros_like(_GOOD), color="rgb"),
+        ["has 1 different persons", "at least 40"],
+    ),
     "no image": (_empty, ["holds no image"]),
     "coco is not there": (
         lambda root: "coco_subset",
@@ -210,7 +224,7 @@ BAD = {
     "other size": (_npz(crops=_GOOD[:, :32], color="rgb"), ["uint8 (N, 64, 48, 3)", "(40, 32, 48, 3)"]),
     "float crops": (_npz(crops=_GOOD.astype(np.float32), color="rgb"), ["must be uint8", "got float32"]),
     "a part of a file": (_truncated_npz, ["c.npz is no calibration set"]),
-    "few crops": (_npz(crops=_GOOD[:10], color="rgb"), ["has 8 persons for the ranges"]),
+    "few crops": (_npz(crops=_GOOD[:39], color="rgb"), ["has 39 different persons", "at least 40"]),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -84,7 +85,39 @@ def test_an_onnx_file_is_exported_like_a_bundle(run, tmp_path: Path) -> None:
     write_blob_bundle(tmp_path / "blob")
     onnx.save(blob_network(), tmp_path / "mine.onnx")
     assert run("mine.onnx", "--out", "b", "--like", "blob")[0] == 0
-    assert Bundle.open(tmp_path / "b").manifest.name == "blob"
+    # The bundle it is like has another network.
+    assert Bundle.open(tmp_path / "b").manifest.name == "mine"
+
+
+def test_a_simplifier_that_changes_the_network_is_found_out(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxsim
+
+    def wrong(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+        model = copy.deepcopy(model)
+        weights = next(tensor for tensor in model.graph.initializer if tensor.name == "head.weight")
+        weights.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weights), weights.name))
+        return model, True
+
+    monkeypatch.setattr(onnxsim, "simplify", wrong)
+    write_blob_bundle(tmp_path / "blob")
+    onnx.save(blob_network(), tmp_path / "mine.onnx")
+    code, _, err = run("mine.onnx", "--out", "b", "--like", "blob")
+    assert (code, "computes something else once it is simplified" in err) == (1, True)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_network_without_a_layer_for_int8_is_refused(run, frames: Path, tmp_path: Path) -> None:
+    model = blob_network()
+    for node in model.graph.node:
+        if node.name == "mix":  # all others are its ends
+            node.op_type = "Relu"
+            del node.input[1:]
+    write_blob_bundle(tmp_path / "blob")
+    onnx.save(model, tmp_path / "ends.onnx")
+    code, _, err = run("ends.onnx", "--out", "b", "--like", "blob", "--int8", "--calib", frames)
+    assert (code, "no layer of the model would be INT8 in its int8-cpu file" in err) == (1, True)
 
 
 def test_a_bundle_keeps_its_name_and_version_unless_told(run, tmp_path: Path) -> None:
@@ -160,6 +193,7 @@ def test_an_onnx_file_tells_nothing_of_the_machine_that_made_it(run, tmp_path: P
     onnx.save(model, tmp_path / "mine.onnx")
     assert run("mine.onnx", "--out", "b", "--like", "blob")[0] == 0
     assert b"secret" not in (tmp_path / "b/model.onnx").read_bytes()
+    assert not onnx.load(tmp_path / "b/model.onnx").metadata_props  # nor of the simplifier
 
 
 def _one_crop_only(model: onnx.ModelProto) -> None:
@@ -244,6 +278,7 @@ MISTAKES = {
     "no version": (["blob", "--version", ""], "--version must be letters"),
     "version is a path": (["blob", "--version", "../1"], "--version must be letters"),
     "weights astray": (["astray.onnx", "--like", "blob"], "holds weights that are not finite"),
+    "another suffix": (["last.pth"], "ends in .pt"),
     "no onnx": (["none.onnx", "--like", "blob"], "no ONNX file at none.onnx"),
     "unknown set": (["blob", "--int8", "--calib", "coco_subse"], "did you mean 'coco_subset'"),
     "coco is not there": (["blob", "--int8", "--calib", "coco_subset"], "person_keypoints_train2017.json"),
