@@ -94,6 +94,19 @@ def test_the_cpu_style_is_refused_and_the_node_is_named() -> None:
 
 
 @rtx
+def test_an_operator_that_tensorrt_lacks_is_named_with_its_node() -> None:
+    model = _fixed_size(blob_network())
+    squares = onnx.numpy_helper.from_array(np.ones((3, 4, 4), np.float32), "squares")
+    model.graph.initializer.append(squares)
+    model.graph.node.append(onnx.helper.make_node("Det", ["squares"], ["odd"], name="volume"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("odd", onnx.TensorProto.FLOAT, [3]))
+    with pytest.raises(BundleError, match=r"at node 'volume' \(Det\)"):
+        TensorRt.load("tensorrt_rtx").build(
+            model.SerializeToString(), BuildOptions(compute_capability="SM86")
+        )
+
+
+@rtx
 def test_an_unknown_gpu_is_named_with_those_that_can_be_had() -> None:
     model = _fixed_size(blob_network()).SerializeToString()
     with pytest.raises(BackendUnavailable, match="cannot build for SM87; it builds for .*SM86"):
