@@ -1,4 +1,4 @@
-"""The layers at a network's ends, which INT8 leaves in float: those that read crops, those that make outputs."""
+"""The layers at a network's ends, which INT8 leaves in float."""
 
 from __future__ import annotations
 
