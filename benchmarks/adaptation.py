@@ -2,7 +2,7 @@
 
     python benchmarks/adaptation.py                       # all rows of two pairs, seed 0; hours on a CPU
     python benchmarks/adaptation.py --pairs camera --rows "mean teacher" all --seeds 0 1 2
-    python benchmarks/adaptation.py --compare             # what is recorded: differences, recovered gaps
+    python benchmarks/adaptation.py --size 96 --compare   # what is recorded at a size: differences, gaps
 
 Needs Leeds Sports Pose Extended as COCO JSON below $LFPOSE_DATA: lspet/train.json, test.json and images; for
 the pair ``coco`` a COCO-keypoints JSON, coco/train.json, with images; and for ``everyday`` what
@@ -15,7 +15,7 @@ the pair ``coco`` a COCO-keypoints JSON, coco/train.json, with images; and for `
 
 A source is trained once a pair and seed. All other rows start from it and take as many steps: the
 adaptations, the source trained on, and the oracle, which has the target's locations beside the source's. Rows
-"1 %" and "5 %" have those of so many of the target's people; no other row reads one. But where a row says
+"1 %" and "5 %" have those of so many of the target's people; no row but these and the oracle reads one. But where a row says
 otherwise, BatchNorm keeps the statistics of the target. All are measured on target people that nobody has
 trained on, and on the source's; benchmarks/results/adaptation.json is written after each. A row that is there
 is not trained again.
