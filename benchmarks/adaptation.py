@@ -15,10 +15,10 @@ the pair ``coco`` a COCO-keypoints JSON, coco/train.json, with images; and for `
 
 A source is trained once a pair and seed. All other rows start from it and take as many steps: the
 adaptations, the source trained on, and the oracle, which has the target's locations beside the source's. Rows
-"1 %" and "5 %" have those of so many of the target's people; no row but these and the oracle reads one. But where a row says
-otherwise, BatchNorm keeps the statistics of the target. All are measured on target people that nobody has
-trained on, and on the source's; benchmarks/results/adaptation.json is written after each. A row that is there
-is not trained again.
+"1 %" and "5 %" have those of so many of the target's people; no row but these and the oracle reads one. But
+where a row says otherwise, BatchNorm keeps the statistics of the target. All are measured on target people
+that nobody has trained on, and on the source's; benchmarks/results/adaptation.json is written after each. A
+row that is there is not trained again.
 """
 
 from __future__ import annotations
