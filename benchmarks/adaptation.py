@@ -254,8 +254,8 @@ def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         before, after = (
             SelfAgreement(**{"turned": 0.0, **which["without_labels"]}) for which in (source, row)
         )
-        on_source = (source["source"]["pck_box"], row["source_in_its_statistics"], row["source"]["pck_box"])
-        verdict = Verdict(before, after, *on_source)
+        on_source = (which["source_in_its_statistics"] for which in (source, row))
+        verdict = Verdict(before, after, *on_source, row["source"]["pck_box"])
         table.append(
             {
                 "row": row["row"],

@@ -201,7 +201,7 @@ def verdict_table(verdict: Any, people: int) -> Table:
     }
     for label, (name, before, after) in rows.items():
         table.add_row(label, f"{getattr(before, name):.3f}", f"{getattr(after, name):.3f}")
-    for whose, after in (("its own", verdict.source_after), ("the published", verdict.source_published)):
-        label = f"source, PCK@0.1 box, in {whose} BatchNorm statistics"
-        table.add_row(label, f"{verdict.source_before:.3f}", f"{after:.3f}")
+    source = "source, PCK@0.1 box, in {} BatchNorm statistics"
+    table.add_row(source.format("its own"), f"{verdict.source_before:.3f}", f"{verdict.source_after:.3f}")
+    table.add_row(source.format("the published"), "", f"{verdict.source_published:.3f}")
     return table

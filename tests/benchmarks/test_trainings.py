@@ -128,8 +128,10 @@ def test_a_verdict_without_labels_is_shown_beside_the_truth() -> None:
         return {"row": name, "seed": 0, **judged, **places}
 
     rows = [row("source", 0.3, 0.5), row("mean teacher", 0.4, 0.6), row("all", 0.2, 0.4)]
-    found = {r["row"]: (r["target"], r["published"]) for r in benchmark("adaptation").judged(rows)}
+    table = benchmark("adaptation").judged(rows)
+    found = {r["row"]: (r["target"], r["published"]) for r in table}
     assert found == {"mean teacher": (pytest.approx(10), True), "all": (pytest.approx(-10), False)}
+    assert [r["source"] for r in table] == [0, 0]  # in the same statistics
 
 
 def test_recorded_rows_are_of_the_benchmarks() -> None:

@@ -162,10 +162,9 @@ def test_a_verdict_is_of_the_right_people(figures: Path) -> None:
     verdict = judge(*networks, held_out, known, validation, *how)
     assert verdict.before == self_agreement(networks[0], held_out, *how)
     assert verdict.after == self_agreement(networks[1], held_out, *how)
-    of_source = with_statistics_of(networks[1], known, *how)
+    of_source = [with_statistics_of(network, known, *how) for network in networks]
     measured = [
-        evaluate_network(network, validation, *how).pck_box.mean
-        for network in (networks[0], of_source, networks[1])
+        evaluate_network(network, validation, *how).pck_box.mean for network in (*of_source, networks[1])
     ]
     found = [verdict.source_before, verdict.source_after, verdict.source_published]
     assert found == measured
