@@ -157,8 +157,8 @@ def with_statistics_of(
     copied = copy.deepcopy(network)
     device = next(copied.parameters()).device
     crops = PersonCrops(persons, CropView(size, padding))
-    firsts = range(0, len(crops), _BATCH)
-    batches = (range(first, min(first + _BATCH, len(crops))) for first in firsts)
+    # Of even length: one person alone is nothing that BatchNorm can do with.
+    batches = np.array_split(np.arange(len(crops)), -(-len(crops) // _BATCH))
     take_statistics(copied, (torch.stack([crops[row].crop for row in rows]).to(device) for rows in batches))
     return copied.eval()
 
