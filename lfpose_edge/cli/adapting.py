@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from lfpose_edge.cli import training
 from lfpose_edge.cli.errors import Stopped, list_left_out
-from lfpose_edge.cli.people import find_people
+from lfpose_edge.cli.people import find_people, opened
 from lfpose_edge.console import plain_console
 from lfpose_edge.errors import AccuracyGateError, BundleError, RecipeError, SourceError
 from lfpose_edge.files import require_writable, write_text_whole
@@ -20,6 +23,7 @@ from lfpose_edge.skeleton import Skeleton
 
 HELD_OUT = 5  # the last of so many parts of the images is kept for the verdict
 LEAST_PEOPLE, LEAST_HELD_OUT = 40, 10
+LEAST_SEEN = 1.0  # pixels, of either side of a box
 
 
 def run_adapt(
@@ -80,12 +84,14 @@ def run_adapt(
         require_same_people(out, asked)
         console.print(f"goes on with the people of {out / 'target.json'}")
     else:
-        if boxes is not None:
-            found = read_boxes(boxes, frames)
-        else:
-            unreadable: list[SourceError] = []
-            on_unreadable = unreadable.append if keep_going else None
-            found = find_people(frames, detector, console, on_unreadable=on_unreadable)
+        unreadable: list[SourceError] = []
+        on_unreadable = unreadable.append if keep_going else None
+        try:
+            if boxes is not None:
+                found = read_boxes(boxes, frames, console, on_unreadable=on_unreadable)
+            else:
+                found = find_people(frames, detector, console, on_unreadable=on_unreadable)
+        finally:
             list_left_out(unreadable)
         write_halves({**found, "info": {**found.get("info", {}), **asked}}, out)
     held_out = read_coco_boxes(out / "held-out.json", frames, source.joints)
@@ -135,26 +141,53 @@ def require_same_people(out: Path, asked: dict[str, str | None]) -> None:
         raise SourceError(message)
 
 
-def read_boxes(boxes: Path, frames: Path) -> dict[str, Any]:
-    """The same from a COCO JSON; checked, and without anything but boxes."""
+def read_boxes(
+    boxes: Path,
+    frames: Path,
+    console: Console,
+    *,
+    on_unreadable: Callable[[SourceError], None] | None = None,
+) -> dict[str, Any]:
+    """What :func:`find_people` gives, from a COCO JSON, without anything but boxes; every image is opened.
+
+    Raises:
+        SourceError: the JSON or an image cannot be used, or a box shows less than a pixel of its image.
+    """
     table: PersonTable = read_coco_boxes(boxes, frames, Skeleton("box", ("middle",), (), (0.1,)))
-    names = {path: path.relative_to(frames).as_posix() for path in table.images}
-    missing = next((path for path in names if not path.is_file()), None)
+    files = list(dict.fromkeys(table.images))
+    missing = next((path for path in files if not path.is_file()), None)
     if missing is not None:
         message = f"{boxes} names an image that is not there: {missing}"
         raise SourceError(message)
-    ids = {name: number for number, name in enumerate(dict.fromkeys(names.values()), 1)}
+    read = opened(files, "opening the images", console, on_unreadable=on_unreadable)
+    sizes = {path: image.shape[1::-1] for path, image in read}
+    table = table.chosen([row for row, path in enumerate(table.images) if path in sizes])
+    seen = np.clip(table.boxes, 0, [sizes[path] * 2 for path in table.images])
+    sides = (seen[:, 2:] - seen[:, :2]).min(axis=1)
+    if sides.min() < LEAST_SEEN:
+        row = int(sides.argmin())
+        width, height = sizes[table.images[row]]
+        message = (
+            f"{boxes}: annotation {table.annotation_ids[row]} shows less than a pixel of "
+            f"{table.images[row].name}, which is {width} wide and {height} tall: its box goes from corner "
+            f"to corner {table.boxes[row].tolist()}"
+        )
+        raise SourceError(message)
+    ids = {path: number for number, path in enumerate(sizes, 1)}
     annotations = [
         {
             "id": row + 1,
-            "image_id": ids[names[path]],
+            "image_id": ids[path],
             "category_id": 1,
             "iscrowd": 0,
             "bbox": [x1, y1, x2 - x1, y2 - y1],
         }
         for row, (path, (x1, y1, x2, y2)) in enumerate(zip(table.images, table.boxes.tolist(), strict=True))
     ]
-    images = [{"id": number, "file_name": name} for name, number in ids.items()]
+    images = [
+        {"id": ids[path], "file_name": path.relative_to(frames).as_posix(), "width": width, "height": height}
+        for path, (width, height) in sizes.items()
+    ]
     return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
 
 

@@ -78,7 +78,55 @@ def test_boxes_that_cannot_be_used_are_named(
     where[-1] |= change
     (tmp_path / "boxes.json").write_text(json.dumps(found))
     with pytest.raises(SourceError, match=words):
-        read_boxes(tmp_path / "boxes.json", frames)
+        read_boxes(tmp_path / "boxes.json", frames, QUIET)
+
+
+@pytest.mark.parametrize(
+    "bbox",
+    [[120, 5, 20, 20], [5, -30, 20, 30.5], [5, 5, 0.4, 30]],
+    ids=["beside", "almost above", "thinner than a pixel"],
+)
+def test_boxes_that_show_nothing_of_their_images_are_named(
+    bbox: list[float], frames: Path, tmp_path: Path
+) -> None:
+    """Though the file does not say how large these are."""
+    found = find_people(frames, None, QUIET)
+    found["images"] = [{"id": image["id"], "file_name": image["file_name"]} for image in found["images"]]
+    found["annotations"][-1]["bbox"] = bbox
+    (tmp_path / "boxes.json").write_text(json.dumps(found))
+    with pytest.raises(
+        SourceError, match="annotation 24 shows less than a pixel of 023.png, which is 120 wide and 140 tall"
+    ):
+        read_boxes(tmp_path / "boxes.json", frames, QUIET)
+
+
+def test_the_images_of_given_boxes_are_opened_before_the_training(
+    checkpoint: Path,
+    figures: Path,
+    frames: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(adapting, "LEAST_PEOPLE", 99)  # it does not come to a training
+    found = find_people(frames, None, QUIET)
+    found["images"][1]["file_name"] = "turned.jpg"
+    (tmp_path / "boxes.json").write_text(json.dumps(found))
+    (frames / "turned.jpg").write_bytes(turned_jpeg(cv2.imread(str(frames / "001.png"))))
+    (frames / "023.png").write_bytes(b"no image")
+    faults = ("turned.jpg is turned by its EXIF entry", "023.png is damaged, or not an image")
+    arguments = (str(checkpoint), frames, tmp_path / "out", None, tmp_path / "boxes.json", figures, 1, "cpu")
+    with pytest.raises(SourceError, match=faults[0]):
+        run_adapt(*arguments)
+    with pytest.raises(SourceError, match="22 people in 22 images are too few"):
+        run_adapt(*arguments, keep_going=True)
+    said = capsys.readouterr().err
+    assert all(f"left out: {frames / fault}" in said for fault in faults)
+    for file in frames.iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(SourceError, match="none of the 24 images can be used, such as .*000.png"):
+        run_adapt(*arguments, keep_going=True)
+    assert capsys.readouterr().err.count("left out: ") == 24
 
 
 def test_boxes_need_no_id(frames: Path, tmp_path: Path) -> None:
@@ -86,7 +134,7 @@ def test_boxes_need_no_id(frames: Path, tmp_path: Path) -> None:
     for person in found["annotations"]:
         del person["id"]
     (tmp_path / "boxes.json").write_text(json.dumps(found))
-    assert len(read_boxes(tmp_path / "boxes.json", frames)["annotations"]) == 24
+    assert len(read_boxes(tmp_path / "boxes.json", frames, QUIET)["annotations"]) == 24
 
 
 def test_who_is_held_out_is_not_adapted_to(frames: Path, tmp_path: Path) -> None:
@@ -119,7 +167,7 @@ def test_people_of_other_frames_are_not_taken_over(frames: Path, tmp_path: Path)
 
 
 def test_boxes_may_be_given(figures: Path, frames: Path) -> None:
-    found = read_boxes(figures / "train" / "annotations.json", frames)
+    found = read_boxes(figures / "train" / "annotations.json", frames, QUIET)
     truth = json.loads((figures / "train" / "annotations.json").read_text())["annotations"]
     assert all("keypoints" not in a for a in found["annotations"])
     np.testing.assert_allclose([a["bbox"] for a in found["annotations"]], [a["bbox"] for a in truth])
