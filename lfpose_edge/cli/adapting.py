@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from lfpose_edge.cli import training
 from lfpose_edge.cli.errors import Stopped, list_left_out
-from lfpose_edge.cli.people import find_people, opened
+from lfpose_edge.cli.people import find_people, image_files, opened
 from lfpose_edge.console import plain_console
 from lfpose_edge.errors import AccuracyGateError, BundleError, RecipeError, SourceError
 from lfpose_edge.files import require_writable, write_text_whole
@@ -75,11 +76,7 @@ def run_adapt(
     # All that can be wrong with the source's data is wrong before the long search.
     known = joined([read_persons(part, source, root) for part in source.data.source])
     validation = read_persons(source.data.val, source, root)
-    asked = {
-        "frames": str(frames.resolve()),
-        "boxes": None if boxes is None else str(boxes.resolve()),
-        "detector": detector if boxes is None else None,
-    }
+    asked = asked_for(frames, detector, boxes)
     if (out / "target.json").is_file() and (out / "held-out.json").is_file():
         require_same_people(out, asked)
         console.print(f"goes on with the people of {out / 'target.json'}")
@@ -129,14 +126,26 @@ def _checkpoint(model: str) -> Path:
     return path
 
 
+def asked_for(frames: Path, detector: str | None, boxes: Path | None) -> dict[str, str | None]:
+    """What decides who the people are: a folder and the names in it, or a file of boxes and what it says."""
+    if boxes is None:
+        names = "\n".join(file.relative_to(frames).as_posix() for file in image_files(frames))
+        return {"frames": _as_it_is(frames, names.encode()), "boxes": None, "detector": detector}
+    return {"frames": str(frames.resolve()), "boxes": _as_it_is(boxes, boxes.read_bytes()), "detector": None}
+
+
+def _as_it_is(path: Path, content: bytes) -> str:
+    return f"{path.resolve()}, sha256 {hashlib.sha256(content).hexdigest()[:16]}"
+
+
 def require_same_people(out: Path, asked: dict[str, str | None]) -> None:
     """SourceError when an earlier run's people are of other images or boxes, or another detector's."""
     info = json.loads((out / "target.json").read_text()).get("info", {})
     other = [name for name, value in asked.items() if info.get(name) != value]
     if other:
         message = (
-            f"{out} holds the people of other {' and '.join(other)} ({info.get(other[0])}): give another "
-            "--out, or remove it"
+            f"{out} holds the people of other {' and '.join(other)}, or of what was in them then "
+            f"({info.get(other[0])}): give another --out, or remove it"
         )
         raise SourceError(message)
 

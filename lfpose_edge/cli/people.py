@@ -59,18 +59,7 @@ def find_people(
     Raises:
         SourceError: the folder holds no image, one cannot be read, or nobody is found.
     """
-    if not frames.is_dir():
-        message = f"{frames} is no folder: give a folder of images"
-        raise SourceError(message)
-    files = sorted(p for p in frames.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    files = [p for p in files if not p.name.startswith(".")]  # previews and the like
-    if not files:
-        message = f"folder {frames} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
-        raise SourceError(message)
-    odd = next((p for p in files if not _is_text(p.name)), None)
-    if odd is not None:
-        message = f"the name of {str(odd)!r} is no text in UTF-8, and a JSON cannot hold it: rename it"
-        raise SourceError(message)
+    files = image_files(frames)
     find = resolve_detector(None if detector == "none" else detector)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -104,6 +93,23 @@ def find_people(
         "annotations": annotations,
         "categories": [{"id": 1, "name": "person"}],
     }
+
+
+def image_files(frames: Path) -> list[Path]:
+    """The images of a folder and of the folders in it, sorted; SourceError where there is none."""
+    if not frames.is_dir():
+        message = f"{frames} is no folder: give a folder of images"
+        raise SourceError(message)
+    files = sorted(p for p in frames.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    files = [p for p in files if not p.name.startswith(".")]  # previews and the like
+    if not files:
+        message = f"folder {frames} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        raise SourceError(message)
+    odd = next((p for p in files if not _is_text(p.name)), None)
+    if odd is not None:
+        message = f"the name of {str(odd)!r} is no text in UTF-8, and a JSON cannot hold it: rename it"
+        raise SourceError(message)
+    return files
 
 
 def opened(

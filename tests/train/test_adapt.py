@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,12 +159,31 @@ def test_frames_are_counted_and_not_spelled(tmp_path: Path) -> None:
 
 
 def test_people_of_other_frames_are_not_taken_over(frames: Path, tmp_path: Path) -> None:
-    asked = {"frames": str(frames), "boxes": None, "detector": "mine.onnx"}
-    write_halves({**find_people(frames, None, QUIET), "info": asked}, tmp_path)
-    adapting.require_same_people(tmp_path, asked)
-    for name, value in (("frames", str(tmp_path)), ("boxes", "b.json"), ("detector", None)):
-        with pytest.raises(SourceError, match=f"holds the people of other {name} .*: give another --out"):
-            adapting.require_same_people(tmp_path, {**asked, name: value})
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps(find_people(frames, None, QUIET)))
+
+    def first_run(*asked: Any) -> None:
+        write_halves({**find_people(frames, None, QUIET), "info": adapting.asked_for(*asked)}, tmp_path)
+
+    def rerun(other: str | None, *asked: Any) -> None:
+        words = f"holds the people of other {other}, .*: give another --out"
+        with pytest.raises(SourceError, match=words) if other else nullcontext():
+            adapting.require_same_people(tmp_path, adapting.asked_for(*asked))
+
+    first_run(frames, "mine.onnx", None)
+    rerun(None, frames, "mine.onnx", None)
+    rerun("detector", frames, "yours.onnx", None)
+    rerun("frames and boxes and detector", frames, "mine.onnx", boxes)
+    rerun("frames", Path(shutil.copytree(frames, tmp_path / "moved")), "mine.onnx", None)
+    shutil.copy(frames / "000.png", frames / "more.png")
+    rerun("frames", frames, "mine.onnx", None)
+
+    first_run(frames, "mine.onnx", boxes)
+    shutil.copy(frames / "000.png", frames / "still more.png")  # which the boxes do not name
+    rerun(None, frames, "yours.onnx", boxes)
+    rerun("frames", tmp_path / "moved", None, boxes)
+    boxes.write_text(boxes.read_text() + "\n")
+    rerun("boxes", frames, None, boxes)
 
 
 def test_boxes_may_be_given(figures: Path, frames: Path) -> None:
