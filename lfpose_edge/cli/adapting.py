@@ -215,8 +215,9 @@ def write_halves(found: dict[str, Any], out: Path) -> None:
     rest = [a for a in found["annotations"] if a["image_id"] not in last]
     if len(rest) < LEAST_PEOPLE or len(kept) < LEAST_HELD_OUT:
         message = (
-            f"{len(found['annotations'])} people in {len(found['images'])} images are too few to adapt to "
-            f"and to judge by: {LEAST_PEOPLE} are needed, and {LEAST_HELD_OUT} in the last 1/{HELD_OUT}"
+            f"{len(rest)} people to adapt to and {len(kept)} to judge by are too few: {LEAST_PEOPLE} and "
+            f"{LEAST_HELD_OUT} are needed; those to judge by are in the last 1/{HELD_OUT} of the images, of "
+            f"which there are {len(names)} here and must be {HELD_OUT} or more"
         )
         raise SourceError(message)
     for name, people in (("held-out.json", kept), ("target.json", rest)):
