@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -17,10 +18,19 @@ from lfpose_edge.cli import training
 from lfpose_edge.cli.errors import Stopped, list_left_out
 from lfpose_edge.cli.people import find_people, image_files, opened
 from lfpose_edge.console import plain_console
-from lfpose_edge.errors import AccuracyGateError, BundleError, RecipeError, SourceError
+from lfpose_edge.errors import (
+    AccuracyGateError,
+    BundleError,
+    RecipeError,
+    SourceError,
+    TrainingDiverged,
+)
 from lfpose_edge.files import require_writable, write_text_whole
 from lfpose_edge.persons import PersonTable, data_root, joined, read_coco_boxes
 from lfpose_edge.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from lfpose_edge.train.recipe import Recipe
 
 HELD_OUT = 5  # the last of so many parts of the images is kept for the verdict
 LEAST_PEOPLE, LEAST_HELD_OUT = 40, 10
@@ -95,7 +105,11 @@ def run_adapt(
     # Absolute paths: the run goes on from any folder, and an export leaves their folders out.
     start, target, images = (path.resolve() for path in (checkpoint, out / "target.json", frames))
     plan = adaptation_recipe(source, start, target, images, epochs, any_way_up=any_way_up)
-    run = train(plan, data_root=root, out=out / "run", accelerator=device, validate_every=epochs)
+    try:
+        run = train(plan, data_root=root, out=out / "run", accelerator=device, validate_every=epochs)
+    except TrainingDiverged as error:
+        what = f"{error.what}; {checkpoint} is as it was"
+        raise TrainingDiverged(what, _slower(plan, root, out, device)) from error
     if not run.finished:
         raise Stopped(run.stopped_by)
     how = (source.input_size, source.data.padding)
@@ -110,6 +124,17 @@ def run_adapt(
         raise AccuracyGateError(message)
     made = export_bundle(run.checkpoint, bundle)
     console.print(f"wrote {made.path}")
+
+
+def _slower(plan: Recipe, root: Path, out: Path, device: str) -> str:
+    """What to do where an adaptation has run away; its recipe is written for that."""
+    recipe = out / "recipe.yaml"
+    write_text_whole(recipe, plan.model_dump_json(indent=1) + "\n")
+    rates = {name: getattr(plan.optimizer, name) / 2 for name in ("lr_head", "lr_backbone")}
+    changes = [f"optimizer.{name}={rate:.2g}" for name, rate in rates.items()]
+    where = ["--data", str(root), "--out", str(out / "slower"), "--device", device]
+    command = shlex.join(["lfpose", "train", str(recipe), *changes, *where])
+    return f"half the learning rates may do, {command}"
 
 
 def _checkpoint(model: str) -> Path:

@@ -21,7 +21,7 @@ import torch
 from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
-from lfpose_edge.errors import LFPoseError, RecipeError
+from lfpose_edge.errors import LFPoseError, RecipeError, TrainingDiverged
 from lfpose_edge.files import write_json_whole
 from lfpose_edge.train.bridge import DomainBridge
 from lfpose_edge.train.checkpoint import checkpoint_alone, load_checkpoint, save_checkpoint
@@ -84,8 +84,9 @@ def train(
 
     Raises:
         RecipeError, SourceError: the recipe or its data cannot be used.
-        LFPoseError: the loss is not finite, the checkpoint in ``out`` belongs to another recipe or to other
-            people, or another process trains into ``out``.
+        TrainingDiverged: the loss is not finite, or an adaptation runs astray.
+        LFPoseError: the checkpoint in ``out`` belongs to another recipe or to other people, or another
+            process trains into ``out``.
     """
     keep_freed_memory()
     fabric = make_fabric(accelerator, recipe.precision)
@@ -271,14 +272,11 @@ def _require_same(before: Recipe, now: Recipe, path: Path) -> None:
 
 
 def require_finite(what: str, value: torch.Tensor, step: int, path: Path) -> None:
-    """LFPoseError when a training has run away."""
+    """TrainingDiverged when a loss or a gradient is not."""
     if not torch.isfinite(value):
         kept = f"the last good state is in {path}" if path.is_file() else "nothing was saved yet"
-        message = (
-            f"the {what} is {value.item()} at step {step}; {kept}: lower the learning rates and start anew, "
-            "with another --out"
-        )
-        raise LFPoseError(message)
+        found = f"the {what} is {value.item()} at step {step}; {kept}"
+        raise TrainingDiverged(found, "lower the learning rates and start anew, with another --out")
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, last_step: int, warmup: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -22,18 +23,21 @@ from lfpose_edge.bundle import Bundle
 from lfpose_edge.cli import adapting, people
 from lfpose_edge.cli.adapting import read_boxes, run_adapt, write_halves
 from lfpose_edge.cli.people import find_people
-from lfpose_edge.errors import AccuracyGateError, BackendUnavailable, BundleError, RecipeError, SourceError
+from lfpose_edge.errors import (
+    AccuracyGateError,
+    BackendUnavailable,
+    BundleError,
+    RecipeError,
+    SourceError,
+    TrainingDiverged,
+)
 from lfpose_edge.persons import read_coco_boxes
 from lfpose_edge.skeleton import LSP14
-from lfpose_edge.train import adapt
-from lfpose_edge.train.adapt import (
-    SelfAgreement,
-    Verdict,
-    adaptation_recipe,
-)
+from lfpose_edge.train import adapt, bridge
+from lfpose_edge.train.adapt import SelfAgreement, Verdict
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
 from lfpose_edge.train.networks import build_network
-from lfpose_edge.train.recipe import Recipe
+from lfpose_edge.train.recipe import Recipe, load_recipe
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Console(quiet=True)
@@ -325,20 +329,6 @@ def test_only_the_checkpoint_of_a_located_training_is_adapted(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_adaptation_begins_where_the_model_was_trained_to_and_frees_all_of_it(
-    make_recipe: MakeRecipe, tmp_path: Path
-) -> None:
-    frozen = {**SMALL, "freeze_stages": 2, "pretrained": True}
-    source = make_recipe(network=frozen, augment={"intruder": 0.5})
-    plan = adaptation_recipe(source, tmp_path / "last.pt", tmp_path / "target.json", tmp_path, 3)
-    assert (plan.network.freeze_stages, plan.network.pretrained) == (0, False)
-    assert plan.start_from == tmp_path / "last.pt"
-    assert plan.optimizer.lr_head == pytest.approx(0.4 * source.optimizer.lr_head)
-    assert plan.loss.teacher == 1.0
-    assert plan.augment.intruder == 0.0  # which only located persons have
-    assert not plan.loss.teacher_turns
-
-
 def test_people_any_way_up_are_looked_at_in_four_turns(
     checkpoint: Path, make_recipe: MakeRecipe, frames: Path, figures: Path, tmp_path: Path
 ) -> None:
@@ -355,6 +345,28 @@ def test_people_any_way_up_are_looked_at_in_four_turns(
             str(tmp_path / "tall.pt"), frames, tmp_path / "no", None, None, None, 1, "cpu", any_way_up=True
         )
     assert not (tmp_path / "no").exists()
+
+
+def test_who_adapts_with_a_command_is_told_of_a_command_when_the_training_runs_away(
+    checkpoint: Path, figures: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of a recipe are nothing that ``lfpose adapt`` could be given others of."""
+    monkeypatch.setattr(bridge, "_ASTRAY", -99.0)
+    before, out = checkpoint.read_bytes(), tmp_path / "my out"
+    words = (
+        r"runs astray, as .*; .*source\.pt is as it was: half the learning rates may do, lfpose train (.*)"
+    )
+    with pytest.raises(TrainingDiverged, match=words) as refused:
+        run_adapt(str(checkpoint), frames, out, None, None, figures, 1, "cpu")
+    assert checkpoint.read_bytes() == before
+    recipe, *rest = shlex.split(str(refused.value).partition("lfpose train ")[2])
+    assert rest[2:] == ["--data", str(figures), "--out", str(out / "slower"), "--device", "cpu"]
+    plan, slower = load_recipe(recipe), load_recipe(recipe, rest[:2])
+    assert plan.start_from == checkpoint
+    for rate in ("lr_head", "lr_backbone"):
+        assert getattr(slower.optimizer, rate) == pytest.approx(getattr(plan.optimizer, rate) / 2)
+    same = {"optimizer": plan.optimizer}
+    assert slower.model_copy(update=same) == plan
 
 
 def test_what_publishing_needs_is_asked_for_before_the_training(

@@ -16,7 +16,7 @@ from lfpose_edge.errors import RecipeError
 from lfpose_edge.persons import read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train import loop
-from lfpose_edge.train.adapt import with_statistics_of
+from lfpose_edge.train.adapt import adaptation_recipe, with_statistics_of
 from lfpose_edge.train.checkpoint import load_checkpoint
 from lfpose_edge.train.networks import build_network
 from lfpose_edge.train.networks.cam_network import CamNetwork
@@ -124,3 +124,17 @@ def test_no_location_of_the_target_is_read(figures: Path, make_recipe: MakeRecip
         )
         weights.append(run.network.state_dict())
     assert [k for k, v in weights[0].items() if not torch.equal(v, weights[1][k])] == []
+
+
+def test_an_adaptation_begins_where_the_model_was_trained_to_and_frees_all_of_it(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    frozen = {**NETWORK, "freeze_stages": 2, "pretrained": True}
+    source = make_recipe(network=frozen, augment={"intruder": 0.5})
+    plan = adaptation_recipe(source, tmp_path / "last.pt", tmp_path / "target.json", tmp_path, 3)
+    assert (plan.network.freeze_stages, plan.network.pretrained) == (0, False)
+    assert plan.start_from == tmp_path / "last.pt"
+    assert plan.optimizer.lr_head == pytest.approx(0.4 * source.optimizer.lr_head)
+    assert plan.loss.teacher == 1.0
+    assert plan.augment.intruder == 0.0  # which only located persons have
+    assert not plan.loss.teacher_turns
