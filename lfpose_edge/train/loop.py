@@ -99,6 +99,11 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
     """The same in each of the processes that ``fabric`` has started."""
     torch.manual_seed(recipe.seed)
 
+    if recipe.adapt is not None and recipe.start_from is None:
+        logger.warning(
+            "adapt without start_from: the network knows nothing of the source yet; give start_from the "
+            "checkpoint of a training on the source, of the same network"
+        )
     train_set, split = make_training_set(recipe, data_root)
     val_set = None if recipe.data.val is None else read_persons(recipe.data.val, recipe, data_root)
     network = build_network(recipe.network, recipe.joints).to(memory_format=torch.channels_last)
