@@ -75,10 +75,13 @@ class DomainBridge(nn.Module):
 
         The batch itself is normalised by its own either way.
         """
-        if self.weights.statistics == "target":
-            kept = bool(sample.of_target.any())
-            for norm, momentum in self._momenta:
-                norm.momentum = momentum if kept else 0.0
+        kept = self.in_its_statistics(sample)
+        for norm, momentum in self._momenta:
+            norm.momentum = momentum if kept else 0.0
+
+    def in_its_statistics(self, sample: Sample | TagSample) -> bool:
+        """Whether what BatchNorm keeps is of such people; if not, no teacher should look at them."""
+        return self.weights.statistics == "both" or bool(sample.of_target.any())
 
     def forward(self, output: PoseOutput, sample: Sample | TagSample, progress: float) -> Tensor:
         """The loss of one batch, all of it of one domain.
