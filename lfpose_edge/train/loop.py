@@ -189,11 +189,19 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
                 },
             )
 
+    def validate(row: dict[str, Any]) -> None:
+        if val_set is not None:
+            how = (tuple(row["size"]), recipe.data.padding)
+            row["val_pck"] = evaluate_network(ema, val_set, *how).pck_box.mean
+            save()
+
     saved_at = time.monotonic()
     with (
         TrainingProgress(recipe, steps_per_epoch, enabled=fabric.is_global_zero) as progress,
         stop_request() as stop,
     ):
+        if step == last_step and "val_pck" not in history[-1]:  # the earlier run did not come to it
+            validate(history[-1])
         while step < last_step:
             epoch, first_batch = divmod(step, steps_per_epoch)
             stage = recipe.stage_at(epoch)
@@ -251,9 +259,8 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
             history.append(row)
             tally = EpochTally()
             save()  # before anything else can fail
-            if val_set is not None and ((epoch + 1) % validate_every == 0 or step == last_step):
-                row["val_pck"] = evaluate_network(ema, val_set, size, recipe.data.padding).pck_box.mean
-                save()
+            if (epoch + 1) % validate_every == 0 or step == last_step:
+                validate(row)
             progress.end_epoch(row)
             saved_at = time.monotonic()
             if stop.requested and step < last_step:
