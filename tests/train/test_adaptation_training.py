@@ -52,7 +52,7 @@ def test_a_stopped_adaptation_goes_on_to_the_same_weights(
     assert not run("broken").finished
     assert run("broken").finished
     ours, theirs = (load_checkpoint(tmp_path / out / "last.pt") for out in ("whole", "broken"))
-    for part in ("network", "bridge"):
+    for part in ("network", "ema", "bridge"):
         tensors = {k: v for k, v in ours[part].items() if isinstance(v, torch.Tensor)}
         assert [k for k, v in tensors.items() if not torch.equal(v, theirs[part][k])] == []
     assert ours["bridge"]["source_relations"].any()
