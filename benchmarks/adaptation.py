@@ -250,12 +250,12 @@ def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         source = sources.get(row["seed"])
         if source is None or row is source:
             continue
-        # Rows of before they were looked at in quarter turns say nothing of these.
-        before, after = (
-            SelfAgreement(**{"turned": 0.0, **which["without_labels"]}) for which in (source, row)
-        )
-        on_source = (source["source"]["pck_box"], row["source_in_its_statistics"], row["source"]["pck_box"])
-        verdict = Verdict(before, after, *on_source)
+        alone = [which["without_labels"] for which in (source, row)]
+        if not all("turned" in found for found in alone):  # of before they were looked at in quarter turns
+            alone = [{**found, "turned": 0.0} for found in alone]
+        before, after = (SelfAgreement(**found) for found in alone)
+        on_source = (which["source_in_its_statistics"] for which in (source, row))
+        verdict = Verdict(before, after, *on_source, row["source"]["pck_box"])
         table.append(
             {
                 "row": row["row"],

@@ -38,6 +38,18 @@ class RecipeError(LFPoseError):
     """A training recipe has an unknown, missing or contradictory entry."""
 
 
+class TrainingDiverged(LFPoseError):
+    """A training has run away.
+
+    Attributes:
+        what: happened, without what to do about it, which depends on how the training was started.
+    """
+
+    def __init__(self, what: str, to_do: str) -> None:
+        super().__init__(f"{what}: {to_do}")
+        self.what = what
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A clause that suggests the nearest known name, or lists them all when none is near."""
     names = sorted(known)

@@ -191,12 +191,14 @@ def _shared_joints(
 def coco_persons(annotations: Path, *, anywhere: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The tree of a COCO JSON, and its persons, of whom only the boxes matter; crowds are left out.
 
+    MPII's annotation list is read likewise, with those whom nobody has located.
+
     Raises:
         SourceError: it is not COCO, has no person, or a person's box or image cannot be used; a box outside
             its image can where ``anywhere`` says so.
     """
     try:
-        tree = json.loads(annotations.read_text(encoding="utf-8-sig"))
+        tree = coco_tree(annotations)
         files, sizes = _image_files(tree), _image_sizes(tree)
         others = {c["id"] for c in tree.get("categories", ()) if c.get("name", "person") != "person"}
         persons = [a for a in tree["annotations"] if not _is_crowd(a) and a.get("category_id") not in others]

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from lfpose_edge.cli import training
 from lfpose_edge.cli.errors import Stopped, list_left_out
-from lfpose_edge.cli.people import find_people
+from lfpose_edge.cli.people import find_people, image_files, opened
 from lfpose_edge.console import plain_console
-from lfpose_edge.errors import AccuracyGateError, BundleError, RecipeError, SourceError
+from lfpose_edge.errors import (
+    AccuracyGateError,
+    BundleError,
+    RecipeError,
+    SourceError,
+    TrainingDiverged,
+)
 from lfpose_edge.files import require_writable, write_text_whole
 from lfpose_edge.persons import PersonTable, data_root, joined, read_coco_boxes
 from lfpose_edge.skeleton import Skeleton
 
+if TYPE_CHECKING:
+    from lfpose_edge.train.recipe import Recipe
+
 HELD_OUT = 5  # the last of so many parts of the images is kept for the verdict
 LEAST_PEOPLE, LEAST_HELD_OUT = 40, 10
+LEAST_SEEN = 1.0  # pixels, of either side of a box
 
 
 def run_adapt(
@@ -71,28 +86,30 @@ def run_adapt(
     # All that can be wrong with the source's data is wrong before the long search.
     known = joined([read_persons(part, source, root) for part in source.data.source])
     validation = read_persons(source.data.val, source, root)
-    asked = {
-        "frames": str(frames.resolve()),
-        "boxes": None if boxes is None else str(boxes.resolve()),
-        "detector": detector if boxes is None else None,
-    }
+    asked = asked_for(frames, detector, boxes)
     if (out / "target.json").is_file() and (out / "held-out.json").is_file():
         require_same_people(out, asked)
         console.print(f"goes on with the people of {out / 'target.json'}")
     else:
-        if boxes is not None:
-            found = read_boxes(boxes, frames)
-        else:
-            unreadable: list[SourceError] = []
-            on_unreadable = unreadable.append if keep_going else None
-            found = find_people(frames, detector, console, on_unreadable=on_unreadable)
+        unreadable: list[SourceError] = []
+        on_unreadable = unreadable.append if keep_going else None
+        try:
+            if boxes is not None:
+                found = read_boxes(boxes, frames, console, on_unreadable=on_unreadable)
+            else:
+                found = find_people(frames, detector, console, on_unreadable=on_unreadable)
+        finally:
             list_left_out(unreadable)
         write_halves({**found, "info": {**found.get("info", {}), **asked}}, out)
     held_out = read_coco_boxes(out / "held-out.json", frames, source.joints)
     # Absolute paths: the run goes on from any folder, and an export leaves their folders out.
     start, target, images = (path.resolve() for path in (checkpoint, out / "target.json", frames))
     plan = adaptation_recipe(source, start, target, images, epochs, any_way_up=any_way_up)
-    run = train(plan, data_root=root, out=out / "run", accelerator=device, validate_every=epochs)
+    try:
+        run = train(plan, data_root=root, out=out / "run", accelerator=device, validate_every=epochs)
+    except TrainingDiverged as error:
+        what = f"{error.what}; {checkpoint} is as it was"
+        raise TrainingDiverged(what, _slower(plan, root, out, device)) from error
     if not run.finished:
         raise Stopped(run.stopped_by)
     how = (source.input_size, source.data.padding)
@@ -109,6 +126,17 @@ def run_adapt(
     console.print(f"wrote {made.path}")
 
 
+def _slower(plan: Recipe, root: Path, out: Path, device: str) -> str:
+    """What to do where an adaptation has run away; its recipe is written for that."""
+    recipe = out / "recipe.yaml"
+    write_text_whole(recipe, plan.model_dump_json(indent=1) + "\n")
+    rates = {name: getattr(plan.optimizer, name) / 2 for name in ("lr_head", "lr_backbone")}
+    changes = [f"optimizer.{name}={rate:.2g}" for name, rate in rates.items()]
+    where = ["--data", str(root), "--out", str(out / "slower"), "--device", device]
+    command = shlex.join(["lfpose", "train", str(recipe), *changes, *where])
+    return f"half the learning rates may do, {command}"
+
+
 def _checkpoint(model: str) -> Path:
     path = Path(model)
     if path.suffix != ".pt":
@@ -123,38 +151,77 @@ def _checkpoint(model: str) -> Path:
     return path
 
 
+def asked_for(frames: Path, detector: str | None, boxes: Path | None) -> dict[str, str | None]:
+    """What decides who the people are: a folder and the names in it, or a file of boxes and what it says."""
+    if boxes is None:
+        names = "\n".join(file.relative_to(frames).as_posix() for file in image_files(frames))
+        return {"frames": _as_it_is(frames, names.encode()), "boxes": None, "detector": detector}
+    return {"frames": str(frames.resolve()), "boxes": _as_it_is(boxes, boxes.read_bytes()), "detector": None}
+
+
+def _as_it_is(path: Path, content: bytes) -> str:
+    return f"{path.resolve()}, sha256 {hashlib.sha256(content).hexdigest()[:16]}"
+
+
 def require_same_people(out: Path, asked: dict[str, str | None]) -> None:
     """SourceError when an earlier run's people are of other images or boxes, or another detector's."""
     info = json.loads((out / "target.json").read_text()).get("info", {})
     other = [name for name, value in asked.items() if info.get(name) != value]
     if other:
         message = (
-            f"{out} holds the people of other {' and '.join(other)} ({info.get(other[0])}): give another "
-            "--out, or remove it"
+            f"{out} holds the people of other {' and '.join(other)}, or of what was in them then "
+            f"({info.get(other[0])}): give another --out, or remove it"
         )
         raise SourceError(message)
 
 
-def read_boxes(boxes: Path, frames: Path) -> dict[str, Any]:
-    """The same from a COCO JSON; checked, and without anything but boxes."""
+def read_boxes(
+    boxes: Path,
+    frames: Path,
+    console: Console,
+    *,
+    on_unreadable: Callable[[SourceError], None] | None = None,
+) -> dict[str, Any]:
+    """What :func:`find_people` gives, from a COCO JSON, without anything but boxes; every image is opened.
+
+    Raises:
+        SourceError: the JSON or an image cannot be used, or a box shows less than a pixel of its image.
+    """
     table: PersonTable = read_coco_boxes(boxes, frames, Skeleton("box", ("middle",), (), (0.1,)))
-    names = {path: path.relative_to(frames).as_posix() for path in table.images}
-    missing = next((path for path in names if not path.is_file()), None)
+    files = list(dict.fromkeys(table.images))
+    missing = next((path for path in files if not path.is_file()), None)
     if missing is not None:
         message = f"{boxes} names an image that is not there: {missing}"
         raise SourceError(message)
-    ids = {name: number for number, name in enumerate(dict.fromkeys(names.values()), 1)}
+    read = opened(files, "opening the images", console, on_unreadable=on_unreadable)
+    sizes = {path: image.shape[1::-1] for path, image in read}
+    table = table.chosen([row for row, path in enumerate(table.images) if path in sizes])
+    seen = np.clip(table.boxes, 0, [sizes[path] * 2 for path in table.images])
+    sides = (seen[:, 2:] - seen[:, :2]).min(axis=1)
+    if sides.min() < LEAST_SEEN:
+        row = int(sides.argmin())
+        width, height = sizes[table.images[row]]
+        message = (
+            f"{boxes}: annotation {table.annotation_ids[row]} shows less than a pixel of "
+            f"{table.images[row].name}, which is {width} wide and {height} tall: its box goes from corner "
+            f"to corner {table.boxes[row].tolist()}"
+        )
+        raise SourceError(message)
+    ids = {path: number for number, path in enumerate(sizes, 1)}
     annotations = [
         {
             "id": row + 1,
-            "image_id": ids[names[path]],
+            "image_id": ids[path],
             "category_id": 1,
             "iscrowd": 0,
             "bbox": [x1, y1, x2 - x1, y2 - y1],
         }
         for row, (path, (x1, y1, x2, y2)) in enumerate(zip(table.images, table.boxes.tolist(), strict=True))
     ]
-    images = [{"id": number, "file_name": name} for name, number in ids.items()]
+    images = [
+        {"id": ids[path], "file_name": path.relative_to(frames).as_posix(), "width": width, "height": height}
+        for path, (width, height) in sizes.items()
+    ]
     return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
 
 
@@ -173,8 +240,9 @@ def write_halves(found: dict[str, Any], out: Path) -> None:
     rest = [a for a in found["annotations"] if a["image_id"] not in last]
     if len(rest) < LEAST_PEOPLE or len(kept) < LEAST_HELD_OUT:
         message = (
-            f"{len(found['annotations'])} people in {len(found['images'])} images are too few to adapt to "
-            f"and to judge by: {LEAST_PEOPLE} are needed, and {LEAST_HELD_OUT} in the last 1/{HELD_OUT}"
+            f"{len(rest)} people to adapt to and {len(kept)} to judge by are too few: {LEAST_PEOPLE} and "
+            f"{LEAST_HELD_OUT} are needed; those to judge by are in the last 1/{HELD_OUT} of the images, of "
+            f"which there are {len(names)} here and must be {HELD_OUT} or more"
         )
         raise SourceError(message)
     for name, people in (("held-out.json", kept), ("target.json", rest)):
@@ -201,7 +269,7 @@ def verdict_table(verdict: Any, people: int) -> Table:
     }
     for label, (name, before, after) in rows.items():
         table.add_row(label, f"{getattr(before, name):.3f}", f"{getattr(after, name):.3f}")
-    for whose, after in (("its own", verdict.source_after), ("the published", verdict.source_published)):
-        label = f"source, PCK@0.1 box, in {whose} BatchNorm statistics"
-        table.add_row(label, f"{verdict.source_before:.3f}", f"{after:.3f}")
+    source = "source, PCK@0.1 box, in {} BatchNorm statistics"
+    table.add_row(source.format("its own"), f"{verdict.source_before:.3f}", f"{verdict.source_after:.3f}")
+    table.add_row(source.format("the published"), "", f"{verdict.source_published:.3f}")
     return table

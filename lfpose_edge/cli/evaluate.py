@@ -68,7 +68,7 @@ def run_eval(
     """Measure a bundle, through the runtime, or a checkpoint, through torch; print a table."""
     root = data_root(data)
     names = _file_names(joints)
-    other = None if against is None else _read_result(against)
+    other = None if against is None else (against, _read_result(against))
     if json_path is not None and json_path.resolve() == (root / annotations).resolve():
         message = f"--json {json_path} is the annotation file: give another path"
         raise SourceError(message)
@@ -89,6 +89,8 @@ def run_eval(
             )
             predictor = _of_estimator(estimator)
         persons = read_coco_keypoints(root / annotations, root / images, predictor.skeleton, names=names)
+        if other is not None:
+            _require_same_persons(persons, *other)
         truth = None if mpii_truth is None else _truth_of(persons, root / mpii_truth)
         if not persons.labelled.any():
             message = f"{root / annotations}: no person has a joint of {predictor.skeleton.name}"
@@ -107,7 +109,7 @@ def run_eval(
         found = pck_interval(accuracy.pck_box.per_person)
         console.print(f"drawing persons anew: {found.low:.3f} to {found.high:.3f} in 95 of 100 draws")
         if other is not None:
-            console.print(f"against {against}: {_difference(accuracy.pck_box, persons, other, against)}")
+            console.print(f"against {against}: {_difference(accuracy.pck_box, *other)}")
         if accuracy.oks is not None:
             oks = accuracy.oks
             console.print(f"OKS AP {oks.ap:.3f}  AP50 {oks.ap50:.3f}  AP75 {oks.ap75:.3f}")
@@ -216,11 +218,15 @@ def _names(persons: PersonTable) -> list[list[Any]]:
     ]
 
 
-def _difference(ours: PckResult, persons: PersonTable, other: dict[str, Any], against: Path | None) -> str:
+def _require_same_persons(persons: PersonTable, against: Path, other: dict[str, Any]) -> None:
+    """SourceError where a result says that it is of others; of earlier versions' only the counts tell."""
     names = _names(persons)
     if other.get("who", names) != names:
         message = f"--against {against} was measured on other persons"
         raise SourceError(message)
+
+
+def _difference(ours: PckResult, against: Path, other: dict[str, Any]) -> str:
     try:
         found = pck_difference(ours.per_person, other["per_person"])
     except (ValueError, TypeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from lfpose_edge.console import plain_console
 from lfpose_edge.detection import resolve_detector
 from lfpose_edge.errors import SourceError
 from lfpose_edge.files import require_writable, write_text_whole
-from lfpose_edge.sources import IMAGE_SUFFIXES, load_stored
+from lfpose_edge.sources import IMAGE_SUFFIXES, Image, load_stored
 
 
 def run_people(folder: Path, out: Path, detector: str | None, *, keep_going: bool) -> None:
@@ -29,11 +29,13 @@ def run_people(folder: Path, out: Path, detector: str | None, *, keep_going: boo
     require_writable(out)
     unreadable: list[SourceError] = []
     on_unreadable = unreadable.append if keep_going else None
-    found = find_people(folder, detector, console, on_unreadable=on_unreadable)
-    write_text_whole(out, json.dumps(found) + "\n")
-    people, images, looked_at = len(found["annotations"]), len(found["images"]), found["info"]["images"]
-    console.print(f"wrote {out}: {people} people in {images} of {looked_at} images")
-    list_left_out(unreadable)
+    try:
+        found = find_people(folder, detector, console, on_unreadable=on_unreadable)
+        write_text_whole(out, json.dumps(found) + "\n")
+        people, images, looked_at = len(found["annotations"]), len(found["images"]), found["info"]["images"]
+        console.print(f"wrote {out}: {people} people in {images} of {looked_at} images")
+    finally:
+        list_left_out(unreadable)
     if unreadable:
         raise typer.Exit(1)
 
@@ -57,33 +59,12 @@ def find_people(
     Raises:
         SourceError: the folder holds no image, one cannot be read, or nobody is found.
     """
-    if not frames.is_dir():
-        message = f"{frames} is no folder: give a folder of images"
-        raise SourceError(message)
-    files = sorted(p for p in frames.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    files = [p for p in files if not p.name.startswith(".")]  # previews and the like
-    if not files:
-        message = f"folder {frames} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
-        raise SourceError(message)
-    odd = next((p for p in files if not _is_text(p.name)), None)
-    if odd is not None:
-        message = f"the name of {str(odd)!r} is no text in UTF-8, and a JSON cannot hold it: rename it"
-        raise SourceError(message)
+    files = image_files(frames)
     find = resolve_detector(None if detector == "none" else detector)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    read = 0
-    for number, file in enumerate(
-        track(files, "looking for people", console=console, disable=not console.is_terminal), 1
-    ):
-        try:
-            image = load_stored(file, upright=True)
-        except SourceError as error:
-            if on_unreadable is None:
-                raise
-            on_unreadable(error)
-            continue
-        read += 1
+    read = opened(files, "looking for people", console, on_unreadable=on_unreadable)
+    for number, (file, image) in enumerate(read, 1):
         height, width = image.shape[:2]
         boxes, scores = np.array([[0, 0, width, height]], np.float32), np.ones(1, np.float32)
         if find is not None:
@@ -104,14 +85,59 @@ def find_people(
                 }
             )
     if not annotations:
-        message = f"the detector found nobody in the {read} images of {frames}: is this the right folder?"
+        message = f"the detector found nobody in the {number} images of {frames}: is this the right folder?"
         raise SourceError(message)
     return {
-        "info": {"images": read},  # that were looked at; below are those with people
+        "info": {"images": number},  # that were looked at; below are those with people
         "images": images,
         "annotations": annotations,
         "categories": [{"id": 1, "name": "person"}],
     }
+
+
+def image_files(frames: Path) -> list[Path]:
+    """The images of a folder and of the folders in it, sorted; SourceError where there is none."""
+    if not frames.is_dir():
+        message = f"{frames} is no folder: give a folder of images"
+        raise SourceError(message)
+    files = sorted(p for p in frames.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    files = [p for p in files if not p.name.startswith(".")]  # previews and the like
+    if not files:
+        message = f"folder {frames} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        raise SourceError(message)
+    odd = next((p for p in files if not _is_text(p.name)), None)
+    if odd is not None:
+        message = f"the name of {str(odd)!r} is no text in UTF-8, and a JSON cannot hold it: rename it"
+        raise SourceError(message)
+    return files
+
+
+def opened(
+    files: Sequence[Path],
+    doing: str,
+    console: Console,
+    *,
+    on_unreadable: Callable[[SourceError], None] | None = None,
+) -> Iterator[tuple[Path, Image]]:
+    """Images as a training reads them, at least one; ``on_unreadable`` as :func:`find_people` takes it.
+
+    Raises:
+        SourceError: an image cannot be read or is stored turned, or none can be used.
+    """
+    left_out = 0
+    for file in track(files, doing, console=console, disable=not console.is_terminal):
+        try:
+            image = load_stored(file, upright=True)
+        except SourceError as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(error)
+            left_out += 1
+            continue
+        yield file, image
+    if left_out == len(files):
+        message = f"none of the {len(files)} images can be used, such as {files[0]}"
+        raise SourceError(message)
 
 
 def _is_text(name: str) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lfpose_edge.errors import LFPoseError
+from lfpose_edge.errors import TrainingDiverged
 from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.train.data.crops import Sample
 from lfpose_edge.train.data.tagged_crops import TagSample
@@ -75,10 +75,13 @@ class DomainBridge(nn.Module):
 
         The batch itself is normalised by its own either way.
         """
-        if self.weights.statistics == "target":
-            kept = bool(sample.of_target.any())
-            for norm, momentum in self._momenta:
-                norm.momentum = momentum if kept else 0.0
+        kept = self.in_its_statistics(sample)
+        for norm, momentum in self._momenta:
+            norm.momentum = momentum if kept else 0.0
+
+    def in_its_statistics(self, sample: Sample | TagSample) -> bool:
+        """Whether what BatchNorm keeps is of such people; if not, no teacher should look at them."""
+        return self.weights.statistics == "both" or bool(sample.of_target.any())
 
     def forward(self, output: PoseOutput, sample: Sample | TagSample, progress: float) -> Tensor:
         """The loss of one batch, all of it of one domain.
@@ -173,7 +176,7 @@ class DomainBridge(nn.Module):
             location: its location loss, nats a joint.
 
         Raises:
-            LFPoseError: the source's is a nat worse than the best that it has been for crops of this size.
+            TrainingDiverged: the source's is a nat worse than it has been at best for crops of this size.
         """
         if not isinstance(sample, Sample) or sample.of_target.any():
             return
@@ -188,12 +191,10 @@ class DomainBridge(nn.Module):
             best = min(best, last)
         self.watched.copy_(torch.tensor([count + 1, best, last, *size]))
         if last > best + _ASTRAY:
-            message = (
-                f"the adaptation runs astray: the source's location loss is {last:.2f} nats, and was "
-                f"{best:.2f}; lower the weights of adapt, loss.teacher's or the learning rates, "
-                "and start anew with another --out"
-            )
-            raise LFPoseError(message)
+            losses = f"the source's location loss is {last:.2f} nats, and was {best:.2f}"
+            what = f"the adaptation runs astray, as {losses}"
+            to_do = "lower the weights of adapt, loss.teacher's or the learning rates"
+            raise TrainingDiverged(what, f"{to_do}, and start anew with another --out")
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """The last features of each domain: with them a resumed training does what an unbroken one does."""

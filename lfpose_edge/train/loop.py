@@ -21,7 +21,7 @@ import torch
 from lightning.fabric import Fabric
 from torch.utils.data import DataLoader
 
-from lfpose_edge.errors import LFPoseError, RecipeError
+from lfpose_edge.errors import LFPoseError, RecipeError, TrainingDiverged
 from lfpose_edge.files import write_json_whole
 from lfpose_edge.train.bridge import DomainBridge
 from lfpose_edge.train.checkpoint import checkpoint_alone, load_checkpoint, save_checkpoint
@@ -84,8 +84,9 @@ def train(
 
     Raises:
         RecipeError, SourceError: the recipe or its data cannot be used.
-        LFPoseError: the loss is not finite, the checkpoint in ``out`` belongs to another recipe or to other
-            people, or another process trains into ``out``.
+        TrainingDiverged: the loss is not finite, or an adaptation runs astray.
+        LFPoseError: the checkpoint in ``out`` belongs to another recipe or to other people, or another
+            process trains into ``out``.
     """
     keep_freed_memory()
     fabric = make_fabric(accelerator, recipe.precision)
@@ -98,6 +99,11 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
     """The same in each of the processes that ``fabric`` has started."""
     torch.manual_seed(recipe.seed)
 
+    if recipe.adapt is not None and recipe.start_from is None:
+        logger.warning(
+            "adapt without start_from: the network knows nothing of the source yet; give start_from the "
+            "checkpoint of a training on the source, of the same network"
+        )
     train_set, split = make_training_set(recipe, data_root)
     val_set = None if recipe.data.val is None else read_persons(recipe.data.val, recipe, data_root)
     network = build_network(recipe.network, recipe.joints).to(memory_format=torch.channels_last)
@@ -183,11 +189,19 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
                 },
             )
 
+    def validate(row: dict[str, Any]) -> None:
+        if val_set is not None:
+            how = (tuple(row["size"]), recipe.data.padding)
+            row["val_pck"] = evaluate_network(ema, val_set, *how).pck_box.mean
+            save()
+
     saved_at = time.monotonic()
     with (
         TrainingProgress(recipe, steps_per_epoch, enabled=fabric.is_global_zero) as progress,
         stop_request() as stop,
     ):
+        if step == last_step and "val_pck" not in history[-1]:  # the earlier run did not come to it
+            validate(history[-1])
         while step < last_step:
             epoch, first_batch = divmod(step, steps_per_epoch)
             stage = recipe.stage_at(epoch)
@@ -245,9 +259,8 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
             history.append(row)
             tally = EpochTally()
             save()  # before anything else can fail
-            if val_set is not None and ((epoch + 1) % validate_every == 0 or step == last_step):
-                row["val_pck"] = evaluate_network(ema, val_set, size, recipe.data.padding).pck_box.mean
-                save()
+            if (epoch + 1) % validate_every == 0 or step == last_step:
+                validate(row)
             progress.end_epoch(row)
             saved_at = time.monotonic()
             if stop.requested and step < last_step:
@@ -271,14 +284,11 @@ def _require_same(before: Recipe, now: Recipe, path: Path) -> None:
 
 
 def require_finite(what: str, value: torch.Tensor, step: int, path: Path) -> None:
-    """LFPoseError when a training has run away."""
+    """TrainingDiverged when a loss or a gradient is not."""
     if not torch.isfinite(value):
         kept = f"the last good state is in {path}" if path.is_file() else "nothing was saved yet"
-        message = (
-            f"the {what} is {value.item()} at step {step}; {kept}: lower the learning rates and start anew, "
-            "with another --out"
-        )
-        raise LFPoseError(message)
+        found = f"the {what} is {value.item()} at step {step}; {kept}"
+        raise TrainingDiverged(found, "lower the learning rates and start anew, with another --out")
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, last_step: int, warmup: int) -> None:

@@ -76,7 +76,7 @@ class Objective:
             if both:
                 easy = _rows(output, slice(len(sample.crop), None))
                 total = total + weights.equivariance * equivariance_loss(first, easy, sample, self.mirror)
-            if weights.teacher:
+            if weights.teacher and (self.bridge is None or self.bridge.in_its_statistics(sample)):
                 taught = self._taught(teacher, self.normalize(sample.easy))
                 total = total + weights.teacher * teacher_loss(
                     first, taught, sample, self.mirror, self.stride, weights

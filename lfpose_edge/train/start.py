@@ -97,7 +97,7 @@ def load_checkpoint_weights(network: CamNetwork, checkpoint: Path) -> None:
 def take_statistics(network: CamNetwork, crops: Iterable[Tensor]) -> None:
     """Have BatchNorm keep the mean and variance of these crops, batches (B, 3, H, W) uint8 RGB.
 
-    Every batch counts alike, where in a training the last ones count most. Of people whom the network was not
+    Every crop counts alike, where in a training the last ones count most. Of people whom the network was not
     trained on this alone is an adaptation (AdaBN: Li et al., 2016).
     """
     was_training = network.training
@@ -106,8 +106,11 @@ def take_statistics(network: CamNetwork, crops: Iterable[Tensor]) -> None:
     momenta = [norm.momentum for norm in norms]  # of those that are not frozen
     for norm in norms:
         norm.train().reset_running_stats()
-        norm.momentum = None
+    seen = 0
     for batch in crops:
+        seen += len(batch)
+        for norm in norms:
+            norm.momentum = len(batch) / seen
         network(network.normalize(batch))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,15 +122,22 @@ def test_a_row_that_needs_locations_is_not_run_where_the_target_has_none(
 
 
 def test_a_verdict_without_labels_is_shown_beside_the_truth() -> None:
-    def row(name: str, target: float, agreement: float) -> dict[str, object]:
+    def row(name: str, target: float, agreement: float) -> dict[str, Any]:
         alone = {"agreement": agreement, "spread": 0.3, "score": 0.5}
         places = {"target": {"pck_box": target}, "source": {"pck_box": 0.6}}
         judged = {"without_labels": alone, "source_in_its_statistics": 0.59}
         return {"row": name, "seed": 0, **judged, **places}
 
     rows = [row("source", 0.3, 0.5), row("mean teacher", 0.4, 0.6), row("all", 0.2, 0.4)]
-    found = {r["row"]: (r["target"], r["published"]) for r in benchmark("adaptation").judged(rows)}
+    table = benchmark("adaptation").judged(rows)
+    found = {r["row"]: (r["target"], r["published"]) for r in table}
     assert found == {"mean teacher": (pytest.approx(10), True), "all": (pytest.approx(-10), False)}
+    assert [r["source"] for r in table] == [0, 0]  # in the same statistics
+    rows[0]["without_labels"]["turned"] = 0.3  # of the two others nobody knows
+    assert benchmark("adaptation").judged(rows) == table
+    rows[1]["without_labels"]["turned"] = 0.2
+    found = {r["row"]: (r["turned"], r["published"]) for r in benchmark("adaptation").judged(rows)}
+    assert found == {"mean teacher": (pytest.approx(-10), False), "all": (0, False)}
 
 
 def test_recorded_rows_are_of_the_benchmarks() -> None:

@@ -135,6 +135,12 @@ def test_keep_going_leaves_out_photos_that_cannot_be_read_and_says_so(
     ]
     table = read_coco_boxes(tmp_path / "people.json", photos, LSP14)
     assert [path.name for path in table.images] == ["a.png", "c.png"]
+    for photo in photos.rglob("*.*"):
+        photo.write_bytes(b"")
+    done = lfpose(*people_of, "--keep-going")
+    *left_out, said = done.err.splitlines()
+    assert (done.code, said) == (1, f"error: none of the 3 images can be used, such as {photos / 'a.png'}")
+    assert len(left_out) == 3
 
 
 def test_without_a_detector_every_image_is_of_one_person(lfpose, photos: Path, tmp_path: Path) -> None:

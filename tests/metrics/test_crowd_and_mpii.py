@@ -15,7 +15,7 @@ from lfpose_edge.metrics.accuracy import measure
 from lfpose_edge.metrics.oks_ap import crowd_ap, oks_ap
 from lfpose_edge.metrics.pckh import MpiiTruth, pckh, read_mpii_truth
 from lfpose_edge.mpii import mpii_as_coco
-from lfpose_edge.persons import read_coco_keypoints
+from lfpose_edge.persons import read_coco_boxes, read_coco_keypoints
 from lfpose_edge.results import person_scores
 from lfpose_edge.skeleton import COCO17, CROWDPOSE14, LSP14, MPII16
 
@@ -239,6 +239,18 @@ def test_mpiis_list_is_read_as_coco() -> None:
     assert first["keypoints"][:6] == [10.0, 20.0, 2, 11.0, 20.0, 2]
     assert first["keypoints"][-3:] == [0.0, 0.0, 0]
     assert (first["num_keypoints"], third["num_keypoints"]) == (15, 0)
+
+
+def test_boxes_are_read_from_mpiis_list_too(tmp_path: Path) -> None:
+    """Of all who are in it: nobody need be located."""
+    without = {name: ENTRY[name] for name in ("image", "center", "scale")}
+    (tmp_path / "mpii.json").write_text(json.dumps([ENTRY, without]))
+    persons = read_coco_boxes(tmp_path / "mpii.json", tmp_path, LSP14, names={"neck": "upper_neck"})
+    assert persons.annotation_ids.tolist() == [1, 2]
+    assert persons.boxes.tolist() == [[-100, 30, 300, 430]] * 2
+    (tmp_path / "mpii.json").write_text("[3]")
+    with pytest.raises(SourceError, match="not a COCO JSON with person boxes"):
+        read_coco_boxes(tmp_path / "mpii.json", tmp_path, LSP14)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +23,21 @@ from lfpose_edge.bundle import Bundle
 from lfpose_edge.cli import adapting, people
 from lfpose_edge.cli.adapting import read_boxes, run_adapt, write_halves
 from lfpose_edge.cli.people import find_people
-from lfpose_edge.errors import AccuracyGateError, BackendUnavailable, BundleError, RecipeError, SourceError
+from lfpose_edge.errors import (
+    AccuracyGateError,
+    BackendUnavailable,
+    BundleError,
+    RecipeError,
+    SourceError,
+    TrainingDiverged,
+)
 from lfpose_edge.persons import read_coco_boxes
 from lfpose_edge.skeleton import LSP14
-from lfpose_edge.train import adapt
-from lfpose_edge.train.adapt import (
-    SelfAgreement,
-    Verdict,
-    adaptation_recipe,
-)
+from lfpose_edge.train import adapt, bridge
+from lfpose_edge.train.adapt import SelfAgreement, Verdict
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
 from lfpose_edge.train.networks import build_network
-from lfpose_edge.train.recipe import Recipe
+from lfpose_edge.train.recipe import Recipe, load_recipe
 
 MakeRecipe = Callable[..., Recipe]
 QUIET = Console(quiet=True)
@@ -78,7 +83,55 @@ def test_boxes_that_cannot_be_used_are_named(
     where[-1] |= change
     (tmp_path / "boxes.json").write_text(json.dumps(found))
     with pytest.raises(SourceError, match=words):
-        read_boxes(tmp_path / "boxes.json", frames)
+        read_boxes(tmp_path / "boxes.json", frames, QUIET)
+
+
+@pytest.mark.parametrize(
+    "bbox",
+    [[120, 5, 20, 20], [5, -30, 20, 30.5], [5, 5, 0.4, 30]],
+    ids=["beside", "almost above", "thinner than a pixel"],
+)
+def test_boxes_that_show_nothing_of_their_images_are_named(
+    bbox: list[float], frames: Path, tmp_path: Path
+) -> None:
+    """Though the file does not say how large these are."""
+    found = find_people(frames, None, QUIET)
+    found["images"] = [{"id": image["id"], "file_name": image["file_name"]} for image in found["images"]]
+    found["annotations"][-1]["bbox"] = bbox
+    (tmp_path / "boxes.json").write_text(json.dumps(found))
+    with pytest.raises(
+        SourceError, match="annotation 24 shows less than a pixel of 023.png, which is 120 wide and 140 tall"
+    ):
+        read_boxes(tmp_path / "boxes.json", frames, QUIET)
+
+
+def test_the_images_of_given_boxes_are_opened_before_the_training(
+    checkpoint: Path,
+    figures: Path,
+    frames: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(adapting, "LEAST_PEOPLE", 99)  # it does not come to a training
+    found = find_people(frames, None, QUIET)
+    found["images"][1]["file_name"] = "turned.jpg"
+    (tmp_path / "boxes.json").write_text(json.dumps(found))
+    (frames / "turned.jpg").write_bytes(turned_jpeg(cv2.imread(str(frames / "001.png"))))
+    (frames / "023.png").write_bytes(b"no image")
+    faults = ("turned.jpg is turned by its EXIF entry", "023.png is damaged, or not an image")
+    arguments = (str(checkpoint), frames, tmp_path / "out", None, tmp_path / "boxes.json", figures, 1, "cpu")
+    with pytest.raises(SourceError, match=faults[0]):
+        run_adapt(*arguments)
+    with pytest.raises(SourceError, match="18 people to adapt to and 4 to judge by are too few: 99 and 3"):
+        run_adapt(*arguments, keep_going=True)
+    said = capsys.readouterr().err
+    assert all(f"left out: {frames / fault}" in said for fault in faults)
+    for file in frames.iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(SourceError, match="none of the 24 images can be used, such as .*000.png"):
+        run_adapt(*arguments, keep_going=True)
+    assert capsys.readouterr().err.count("left out: ") == 24
 
 
 def test_boxes_need_no_id(frames: Path, tmp_path: Path) -> None:
@@ -86,7 +139,7 @@ def test_boxes_need_no_id(frames: Path, tmp_path: Path) -> None:
     for person in found["annotations"]:
         del person["id"]
     (tmp_path / "boxes.json").write_text(json.dumps(found))
-    assert len(read_boxes(tmp_path / "boxes.json", frames)["annotations"]) == 24
+    assert len(read_boxes(tmp_path / "boxes.json", frames, QUIET)["annotations"]) == 24
 
 
 def test_who_is_held_out_is_not_adapted_to(frames: Path, tmp_path: Path) -> None:
@@ -110,16 +163,35 @@ def test_frames_are_counted_and_not_spelled(tmp_path: Path) -> None:
 
 
 def test_people_of_other_frames_are_not_taken_over(frames: Path, tmp_path: Path) -> None:
-    asked = {"frames": str(frames), "boxes": None, "detector": "mine.onnx"}
-    write_halves({**find_people(frames, None, QUIET), "info": asked}, tmp_path)
-    adapting.require_same_people(tmp_path, asked)
-    for name, value in (("frames", str(tmp_path)), ("boxes", "b.json"), ("detector", None)):
-        with pytest.raises(SourceError, match=f"holds the people of other {name} .*: give another --out"):
-            adapting.require_same_people(tmp_path, {**asked, name: value})
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps(find_people(frames, None, QUIET)))
+
+    def first_run(*asked: Any) -> None:
+        write_halves({**find_people(frames, None, QUIET), "info": adapting.asked_for(*asked)}, tmp_path)
+
+    def rerun(other: str | None, *asked: Any) -> None:
+        words = f"holds the people of other {other}, .*: give another --out"
+        with pytest.raises(SourceError, match=words) if other else nullcontext():
+            adapting.require_same_people(tmp_path, adapting.asked_for(*asked))
+
+    first_run(frames, "mine.onnx", None)
+    rerun(None, frames, "mine.onnx", None)
+    rerun("detector", frames, "yours.onnx", None)
+    rerun("frames and boxes and detector", frames, "mine.onnx", boxes)
+    rerun("frames", Path(shutil.copytree(frames, tmp_path / "moved")), "mine.onnx", None)
+    shutil.copy(frames / "000.png", frames / "more.png")
+    rerun("frames", frames, "mine.onnx", None)
+
+    first_run(frames, "mine.onnx", boxes)
+    shutil.copy(frames / "000.png", frames / "still more.png")  # which the boxes do not name
+    rerun(None, frames, "yours.onnx", boxes)
+    rerun("frames", tmp_path / "moved", None, boxes)
+    boxes.write_text(boxes.read_text() + "\n")
+    rerun("boxes", frames, None, boxes)
 
 
 def test_boxes_may_be_given(figures: Path, frames: Path) -> None:
-    found = read_boxes(figures / "train" / "annotations.json", frames)
+    found = read_boxes(figures / "train" / "annotations.json", frames, QUIET)
     truth = json.loads((figures / "train" / "annotations.json").read_text())["annotations"]
     assert all("keypoints" not in a for a in found["annotations"])
     np.testing.assert_allclose([a["bbox"] for a in found["annotations"]], [a["bbox"] for a in truth])
@@ -131,7 +203,7 @@ def test_boxes_may_be_given(figures: Path, frames: Path) -> None:
         ("nothing", "is no folder"),
         ("empty", "holds no image"),
         ("damaged", "is damaged, or not an image"),
-        ("few", "too few to adapt to and to judge by"),
+        ("few", "8 people to adapt to and 2 to judge by are too few: .* 1/5 of the images"),
         ("nobody", "the detector found nobody in the 24 images"),
         ("sideways", "000.jpg is turned by its EXIF entry"),
     ],
@@ -257,20 +329,6 @@ def test_only_the_checkpoint_of_a_located_training_is_adapted(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_adaptation_begins_where_the_model_was_trained_to_and_frees_all_of_it(
-    make_recipe: MakeRecipe, tmp_path: Path
-) -> None:
-    frozen = {**SMALL, "freeze_stages": 2, "pretrained": True}
-    source = make_recipe(network=frozen, augment={"intruder": 0.5})
-    plan = adaptation_recipe(source, tmp_path / "last.pt", tmp_path / "target.json", tmp_path, 3)
-    assert (plan.network.freeze_stages, plan.network.pretrained) == (0, False)
-    assert plan.start_from == tmp_path / "last.pt"
-    assert plan.optimizer.lr_head == pytest.approx(0.4 * source.optimizer.lr_head)
-    assert plan.loss.teacher == 1.0
-    assert plan.augment.intruder == 0.0  # which only located persons have
-    assert not plan.loss.teacher_turns
-
-
 def test_people_any_way_up_are_looked_at_in_four_turns(
     checkpoint: Path, make_recipe: MakeRecipe, frames: Path, figures: Path, tmp_path: Path
 ) -> None:
@@ -287,6 +345,28 @@ def test_people_any_way_up_are_looked_at_in_four_turns(
             str(tmp_path / "tall.pt"), frames, tmp_path / "no", None, None, None, 1, "cpu", any_way_up=True
         )
     assert not (tmp_path / "no").exists()
+
+
+def test_who_adapts_with_a_command_is_told_of_a_command_when_the_training_runs_away(
+    checkpoint: Path, figures: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of a recipe are nothing that ``lfpose adapt`` could be given others of."""
+    monkeypatch.setattr(bridge, "_ASTRAY", -99.0)
+    before, out = checkpoint.read_bytes(), tmp_path / "my out"
+    words = (
+        r"runs astray, as .*; .*source\.pt is as it was: half the learning rates may do, lfpose train (.*)"
+    )
+    with pytest.raises(TrainingDiverged, match=words) as refused:
+        run_adapt(str(checkpoint), frames, out, None, None, figures, 1, "cpu")
+    assert checkpoint.read_bytes() == before
+    recipe, *rest = shlex.split(str(refused.value).partition("lfpose train ")[2])
+    assert rest[2:] == ["--data", str(figures), "--out", str(out / "slower"), "--device", "cpu"]
+    plan, slower = load_recipe(recipe), load_recipe(recipe, rest[:2])
+    assert plan.start_from == checkpoint
+    for rate in ("lr_head", "lr_backbone"):
+        assert getattr(slower.optimizer, rate) == pytest.approx(getattr(plan.optimizer, rate) / 2)
+    same = {"optimizer": plan.optimizer}
+    assert slower.model_copy(update=same) == plan
 
 
 def test_what_publishing_needs_is_asked_for_before_the_training(
@@ -312,7 +392,7 @@ def test_joints_that_the_sources_file_calls_otherwise_are_found(
     save_checkpoint(checkpoint, state)
     for file in sorted(frames.iterdir())[10:]:
         file.unlink()
-    with pytest.raises(SourceError, match="too few to adapt to"):
+    with pytest.raises(SourceError, match="8 people to adapt to and 2 to judge by are too few"):
         run_adapt(str(checkpoint), frames, tmp_path / "out", None, None, root, 1, "cpu")
     with pytest.raises(SourceError, match="has no joint 'thorax'"):
         run_adapt(str(checkpoint), frames, tmp_path / "out", None, None, figures, 1, "cpu")

@@ -16,7 +16,7 @@ from lfpose_edge.errors import RecipeError
 from lfpose_edge.persons import read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train import loop
-from lfpose_edge.train.adapt import with_statistics_of
+from lfpose_edge.train.adapt import adaptation_recipe, with_statistics_of
 from lfpose_edge.train.checkpoint import load_checkpoint
 from lfpose_edge.train.networks import build_network
 from lfpose_edge.train.networks.cam_network import CamNetwork
@@ -52,7 +52,7 @@ def test_a_stopped_adaptation_goes_on_to_the_same_weights(
     assert not run("broken").finished
     assert run("broken").finished
     ours, theirs = (load_checkpoint(tmp_path / out / "last.pt") for out in ("whole", "broken"))
-    for part in ("network", "bridge"):
+    for part in ("network", "ema", "bridge"):
         tensors = {k: v for k, v in ours[part].items() if isinstance(v, torch.Tensor)}
         assert [k for k, v in tensors.items() if not torch.equal(v, theirs[part][k])] == []
     assert ours["bridge"]["source_relations"].any()
@@ -69,7 +69,7 @@ def test_a_stopped_adaptation_goes_on_to_the_same_weights(
 
 
 def test_the_teacher_sees_the_target_by_its_own_statistics_from_the_start(
-    figures: Path, make_recipe: MakeRecipe, tmp_path: Path
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def run(out: str, **changes: Any) -> CamNetwork:
         recipe = make_recipe(network=NETWORK, stages=[{"epochs": 1, "size": [64, 64]}], **changes)
@@ -88,6 +88,7 @@ def test_the_teacher_sees_the_target_by_its_own_statistics_from_the_start(
         adapt = {"topology": 0.1, "statistics": statistics}
         teacher = run(statistics, data=_data(), start_from=start, adapt=adapt, optimizer=as_at_first)
         torch.testing.assert_close(values(teacher), values(expected), atol=1e-3, rtol=1e-3)
+    assert "start_from" not in caplog.text
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.GraphProto:
@@ -108,7 +109,9 @@ def test_an_adaptation_needs_two_domains(make_recipe: MakeRecipe) -> None:
             make_recipe(data=_data(target=target), adapt={"structure": 1})
 
 
-def test_no_location_of_the_target_is_read(figures: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_no_location_of_the_target_is_read(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Its joints may be anything, or nothing: the weights are the same."""
     file = figures / "val/annotations.json"
     tree = json.loads(file.read_text())
@@ -123,4 +126,19 @@ def test_no_location_of_the_target_is_read(figures: Path, make_recipe: MakeRecip
             recipe, data_root=figures, out=tmp_path / path.stem, accelerator="cpu", validate_every=9
         )
         weights.append(run.network.state_dict())
+    assert caplog.text.count("adapt without start_from: the network knows nothing of the source yet") == 2
     assert [k for k, v in weights[0].items() if not torch.equal(v, weights[1][k])] == []
+
+
+def test_an_adaptation_begins_where_the_model_was_trained_to_and_frees_all_of_it(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    frozen = {**NETWORK, "freeze_stages": 2, "pretrained": True}
+    source = make_recipe(network=frozen, augment={"intruder": 0.5})
+    plan = adaptation_recipe(source, tmp_path / "last.pt", tmp_path / "target.json", tmp_path, 3)
+    assert (plan.network.freeze_stages, plan.network.pretrained) == (0, False)
+    assert plan.start_from == tmp_path / "last.pt"
+    assert plan.optimizer.lr_head == pytest.approx(0.4 * source.optimizer.lr_head)
+    assert plan.loss.teacher == 1.0
+    assert plan.augment.intruder == 0.0  # which only located persons have
+    assert not plan.loss.teacher_turns

@@ -266,7 +266,7 @@ def test_an_adaptation_that_unlearns_the_source_is_stopped(bridge: DomainBridge)
     again = copy.deepcopy(bridge)
     for watching in (bridge, again):
         with pytest.raises(
-            LFPoseError, match=r"astray: the source's location loss is 3.0. nats, and was 2.00"
+            LFPoseError, match=r"astray, as the source's location loss is 3.0. nats, and was 2.00"
         ):
             for _ in range(40):
                 watching.watch(_source(), 4.0)

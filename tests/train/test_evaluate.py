@@ -101,6 +101,7 @@ def test_two_evaluations_of_the_same_persons_are_compared(
         "eval", "train/annotations.json", "train/images", *val[2:], *model, "--against", str(earlier)
     )
     assert (others.code, "was measured on other persons" in others.err) == (1, True)
+    assert others.out == ""  # before anything was measured
     tree = json.loads(earlier.read_text())
     assert tree["who"][:2] == [["000.png", 0], ["001.png", 1]]
     tree["who"].reverse()

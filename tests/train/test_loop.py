@@ -173,6 +173,10 @@ def test_a_failed_validation_loses_no_epoch(
         _train(make_recipe(), figures, tmp_path)
     state = load_checkpoint(tmp_path / "last.pt")
     assert (state["step"], [row["epoch"] for row in state["history"]]) == (6, [1, 2])
+    monkeypatch.undo()
+    run = _train(make_recipe(), figures, tmp_path)  # it is made up for
+    assert (run.steps, "val_pck" in run.history[-1]) == (0, True)
+    assert load_checkpoint(tmp_path / "last.pt")["history"] == run.history
 
 
 def test_two_trainings_do_not_share_a_checkpoint(

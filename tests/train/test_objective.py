@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lfpose_edge.geometry import crop_affines
 from lfpose_edge.skeleton import LSP14
+from lfpose_edge.train.bridge import DomainBridge
 from lfpose_edge.train.data.crops import Sample
 from lfpose_edge.train.data.tagged_crops import TagSample
 from lfpose_edge.train.data.tags import NO, YES
@@ -23,6 +24,7 @@ from lfpose_edge.train.recipe import Recipe
 from lfpose_edge.train.tag_losses import tag_loss
 from lfpose_edge.train.view_losses import equivariance_loss, teacher_loss
 
+PEOPLE = {"annotations": "people.json", "images": "."}
 B, K, CELLS, STRIDE, PROGRESS = 4, len(LSP14), 8, 8, 0.5
 MIRROR = torch.from_numpy(LSP14.flip_permutation)
 NETWORK = {
@@ -83,8 +85,7 @@ def _located() -> Sample:
 def test_a_term_is_added_with_its_weight(
     make_recipe: Callable[..., Recipe], term: str | None, kind: type
 ) -> None:
-    people = {"annotations": "people.json", "images": "."}
-    changes: dict[str, Any] = {"data": {"train": people, "target": people, "val": people}}
+    changes: dict[str, Any] = {"data": {"train": PEOPLE, "target": PEOPLE, "val": PEOPLE}}
     weights = {} if term is None else {term: 0.3}
     recipe = make_recipe(network=NETWORK, loss={**weights, "teacher_sure": 0.01}, **changes)
     network = build_network(recipe.network, recipe.joints)
@@ -122,3 +123,26 @@ def test_a_term_is_added_with_its_weight(
     extra = terms[term]()
     assert (float(extra) > 0.01) == (term is not None and (tagged or term not in {"equivariance", "teacher"}))
     torch.testing.assert_close(total, labels + 0.3 * extra)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "of_target", "taught"),
+    [("target", True, True), ("target", False, False), ("both", False, True)],
+)
+def test_an_adaptations_teacher_is_not_asked_about_people_whom_he_sees_by_others_statistics(
+    statistics: str, of_target: bool, taught: bool, make_recipe: Callable[..., Recipe]
+) -> None:
+    """The source's, who have tags or nothing at all, in the statistics of the target."""
+    data = {"train": PEOPLE, "target": PEOPLE}
+    recipe = make_recipe(data=data, network=NETWORK, loss={"teacher": 1.0}, adapt={"statistics": statistics})
+    network = build_network(recipe.network, recipe.joints)
+    sample = _tagged()._replace(of_target=torch.full((B,), of_target))
+    asked: list[int] = []
+
+    def teacher(crops: Tensor) -> PoseOutput:
+        asked.append(len(crops))
+        return _output(B, 2)
+
+    objective = Objective(recipe, network, MIRROR, DomainBridge(recipe.adapt, network, LSP14))
+    objective(lambda crops: _output(B, 1), teacher, sample, PROGRESS)
+    assert asked == [B] * taught

@@ -80,7 +80,8 @@ class Loss(Section):
     """Weight of the CAMs of two views of a person being views of the same; of persons without a location."""
     teacher: float = Field(0.0, ge=0)
     """Weight of the places that the averaged network finds in an easy view of a person without a location, in
-    ``data.tags`` or ``data.target``. Coarse CAMs, the maps' level and presence are not taught by it."""
+    ``data.tags`` or ``data.target``; in the latter alone where ``adapt.statistics`` are the target's. Coarse
+    CAMs, the maps' level and presence are not taught by it."""
     teacher_sure: Fraction = 0.5
     """The part of a CAM's mass that must be around its peak for the teacher to be heard."""
     teacher_mirrors: bool = False
