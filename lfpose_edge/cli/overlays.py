@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,10 @@ class OverlayWriter:
 
     One image or a video appears when the writer is left without an error; a folder's images one by one,
     each whole.
+
+    Raises:
+        SourceError: nothing of that suffix can be written, or not these frames; or, when it is left, the
+            video cannot be read back whole, and what was there before stays.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,8 +49,6 @@ class OverlayWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._video is not None:
-            self._video.release()
         self._file.__exit__(kind, value, trace)
         if self._image is not None and kind is None:
             _write_image(self._path, self._image)
@@ -84,7 +87,8 @@ class OverlayWriter:
             codec = "mp4v" if self._kind in (".mp4", ".m4v", ".mov") else "MJPG"
             fourcc = cv2.VideoWriter.fourcc(*codec)
             self._video = cv2.VideoWriter(str(temporary), fourcc, fps, (width, height))
-            self._size = (width, height)
+            self._size, self._count = (width, height), 0
+            self._file.enter_context(self._released(temporary))
             if not self._video.isOpened():
                 message = (
                     f"cannot write {self._path}: OpenCV writes no {self._kind} of {width}x{height} frames "
@@ -95,6 +99,31 @@ class OverlayWriter:
             message = f"cannot write {self._path}: frames differ in size ({self._size} and {(width, height)})"
             raise SourceError(message)
         self._video.write(overlay)
+        self._count += 1
+
+    @contextlib.contextmanager
+    def _released(self, temporary: Path) -> Iterator[None]:
+        """Close the video in the end, and read it back: OpenCV does not say when a disk is full."""
+        try:
+            yield
+        finally:
+            self._video.release()
+        count = _count_frames(temporary)
+        if count != self._count:
+            message = (
+                f"cannot write {self._path} whole: {count} of its {self._count} frames can be read back; is "
+                "the disk full?"
+            )
+            raise SourceError(message)
+
+
+def _count_frames(video: Path) -> int:
+    """How many frames of a video can be read; 0 where it is none."""
+    capture = cv2.VideoCapture(str(video))
+    try:
+        return sum(1 for _ in iter(capture.grab, False))
+    finally:
+        capture.release()
 
 
 def _write_image(path: Path, image: Image) -> None:
