@@ -12,10 +12,12 @@ from typing import Any
 from lfpose_edge.errors import SourceError
 from lfpose_edge.files import whole_file, write_bytes_whole
 from lfpose_edge.opencv import cv2
-from lfpose_edge.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, Image
+from lfpose_edge.sources import IMAGE_SUFFIXES, Frame, Image
 
 _FPS = 25.0  # of a video made from images
 _IMAGES = IMAGE_SUFFIXES - {".pgm"}  # which is grey
+# What every wheel of OpenCV encodes; a container that takes neither, as .webm or .mpg, is not written.
+_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "MJPG"}
 
 
 class OverlayWriter:
@@ -36,10 +38,10 @@ class OverlayWriter:
         self._video: Any = None
         self._file = contextlib.ExitStack()
         self._names: set[str] = set()
-        if self._kind not in _IMAGES | VIDEO_SUFFIXES and self._kind:
+        if self._kind not in {"", *_IMAGES, *_CODECS}:
             message = (
-                f"cannot write {path}: suffix {self._kind!r} is neither a colour image's nor a video's; "
-                "a folder with a dot in its name must exist"
+                f"cannot write {path}: suffix {self._kind!r} is neither a colour image's nor that of a video "
+                f"({', '.join(_CODECS)}); a folder with a dot in its name must exist"
             )
             raise SourceError(message)
 
@@ -55,7 +57,7 @@ class OverlayWriter:
 
     def write(self, frame: Frame, overlay: Image) -> None:
         """Add one frame's overlay."""
-        if self._kind in VIDEO_SUFFIXES:
+        if self._kind in _CODECS:
             self._write_video(overlay, frame.fps or _FPS)
         elif self._kind in _IMAGES:
             if self._image is not None:
@@ -84,8 +86,7 @@ class OverlayWriter:
         height, width = overlay.shape[:2]
         if self._video is None:
             temporary = self._file.enter_context(whole_file(self._path))
-            codec = "mp4v" if self._kind in (".mp4", ".m4v", ".mov") else "MJPG"
-            fourcc = cv2.VideoWriter.fourcc(*codec)
+            fourcc = cv2.VideoWriter.fourcc(*_CODECS[self._kind])
             self._video = cv2.VideoWriter(str(temporary), fourcc, fps, (width, height))
             self._size, self._count = (width, height), 0
             self._file.enter_context(self._released(temporary))

@@ -52,3 +52,9 @@ def test_every_kind_of_video_can_be_read(tmp_path: Path, suffix: str, size: tupl
     _write(path, 3, *size)
     capture = cv2.VideoCapture(str(path))
     assert sum(capture.read()[0] for _ in range(4)) == 3
+
+
+@pytest.mark.parametrize("suffix", [".webm", ".mpg", ".mpeg", ".pgm", ".docx"])
+def test_a_kind_that_nothing_here_writes_well_is_refused_at_once(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(SourceError, match=rf"suffix '{suffix}' .* of a video \(\.mp4"):
+        OverlayWriter(tmp_path / f"out{suffix}")
