@@ -99,6 +99,12 @@ class DeviceBackend(Backend, Protocol):
         ...
 
 
+def does_not_start(engine: str, error: Exception) -> str:
+    """What to say of an engine that is installed, and whose import or first call fails."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{engine} is installed, and does not start: {reason}; install it anew, or take another backend"
+
+
 class BackendKind(Protocol):
     """A kind of engine: whether this machine has it, and how to load a bundle into it."""
 
