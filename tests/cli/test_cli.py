@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from bundles import write_spot_bundle
 
+from lfpose_edge.backends import openvino
 from lfpose_edge.cli import predict
 from lfpose_edge.cli.errors import Stopped
 from lfpose_edge.cli.predict import PHOTO
@@ -86,6 +88,20 @@ def test_predict_writes_a_video(lfpose, tmp_path: Path) -> None:
 def test_models_and_doctor(lfpose) -> None:
     assert "lfpose-lite" in lfpose("models").out
     assert "onnxruntime: ready" in lfpose("doctor").out
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_doctor_says_of_an_engine_that_is_installed_why_it_does_not_start(
+    lfpose, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    monkeypatch.setitem(sys.modules, engine, None)  # its import fails
+    module = import_module(f"lfpose_edge.backends.{engine}")
+    monkeypatch.setattr(module, "unavailable", lambda: None)
+    monkeypatch.setattr(openvino, "_core", openvino._core.__wrapped__)  # not the one that is there already
+    done = lfpose("doctor")
+    assert done.code == 0, done.err
+    assert f"  {engine}: {engine} is installed, and does not start: " in done.out
+    assert "torch_tensorrt: " in done.out  # it goes on to the last
 
 
 def test_inspect_says_what_a_model_is(lfpose) -> None:
