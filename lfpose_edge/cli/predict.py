@@ -60,6 +60,7 @@ def run_predict(options: PredictOptions) -> None:
     is_camera = options.source.isdecimal() and not Path(options.source).exists()
     source: str | int = int(options.source) if is_camera else options.source
     check_outputs(options)
+    printed = options.save is None and options.json is None
     console = plain_console()
     unreadable: list[SourceError] = []
     total, persons = 0, 0
@@ -77,16 +78,15 @@ def run_predict(options: PredictOptions) -> None:
         overlays = stack.enter_context(OverlayWriter(options.save)) if options.save else None
         lines = stack.enter_context(_open_whole(options.json)) if options.json else None
         try:
-            for frame in shown(
-                frames(source, on_unreadable=unreadable.append if options.keep_going else None)
-            ):
+            found = frames(source, on_unreadable=unreadable.append if options.keep_going else None)
+            for frame in shown(found, bar=not (printed and console.is_terminal)):
                 refuse_to_replace(frame, options)
                 result = estimator(frame.image, boxes)
                 if overlays:
                     overlays.write(frame, result.draw(frame.image))
                 if lines:
                     lines.write(_json_line(frame, result))
-                if not overlays and not lines:
+                if printed:
                     console.print(f"{frame.name}: {len(result)} person(s), {result.timings.total_ms:.1f} ms")
                     for pose_table in joint_tables(result):
                         console.print(pose_table)
@@ -118,8 +118,11 @@ def refuse_to_replace(frame: Frame, options: PredictOptions) -> None:
             raise SourceError(message)
 
 
-def shown(source: Iterator[Frame]) -> Iterator[Frame]:
-    """The frames, with a progress bar on a terminal and a line now and then in a log."""
+def shown(source: Iterator[Frame], *, bar: bool = True) -> Iterator[Frame]:
+    """The frames, with a progress bar on a terminal and a line now and then in a log.
+
+    Without ``bar`` a terminal shows none: for one on which results are printed meanwhile.
+    """
     console = plain_console(stderr=True)
     columns = (
         TextColumn("frames"),
@@ -128,7 +131,8 @@ def shown(source: Iterator[Frame]) -> Iterator[Frame]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    hidden = not (bar and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task("", total=None)
         logged_at = monotonic()
         for done, frame in enumerate(source, 1):

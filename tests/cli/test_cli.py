@@ -66,6 +66,16 @@ def test_no_line_is_broken_in_a_pipe(lfpose, tmp_path: Path, monkeypatch: pytest
     assert f"\nwrote {name}.jsonl\n" in lfpose("predict", name, "--json", f"{name}.jsonl").out
 
 
+def test_results_on_a_terminal_stand_without_a_progress_bar(
+    lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # both streams count as a terminal
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64, 3), np.uint8))
+    done = lfpose("predict", "a.png")
+    assert ("a.png: 1 person(s)" in done.out, done.err) == (True, "")
+    assert "frames" in lfpose("predict", "a.png", "--json", "a.jsonl").err
+
+
 def test_predict_writes_a_video(lfpose, tmp_path: Path) -> None:
     writer = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
     for _ in range(3):
