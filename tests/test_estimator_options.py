@@ -46,6 +46,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"backend": None}, TypeError, "backend and device are names"),
         ({"device": 0}, TypeError, "backend and device are names"),
         ({"cache_dir": __file__}, ValueError, "cache_dir .* cannot be a folder"),
+        ({"cache_dir": ""}, ValueError, "cache_dir is empty"),
         ({"presence_threshold": 2}, ValueError, "presence_threshold"),
     ],
 )

@@ -44,7 +44,7 @@ ALLOWED = {
         "detection": "errors geometry opencv ops zoo",
         "estimator": "arguments backends bundle detection errors geometry ops pipeline results skeleton "
         "sources zoo",
-        "cli": "backends bundle console detection errors estimator files machine "
+        "cli": "arguments backends bundle console detection errors estimator files machine "
         "metrics opencv package persons results skeleton sources zoo",
         "train": "bundle console errors files geometry metrics opencv ops persons skeleton sources zoo",
         "export": "backends bundle cli console detection errors estimator files "

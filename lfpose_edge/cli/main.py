@@ -51,7 +51,7 @@ KeepGoing = Annotated[
 def demo(
     model: Model = "lfpose-lite",
     backend: Backend = "auto",
-    out: Annotated[Path, typer.Option(help="Where the overlay is written.")] = Path("lfpose-demo.jpg"),
+    out: Annotated[str, typer.Option(help="Where the overlay is written.")] = "lfpose-demo.jpg",
 ) -> None:
     """Find the joints of the photo inside the package, print them and write an overlay."""
     from lfpose_edge.cli.predict import run_demo
@@ -75,10 +75,10 @@ def predict(
         str | None, typer.Option(help="Person boxes for every frame: x1,y1,x2,y2[;x1,y1,x2,y2...], pixels.")
     ] = None,
     save: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Folder for overlays; or an .mp4/.avi file; or an image file for one image."),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="File for the poses, one JSON line a frame.")] = None,
+    json: Annotated[str | None, typer.Option(help="File for the poses, one JSON line a frame.")] = None,
     threads: Threads = None,
     keep_going: KeepGoing = False,
 ) -> None:

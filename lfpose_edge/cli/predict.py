@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from lfpose_edge.arguments import given_path
 from lfpose_edge.cli.errors import Stopped, list_left_out
 from lfpose_edge.cli.overlays import OverlayWriter
 from lfpose_edge.console import plain_console
@@ -45,8 +46,8 @@ class PredictOptions:
     precision: str
     detector: str | None
     boxes: str | None
-    save: Path | None
-    json: Path | None
+    save: str | None
+    json: str | None
     threads: int | None
     keep_going: bool
 
@@ -59,8 +60,8 @@ def run_predict(options: PredictOptions) -> None:
         raise ValueError(message)
     is_camera = options.source.isdecimal() and not Path(options.source).exists()
     source: str | int = int(options.source) if is_camera else options.source
-    check_outputs(options)
-    printed = options.save is None and options.json is None
+    outputs = check_outputs(options)
+    save, json = outputs.get("--save"), outputs.get("--json")
     console = plain_console()
     unreadable: list[SourceError] = []
     total, persons = 0, 0
@@ -75,18 +76,18 @@ def run_predict(options: PredictOptions) -> None:
                 threads=options.threads,
             )
         )
-        overlays = stack.enter_context(OverlayWriter(options.save)) if options.save else None
-        lines = stack.enter_context(_open_whole(options.json)) if options.json else None
+        overlays = stack.enter_context(OverlayWriter(save)) if save else None
+        lines = stack.enter_context(_open_whole(json)) if json else None
         try:
             found = frames(source, on_unreadable=unreadable.append if options.keep_going else None)
-            for frame in shown(found, bar=not (printed and console.is_terminal)):
-                refuse_to_replace(frame, options)
+            for frame in shown(found, bar=bool(outputs) or not console.is_terminal):
+                refuse_to_replace(frame, outputs)
                 result = estimator(frame.image, boxes)
                 if overlays:
                     overlays.write(frame, result.draw(frame.image))
                 if lines:
                     lines.write(_json_line(frame, result))
-                if printed:
+                if not outputs:
                     console.print(f"{frame.name}: {len(result)} person(s), {result.timings.total_ms:.1f} ms")
                     for pose_table in joint_tables(result):
                         console.print(pose_table)
@@ -99,7 +100,7 @@ def run_predict(options: PredictOptions) -> None:
             )
         backend = estimator.describe()["backend"]
     console.print(f"{total} frame(s), {persons} person(s); {backend}")
-    for path in filter(None, (options.save, options.json)):
+    for path in outputs.values():
         if path.exists():
             console.print(f"wrote {path}")
     list_left_out(unreadable)
@@ -109,11 +110,11 @@ def run_predict(options: PredictOptions) -> None:
         raise typer.Exit(1)
 
 
-def refuse_to_replace(frame: Frame, options: PredictOptions) -> None:
+def refuse_to_replace(frame: Frame, outputs: dict[str, Path]) -> None:
     """SourceError when an output is the very file that a frame of a folder or glob came from."""
     place = Path(frame.name).resolve()
-    for option, path in {"--save": options.save, "--json": options.json}.items():
-        if path is not None and path.resolve() == place:
+    for option, path in outputs.items():
+        if path.resolve() == place:
             message = f"{option} {path} is one of the sources: give another path"
             raise SourceError(message)
 
@@ -144,17 +145,17 @@ def shown(source: Iterator[Frame], *, bar: bool = True) -> Iterator[Frame]:
                 console.print(f"{done} of {frame.count or 'unknown'} frames")
 
 
-def check_outputs(options: PredictOptions) -> None:
-    """Refuse outputs that would replace the source or each other, or that cannot be written.
+def check_outputs(options: PredictOptions) -> dict[str, Path]:
+    """The outputs that are asked for, by option.
 
     Raises:
-        SourceError: and nothing was read or written.
+        ValueError, SourceError: one is empty, would replace the source or another, or cannot be written;
+            nothing was read or written.
     """
-    outputs = {"--save": options.save, "--json": options.json}
+    given = {"--save": options.save, "--json": options.json}
+    outputs = {option: given_path(option, text) for option, text in given.items() if text is not None}
     taken = {Path(options.source).resolve(): "the source"}
     for option, path in outputs.items():
-        if path is None:
-            continue
         place = path.resolve()
         if place in taken:
             message = f"{option} {path} is {taken[place]}: give another path"
@@ -168,10 +169,12 @@ def check_outputs(options: PredictOptions) -> None:
             message = f"{option} {path}: {folder} {why}"
             raise SourceError(message)
         taken[place] = f"the file of {option} too"
+    return outputs
 
 
-def run_demo(model: str, backend: str, out: Path) -> None:
+def run_demo(model: str, backend: str, out: str) -> None:
     """Run a model on the packaged photo, print its joints and write the overlay."""
+    path = given_path("--out", out)
     console = plain_console()
     with PoseEstimator(model, backend=backend) as estimator:
         frame = next(frames(PHOTO))
@@ -179,13 +182,13 @@ def run_demo(model: str, backend: str, out: Path) -> None:
         facts = estimator.describe()
     for table in joint_tables(result):
         console.print(table)
-    with OverlayWriter(out) as overlays:
+    with OverlayWriter(path) as overlays:
         overlays.write(frame, result.draw(frame.image))
     console.print(
         f"{facts['model']} {facts['version']} on {facts['backend']}: {result.timings.total_ms:.1f} ms"
     )
     console.print("photo: NASA's portrait of astronaut Eileen Collins, public domain")
-    console.print(f"wrote {out}")
+    console.print(f"wrote {path}")
 
 
 def joint_tables(result: PoseResult) -> Iterator[Table]:
