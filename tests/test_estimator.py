@@ -274,6 +274,19 @@ def test_results_do_not_change_with_the_next_call(estimator: PoseEstimator) -> N
     np.testing.assert_array_equal(first.keypoints, kept)
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_estimator_that_is_closed_during_a_call_says_so(bundle: Path, backend: str) -> None:
+    pytest.importorskip(backend)
+
+    def close(image: np.ndarray) -> list[list[int]]:
+        pose.close()
+        return [[0, 0, 20, 20]]
+
+    pose = PoseEstimator(bundle, backend=backend, detector=close)
+    with pytest.raises(RuntimeError, match="this PoseEstimator is closed"):
+        pose(np.zeros((40, 40, 3), np.uint8))
+
+
 def test_a_closed_estimator_says_so(bundle: Path) -> None:
     estimator = PoseEstimator(bundle)
     estimator.close()

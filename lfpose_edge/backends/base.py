@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,14 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free the engine; ``infer`` may not be called afterwards."""
         ...
+
+
+class Closed:
+    """Takes the place of a network that was freed; to use it, as by a call under way, is a RuntimeError."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        message = "this PoseEstimator is closed"
+        raise RuntimeError(message)
 
 
 class Context(Protocol):

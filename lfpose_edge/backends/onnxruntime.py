@@ -6,7 +6,7 @@ import re
 from importlib.util import find_spec
 from typing import Any
 
-from lfpose_edge.backends.base import Backend, Floats, Request, does_not_start
+from lfpose_edge.backends.base import Backend, Closed, Floats, Request, does_not_start
 from lfpose_edge.bundle import Bundle, Precision
 from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.machine import int8_overflows
@@ -116,8 +116,9 @@ class OnnxRuntimeBackend:
 
     def infer(self, crops: Floats) -> tuple[Floats, Floats]:
         """See :class:`lfpose_edge.backends.base.Backend`."""
+        run = self._session.run
         try:
-            cams, presence = self._session.run(("cams", "presence"), {"crops": crops})
+            cams, presence = run(("cams", "presence"), {"crops": crops})
         except Exception as error:
             if not self._on_gpu:
                 raise
@@ -127,4 +128,4 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         """Free the session."""
-        self._session = None
+        self._session = Closed()

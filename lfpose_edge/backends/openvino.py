@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lfpose_edge.backends.base import Backend, Floats, Request, does_not_start
+from lfpose_edge.backends.base import Backend, Closed, Floats, Request, does_not_start
 from lfpose_edge.bundle import Bundle, Precision
 from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.machine import int8_overflows
@@ -128,5 +128,5 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         """Free the compiled models and every thread's requests."""
-        self._one = self._any_number = None
+        self._one = self._any_number = Closed()
         self._local = threading.local()
