@@ -108,8 +108,8 @@ def frames(
     """The images of a source, one at a time.
 
     Args:
-        source: an image or video file, a folder of images, a glob pattern, a camera's number, the URL of
-            a stream, or an iterable of anything that :func:`load_image` takes.
+        source: an image or video file, a folder of images, a glob pattern, any of them as a ``file://`` URL,
+            a camera's number, the URL of a stream, or an iterable of anything that :func:`load_image` takes.
         color: channel order of what is decoded.
         on_unreadable: called with the error of each file of a folder or glob that cannot be read, which is
             then left out. None raises it, which ends the iteration.
@@ -137,12 +137,23 @@ def frames(
         raise TypeError(message)
 
 
+def local_path(text: str) -> str:
+    """The path that a ``file://`` URL names; all else as it is."""
+    if not text.lower().startswith("file://"):
+        return text
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    return url2pathname(urlsplit(text).path)
+
+
 def _path_frames(
     text: str, color: Color, on_unreadable: Callable[[SourceError], None] | None
 ) -> Iterator[Frame]:
     if not text:
         message = "the source is empty: name an image, a folder, a video or a stream"
         raise SourceError(message)
+    text = local_path(text)
     path = Path(text)
     if "://" in text or (path.is_file() and _is_video(path)):
         yield from _video(text, text, color)

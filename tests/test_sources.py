@@ -139,6 +139,12 @@ def test_globs_lists_arrays_and_single_files(folder: Path) -> None:
     assert len(list(frames(_image()))) == 1
 
 
+def test_a_file_url_is_the_path_that_it_names(folder: Path) -> None:
+    (folder / "a.png").rename(folder / "a b.png")
+    assert [f.name for f in frames((folder / "a b.png").as_uri())] == [str(folder / "a b.png")]
+    assert len(list(frames(folder.as_uri()))) == 2
+
+
 def test_an_unreadable_file_ends_a_folder_or_is_reported_and_left_out(folder: Path) -> None:
     (folder / "ab.jpg").write_bytes(b"")
     with pytest.raises(SourceError, match="ab.jpg is empty"):

@@ -30,7 +30,7 @@ from lfpose_edge.errors import SourceError
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.files import whole_file
 from lfpose_edge.results import PoseResult
-from lfpose_edge.sources import Frame, frames
+from lfpose_edge.sources import Frame, frames, local_path
 
 _LOG_SECONDS = 30.0
 PHOTO = Path(__file__).parent.parent / "models" / "photos" / "astronaut.jpg"
@@ -59,7 +59,7 @@ def run_predict(options: PredictOptions) -> None:
         message = "--boxes and --detector both say where the people are: give one of them"
         raise ValueError(message)
     is_camera = options.source.isdecimal() and not Path(options.source).exists()
-    source: str | int = int(options.source) if is_camera else options.source
+    source: str | int = int(options.source) if is_camera else local_path(options.source)
     outputs = check_outputs(options)
     save, json = outputs.get("--save"), outputs.get("--json")
     console = plain_console()
@@ -154,7 +154,7 @@ def check_outputs(options: PredictOptions) -> dict[str, Path]:
     """
     given = {"--save": options.save, "--json": options.json}
     outputs = {option: given_path(option, text) for option, text in given.items() if text is not None}
-    taken = {Path(options.source).resolve(): "the source"}
+    taken = {Path(local_path(options.source)).resolve(): "the source"}
     for option, path in outputs.items():
         place = path.resolve()
         if place in taken:

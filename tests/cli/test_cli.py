@@ -186,6 +186,17 @@ def test_a_mistake_is_one_line_on_stderr(lfpose, tmp_path: Path, arguments: list
     assert sorted(tmp_path.rglob("*")) == before  # nothing half written
 
 
+def test_a_source_named_by_a_url_is_not_replaced(lfpose, tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    before = (tmp_path / "in.avi").read_bytes()
+    for option in ("--save", "--json"):
+        done = lfpose("predict", (tmp_path / "in.avi").as_uri(), option, "in.avi")
+        assert (done.code, f"{option} in.avi is the source" in done.err) == (1, True)
+    assert (tmp_path / "in.avi").read_bytes() == before
+
+
 def test_a_failure_in_the_middle_leaves_no_half_file(lfpose, tmp_path: Path) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
