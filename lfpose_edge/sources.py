@@ -147,6 +147,33 @@ def local_path(text: str) -> str:
     return url2pathname(urlsplit(text).path)
 
 
+def images_in(folder: Path, *, deep: bool = False) -> list[Path]:
+    """The image files of a folder, in natural order: frame_2 before frame_10.
+
+    Hidden files, such as the previews that macOS leaves, are none of them.
+
+    Args:
+        folder: of the images.
+        deep: those in its folders too.
+
+    Raises:
+        SourceError: it holds no image.
+    """
+    there = folder.rglob("*") if deep else folder.iterdir()
+    files = (p for p in there if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    found = sorted((p for p in files if p.is_file()), key=_natural)
+    if not found:
+        message = f"folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        raise SourceError(message)
+    return found
+
+
+def _natural(path: Path) -> tuple[list[list[str | int]], Path]:
+    """What sorts paths with the digits in them as numbers; the path itself parts 1.jpg from 01.jpg."""
+    runs = [re.split(r"(\d+)", part) for part in path.parts]  # text and digits in turn
+    return [[int(run) if i % 2 else run for i, run in enumerate(part)] for part in runs], path
+
+
 def _path_frames(
     text: str, color: Color, on_unreadable: Callable[[SourceError], None] | None
 ) -> Iterator[Frame]:
@@ -159,13 +186,10 @@ def _path_frames(
         yield from _video(text, text, color)
         return
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            message = f"folder {path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
-            raise SourceError(message)
+        files = images_in(path)
     elif glob.has_magic(text) and not path.exists():
         matches = (Path(p) for p in glob.iglob(text, recursive=True))  # noqa: PTH207
-        files = sorted(p for p in matches if not p.is_dir())
+        files = sorted((p for p in matches if not p.is_dir()), key=_natural)
         if not files:
             message = f"no file matches {text}"
             raise SourceError(message)

@@ -11,7 +11,7 @@ import pytest
 from pictures import turned_jpeg
 
 from lfpose_edge.errors import SourceError
-from lfpose_edge.sources import frames, load_image
+from lfpose_edge.sources import frames, images_in, load_image
 
 
 def _image(height: int = 40, width: int = 60) -> np.ndarray:
@@ -128,6 +128,17 @@ def test_a_folder_gives_its_images_in_order(folder: Path) -> None:
     assert [Path(f.name).name for f in found] == ["a.png", "b.PNG"]
     assert [f.index for f in found] == [0, 1]
     assert found[0].time_s is None
+
+
+def test_a_folder_is_read_in_natural_order_without_what_is_no_picture(folder: Path) -> None:
+    for name in ("frame_10.png", "frame_2.png", "frame_02.png", "2.png"):
+        (folder / name).write_bytes(_encoded(".png"))
+    (folder / "._a.png").write_bytes(b"what a Mac leaves beside a picture")
+    (folder / "sub.png").mkdir()
+    expected = ["2.png", "a.png", "b.PNG", "frame_02.png", "frame_2.png", "frame_10.png"]
+    assert [Path(f.name).name for f in frames(folder)] == expected
+    assert [Path(f.name).name for f in frames(str(folder / "*.[pP]*"))] == expected
+    assert images_in(folder, deep=True) == [folder / name for name in (*expected, "sub/c.png")]
 
 
 def test_globs_lists_arrays_and_single_files(folder: Path) -> None:
