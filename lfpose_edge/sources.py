@@ -24,6 +24,7 @@ Image = NDArray[np.uint8]
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
+_LONG, _SHORT = 400, 60  # characters of a name that is shortened in messages, and those left of it
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def load_image(source: object, color: Color = "bgr") -> Image:
     if isinstance(source, np.ndarray) or on_gpu(source):
         return _checked_array(source, color)  # type: ignore[arg-type]
     if isinstance(source, str | os.PathLike):
-        return _decode(_read_file(Path(source)), str(source), color)
+        text = local_path(str(os.fspath(source)))
+        return _decode(_read_file(Path(text), text), text, color)
     if isinstance(source, bytes | bytearray | memoryview):
         return _decode(bytes(source), "the given bytes", color)
     message = (
@@ -90,7 +92,7 @@ def load_stored(path: Path, *, upright: bool = False) -> Image:
     Raises:
         SourceError: as :func:`load_image`; the file is stored turned.
     """
-    data = _read_file(path)
+    data = _read_file(path, str(path))
     stored = _decode(data, str(path), "bgr", cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     may_be_turned = upright and re.search(rb"exif", data, re.IGNORECASE)
     if may_be_turned and not np.array_equal(stored, _decode(data, str(path), "bgr")):
@@ -182,10 +184,14 @@ def _path_frames(
         raise SourceError(message)
     text = local_path(text)
     path = Path(text)
-    if "://" in text or (path.is_file() and _is_video(path)):
+    try:
+        is_folder, is_video = path.is_dir(), "://" in text or (path.is_file() and _is_video(path))
+    except OSError as error:  # it is too long, or out of reach
+        raise _cannot_read(text, error) from error
+    if is_video:
         yield from _video(text, text, color)
         return
-    if path.is_dir():
+    if is_folder:
         files = images_in(path)
     elif glob.has_magic(text) and not path.exists():
         matches = (Path(p) for p in glob.iglob(text, recursive=True))  # noqa: PTH207
@@ -306,21 +312,30 @@ def _checked_array(image: NDArray[Any], color: Color) -> Image:
     return image
 
 
-def _read_file(path: Path) -> bytes:
-    if path.is_dir():
-        message = f"{path} is a folder; give an image, or use stream() or `lfpose predict` for a folder"
-        raise SourceError(message)
-    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-        message = f"{path} is a video; give an image, or the video by itself to stream() or `lfpose predict`"
-        raise SourceError(message)
+def _read_file(path: Path, text: str) -> bytes:
+    """The bytes of an image file; ``text`` is what was given for it."""
     try:
+        if path.is_dir():
+            message = f"{path} is a folder; give an image, or use stream() or `lfpose predict` for a folder"
+            raise SourceError(message)
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+            message = f"{path} is a video; give an image, or the video itself to stream() or `lfpose predict`"
+            raise SourceError(message)
         return path.read_bytes()
-    except FileNotFoundError:
-        message = f"no file {path}"
-        raise SourceError(message) from None
-    except OSError as error:
-        message = f"cannot read {path}: {error.strerror or error}"
-        raise SourceError(message) from error
+    except (OSError, ValueError) as error:
+        raise _cannot_read(text, error) from error
+
+
+def _cannot_read(text: str, error: OSError | ValueError) -> SourceError:
+    """The error of a path that cannot be read, or that can be none."""
+    named = text if len(text) < _LONG else f"{text[:_SHORT]}..."
+    if "://" in text or text.startswith("data:"):
+        return SourceError(f"{named} is no file: an image is a path or its bytes, so fetch it and give those")
+    if isinstance(error, FileNotFoundError):
+        return SourceError(f"no file {named}")
+    if isinstance(error, OSError):
+        return SourceError(f"cannot read {named}: {error.strerror or error}")
+    return SourceError(f"{named!r} is no path: {error}")  # it holds a NUL
 
 
 def _decode(data: bytes, name: str, color: Color, flags: int = cv2.IMREAD_COLOR) -> Image:

@@ -114,6 +114,28 @@ def test_paths_that_are_no_image_file(tmp_path: Path, name: str, words: str) -> 
         load_image(tmp_path / name)
 
 
+@pytest.mark.parametrize("read", [load_image, lambda text: list(frames(text))], ids=["image", "frames"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("data:image/png;base64," + "iVBOR" * 900, r"^data:image/png.{1,60}\.\.\. is no file: .* its bytes"),
+        ("data:image/png;base64,iVBOR", "iVBOR is no file: an image is a path or its bytes"),
+        ("a" * 5000, r"^cannot read a{60}\.\.\.: "),
+        ("a\0b.jpg", r"^'a\\x00b.jpg' is no path"),
+    ],
+    ids=["data URL", "short data URL", "long", "NUL"],
+)
+def test_text_that_can_be_no_path_is_a_source_error(read: Any, text: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words) as caught:
+        read(text)
+    assert len(str(caught.value)) < 200
+
+
+def test_the_url_of_an_image_is_named_as_it_came() -> None:
+    with pytest.raises(SourceError, match="^http://example.com/a.jpg is no file: .* fetch it"):
+        load_image("http://example.com/a.jpg")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "sub").mkdir()
