@@ -15,6 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge.errors import SourceError
+from lfpose_edge.image_files import (
+    VIDEO_SUFFIXES,
+    cannot_read,
+    decode_image,
+    read_image_file,
+)
 from lfpose_edge.opencv import cv2
 
 logger = logging.getLogger("lfpose_edge")
@@ -23,8 +29,6 @@ Color = Literal["bgr", "rgb", "nv12"]
 Image = NDArray[np.uint8]
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
-VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
-_LONG, _SHORT = 400, 60  # characters of a name that is shortened in messages, and those left of it
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,9 @@ def load_image(source: object, color: Color = "bgr") -> Image:
         return _checked_array(source, color)  # type: ignore[arg-type]
     if isinstance(source, str | os.PathLike):
         text = local_path(str(os.fspath(source)))
-        return _decode(_read_file(Path(text), text), text, color)
+        return _ordered(decode_image(read_image_file(Path(text), text), text), color)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(bytes(source), "the given bytes", color)
+        return _ordered(decode_image(bytes(source), "the given bytes"), color)
     message = (
         f"an image is a uint8 array, a path or the bytes of an encoded image, got {type(source).__name__}"
     )
@@ -92,10 +96,10 @@ def load_stored(path: Path, *, upright: bool = False) -> Image:
     Raises:
         SourceError: as :func:`load_image`; the file is stored turned.
     """
-    data = _read_file(path, str(path))
-    stored = _decode(data, str(path), "bgr", cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    data = read_image_file(path, str(path))
+    stored = decode_image(data, str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     may_be_turned = upright and re.search(rb"exif", data, re.IGNORECASE)
-    if may_be_turned and not np.array_equal(stored, _decode(data, str(path), "bgr")):
+    if may_be_turned and not np.array_equal(stored, decode_image(data, str(path))):
         message = (
             f"{path} is turned by its EXIF entry, and training reads images as they are stored: store all of "
             "them upright (ImageMagick: mogrify -auto-orient *.jpg)"
@@ -187,7 +191,7 @@ def _path_frames(
     try:
         is_folder, is_video = path.is_dir(), "://" in text or (path.is_file() and _is_video(path))
     except OSError as error:  # it is too long, or out of reach
-        raise _cannot_read(text, error) from error
+        raise cannot_read(text, error) from error
     if is_video:
         yield from _video(text, text, color)
         return
@@ -312,80 +316,5 @@ def _checked_array(image: NDArray[Any], color: Color) -> Image:
     return image
 
 
-def _read_file(path: Path, text: str) -> bytes:
-    """The bytes of an image file; ``text`` is what was given for it."""
-    try:
-        if path.is_dir():
-            message = f"{path} is a folder; give an image, or use stream() or `lfpose predict` for a folder"
-            raise SourceError(message)
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-            message = f"{path} is a video; give an image, or the video itself to stream() or `lfpose predict`"
-            raise SourceError(message)
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise _cannot_read(text, error) from error
-
-
-def _cannot_read(text: str, error: OSError | ValueError) -> SourceError:
-    """The error of a path that cannot be read, or that can be none."""
-    named = text if len(text) < _LONG else f"{text[:_SHORT]}..."
-    if "://" in text or text.startswith("data:"):
-        return SourceError(f"{named} is no file: an image is a path or its bytes, so fetch it and give those")
-    if isinstance(error, FileNotFoundError):
-        return SourceError(f"no file {named}")
-    if isinstance(error, OSError):
-        return SourceError(f"cannot read {named}: {error.strerror or error}")
-    return SourceError(f"{named!r} is no path: {error}")  # it holds a NUL
-
-
-def _decode(data: bytes, name: str, color: Color, flags: int = cv2.IMREAD_COLOR) -> Image:
-    if not data:
-        message = f"{name} is empty (0 bytes)"
-        raise SourceError(message)
-    if _is_truncated(data):
-        message = f"{name} is truncated: the end of the image is missing"
-        raise SourceError(message)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        message = f"cannot decode {name}: {error.err or error}"
-        raise SourceError(message) from error
-    if image is None:
-        message = f"{name} is damaged, or not an image that OpenCV reads"
-        raise SourceError(message)
-    return _ordered(image, color)
-
-
 def _ordered(image: Any, color: Color) -> Image:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if color == "rgb" else image  # type: ignore[no-any-return]
-
-
-def _is_truncated(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end mark; OpenCV would fill the rest with grey and say nothing."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return not _png_ends(data)
-    return data.startswith(b"\xff\xd8") and not _jpeg_ends(data)
-
-
-def _png_ends(data: bytes) -> bool:
-    at = 8
-    while at + 12 <= len(data):
-        if data[at + 4 : at + 8] == b"IEND":
-            return True
-        at += 12 + int.from_bytes(data[at : at + 4], "big")  # length, type, data, checksum
-    return False
-
-
-def _jpeg_ends(data: bytes) -> bool:
-    # Walk the segments: an embedded thumbnail in one of them has an end mark of its own.
-    # Between them decoders pass over stray bytes.
-    at = 2
-    while 0 <= (at := data.find(b"\xff", at)) <= len(data) - 4:
-        kind = data[at + 1]
-        if kind in (0x00, 0xFF):  # no marker; a fill byte
-            at += 1
-        elif kind == 0xDA:  # the picture's data begin
-            return data.find(b"\xff\xd9", at) >= 0
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
