@@ -63,7 +63,8 @@ def run_predict(options: PredictOptions) -> None:
     outputs = check_outputs(options)
     save, json = outputs.get("--save"), outputs.get("--json")
     console = plain_console()
-    unreadable: list[SourceError] = []
+    left_out: list[SourceError] = []
+    leave_out = left_out.append if options.keep_going else None
     total, persons = 0, 0
     stopped: Stopped | None = None
     with contextlib.ExitStack() as stack:
@@ -79,10 +80,17 @@ def run_predict(options: PredictOptions) -> None:
         overlays = stack.enter_context(OverlayWriter(save)) if save else None
         lines = stack.enter_context(_open_whole(json)) if json else None
         try:
-            found = frames(source, on_unreadable=unreadable.append if options.keep_going else None)
+            found = frames(source, on_unreadable=leave_out)
             for frame in shown(found, bar=bool(outputs) or not console.is_terminal):
                 refuse_to_replace(frame, outputs)
-                result = estimator(frame.image, boxes)
+                try:
+                    result = estimator(frame.image, boxes)
+                except ValueError as error:  # a box that is outside of this image
+                    refused = SourceError(f"{frame.name}: {error}")
+                    if leave_out is None:
+                        raise refused from error
+                    leave_out(refused)
+                    continue
                 if overlays:
                     overlays.write(frame, result.draw(frame.image))
                 if lines:
@@ -103,10 +111,10 @@ def run_predict(options: PredictOptions) -> None:
     for path in outputs.values():
         if path.exists():
             console.print(f"wrote {path}")
-    list_left_out(unreadable)
+    list_left_out(left_out)
     if stopped is not None:
         raise stopped
-    if unreadable:
+    if left_out:
         raise typer.Exit(1)
 
 

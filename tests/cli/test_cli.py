@@ -231,6 +231,18 @@ def test_keep_going_leaves_out_what_cannot_be_read_and_says_so(lfpose, tmp_path:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a-1.jpg", "a.jpg"]
 
 
+def test_an_image_that_the_boxes_do_not_fit_is_named_and_can_be_left_out(lfpose, tmp_path: Path) -> None:
+    for name, width in (("a.png", 64), ("b.png", 24), ("c.png", 64)):
+        cv2.imwrite(str(tmp_path / name), np.zeros((48, width, 3), np.uint8))
+    asked = ("predict", "*.png", "--boxes", "30,0,60,40", "--json", "out.jsonl")
+    done = lfpose(*asked)
+    assert (done.code, done.err.count("\n"), done.err.startswith("error: b.png: box 0")) == (1, 1, True)
+    assert not (tmp_path / "out.jsonl").exists()
+    done = lfpose(*asked, "--keep-going")
+    assert (done.code, done.err.count("\n"), done.err.startswith("left out: b.png: box 0")) == (1, 1, True)
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+
+
 def test_a_folder_named_by_digits_is_a_folder(lfpose, tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
     cv2.imwrite(str(tmp_path / "7" / "a.png"), np.zeros((48, 64, 3), np.uint8))
