@@ -200,6 +200,9 @@ class PoseEstimator:
             source: a video or image file, a folder, a glob pattern, a camera's number, a stream's URL, or
                 an iterable of images. To have the frames as well, iterate over
                 :func:`lfpose_edge.frames` and call the estimator on each.
+
+        Raises:
+            TypeError, SourceError: as :func:`lfpose_edge.frames`.
         """
         iterator = iter(frames(source, self._color))
         on_their_way: deque[tuple[float, Callable[[], Any]]] = deque()

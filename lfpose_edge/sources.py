@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +21,6 @@ from lfpose_edge.image_files import (
     read_image_file,
 )
 from lfpose_edge.opencv import cv2
-
-logger = logging.getLogger("lfpose_edge")
 
 Color = Literal["bgr", "rgb", "nv12"]
 Image = NDArray[np.uint8]
@@ -118,10 +115,12 @@ def frames(
             a camera's number, the URL of a stream, or an iterable of anything that :func:`load_image` takes.
         color: channel order of what is decoded.
         on_unreadable: called with the error of each file of a folder or glob that cannot be read, which is
-            then left out. None raises it, which ends the iteration.
+            then left out, and with that of a video file which lacks its end. None raises it, which ends the
+            iteration.
 
     Raises:
-        TypeError, SourceError: as :func:`load_image`; a folder without images; a video that cannot be read.
+        TypeError, SourceError: as :func:`load_image`; a folder without images; a video that cannot be read;
+            after its last frame, a camera or stream that gives no more, or a video file that is cut off.
     """
     if isinstance(source, bool):
         message = "a source is a path, a camera's number or a sequence of images, got bool"
@@ -193,7 +192,7 @@ def _path_frames(
     except OSError as error:  # it is too long, or out of reach
         raise cannot_read(text, error) from error
     if is_video:
-        yield from _video(text, text, color)
+        yield from _video(text, text, color, on_unreadable)
         return
     if is_folder:
         files = images_in(path)
@@ -231,7 +230,9 @@ def _camera(number: int, color: Color) -> Iterator[Frame]:
     yield from _video(number, f"camera {number}", color)
 
 
-def _video(source: str | int, name: str, color: Color) -> Iterator[Frame]:
+def _video(
+    source: str | int, name: str, color: Color, on_cut_off: Callable[[SourceError], None] | None = None
+) -> Iterator[Frame]:
     capture = cv2.VideoCapture(source)
     try:
         if not capture.isOpened():
@@ -252,11 +253,20 @@ def _video(source: str | int, name: str, color: Color) -> Iterator[Frame]:
         if index == 0:
             message = f"{name} opened, but holds no frame that can be decoded"
             raise SourceError(message)
-        # Containers estimate their length, so a little less is no sign of anything.
-        if announced and index < 0.9 * announced:
-            logger.warning(
-                "%s announces %d frames, but only %d can be read: it may be cut off", name, announced, index
+        if isinstance(source, int) or (announced is None and "://" in source):
+            message = f"{name} gives no more frames after {index}: look whether it is still there"
+            raise SourceError(message)
+        # Containers estimate their length, so a little less is no sign of anything; and where frames come
+        # irregularly it is their time that tells how far they reach.
+        reached = max(index, time_s * rate + 1)
+        if announced and reached < 0.9 * announced:
+            cut_off = SourceError(
+                f"{name} announces {announced} frames, but only {index} can be read: it may be cut off "
+                "(`lfpose predict --keep-going` takes what there is)"
             )
+            if on_cut_off is None:
+                raise cut_off
+            on_cut_off(cut_off)
     finally:
         capture.release()
 

@@ -203,15 +203,21 @@ def test_a_video_under_another_name_is_still_a_video(tmp_path: Path) -> None:
     assert [f.time_s for f in frames(tmp_path / "picture")] == [None]
 
 
-def test_a_video_that_was_cut_off_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_video_that_was_cut_off_is_an_error_after_its_last_frame(tmp_path: Path) -> None:
     path = tmp_path / "a.avi"
     _write_video(path, tuple(range(0, 200, 5)))
     whole = path.read_bytes()
     assert len(list(frames(path))) == 40
-    assert caplog.text == ""
     path.write_bytes(whole[: len(whole) // 2])
-    assert 0 < len(list(frames(path))) < 36
-    assert "announces 40 frames, but only" in caplog.text
+    errors: list[SourceError] = []
+    count = len(list(frames(path, on_unreadable=errors.append)))
+    assert 0 < count < 36
+    (error,) = errors
+    assert f"{path} announces 40 frames, but only {count} can be read: it may be cut off" in str(error)
+    found = frames(path)
+    assert [next(found).index for _ in range(count)] == list(range(count))
+    with pytest.raises(SourceError, match="announces 40 frames"):
+        next(found)
 
 
 def test_a_video_gives_its_frames(tmp_path: Path) -> None:
@@ -261,7 +267,7 @@ class _Stream:
         self.source, self.left = source, 2
 
     def isOpened(self) -> bool:  # noqa: N802
-        return self.source == "rtsp://camera/stream"
+        return self.source in ("rtsp://camera/stream", 0)
 
     def get(self, fact: int) -> float:
         return {cv2.CAP_PROP_FPS: 90000.0, cv2.CAP_PROP_FRAME_COUNT: -9.2e18}.get(fact, 0.0)
@@ -276,13 +282,44 @@ class _Stream:
 
 def test_a_stream_says_neither_its_length_nor_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", _Stream)
-    found = list(frames("rtsp://camera/stream"))
+    stream = frames("rtsp://camera/stream")
+    found = [next(stream), next(stream)]
     assert [(f.name, f.count, f.fps) for f in found] == [
         ("rtsp://camera/stream frame 0", None, None),
         ("rtsp://camera/stream frame 1", None, None),
     ]
     with pytest.raises(SourceError, match="cannot open rtsp://other"):
         list(frames("rtsp://other"))
+
+
+@pytest.mark.parametrize("source", ["rtsp://camera/stream", 0])
+def test_a_camera_or_stream_that_drops_out_is_an_error(
+    source: str | int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", _Stream)
+    found = frames(source)
+    assert [next(found).index for _ in range(2)] == [0, 1]
+    with pytest.raises(SourceError, match="gives no more frames after 2: look whether it is still there"):
+        next(found)
+
+
+class _Recording(_Stream):
+    """Two frames, ten seconds apart; the container counts as if there were a hundred a second."""
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return True
+
+    def get(self, fact: int) -> float:
+        facts = {cv2.CAP_PROP_FPS: 100.0, cv2.CAP_PROP_FRAME_COUNT: 1001.0}
+        return facts.get(fact, 10_000.0 * (1 - self.left))  # or else how far it is, in milliseconds
+
+
+def test_frames_that_come_irregularly_are_no_cut_off_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.webm").touch()
+    monkeypatch.setattr(cv2, "VideoCapture", _Recording)
+    assert [f.time_s for f in frames(tmp_path / "a.webm")] == [0.0, 10.0]
 
 
 def test_a_file_that_is_no_video(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

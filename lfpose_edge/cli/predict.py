@@ -60,13 +60,14 @@ def run_predict(options: PredictOptions) -> None:
         raise ValueError(message)
     is_camera = options.source.isdecimal() and not Path(options.source).exists()
     source: str | int = int(options.source) if is_camera else local_path(options.source)
+    is_live = isinstance(source, int) or "://" in source  # a camera or a stream has no end of its own
     outputs = check_outputs(options)
     save, json = outputs.get("--save"), outputs.get("--json")
     console = plain_console()
     left_out: list[SourceError] = []
     leave_out = left_out.append if options.keep_going else None
     total, persons = 0, 0
-    stopped: Stopped | None = None
+    ended: Stopped | SourceError | None = None
     with contextlib.ExitStack() as stack:
         estimator = stack.enter_context(
             PoseEstimator(
@@ -100,20 +101,18 @@ def run_predict(options: PredictOptions) -> None:
                     for pose_table in joint_tables(result):
                         console.print(pose_table)
                 total, persons = total + 1, persons + len(result)
-        except Stopped as stop:
-            if isinstance(source, str) and "://" not in source:
+        except (Stopped, SourceError) as error:
+            if not (is_live and total):
                 raise
-            stopped = (
-                stop  # a camera or a stream has no end of its own: what was done until now is the result
-            )
+            ended = error  # what was done until now is the result
         backend = estimator.describe()["backend"]
     console.print(f"{total} frame(s), {persons} person(s); {backend}")
     for path in outputs.values():
         if path.exists():
             console.print(f"wrote {path}")
     list_left_out(left_out)
-    if stopped is not None:
-        raise stopped
+    if ended is not None:
+        raise ended
     if left_out:
         raise typer.Exit(1)
 
