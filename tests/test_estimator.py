@@ -182,6 +182,7 @@ BAD_BOXES: dict[str, tuple[Any, str]] = {
     "text": ("everyone", "numbers of shape"),
     "a tensor that needs a gradient": (_NeedsGradient(), "numbers of shape .*: call detach"),
     "nobody, of another shape": (np.zeros((0, 7)), r"shape \(N, 4\)"),
+    "beyond any image": ([-3e38, 0, 3e38, 5], r"box 0, .*, reaches beyond 1e\+07 pixels"),
     "beyond float32": ([0, 0, 1e300, 5], "box 0, .*, is not finite"),
 }
 
