@@ -25,7 +25,17 @@ def test_bench_of_what_nothing_here_runs_is_an_error(lfpose, monkeypatch: pytest
     monkeypatch.setattr("lfpose_edge.cli.bench.available", lambda: {"tensorrt": "no GPU is here"})
     done = lfpose("bench", "--seconds", "0.1")
     assert done.code == 1
-    assert "no backend here can run lfpose-lite" in done.err
+    assert "no backend here can run lfpose-lite: `lfpose doctor` says why" in done.err
+
+
+def test_bench_says_what_is_wrong_with_a_bundle_that_no_backend_runs(
+    lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = {"cam_stride": 8, "upsample": 4, "method": "none"}  # which the network contradicts
+    bundle = write_spot_bundle(tmp_path / "b", decode=decode)
+    monkeypatch.setattr("lfpose_edge.cli.bench.available", lambda: {"onnxruntime": None})
+    done = lfpose("bench", "--model", bundle, "--seconds", "0.1")
+    assert (done.code, "cams and presence must have shapes" in done.err) == (1, True)
 
 
 def test_a_subset_of_ones_own_data(lfpose, tmp_path: Path) -> None:
@@ -169,7 +179,7 @@ def test_a_backend_whose_engine_cannot_be_read_is_left_out_of_the_table_and_name
     monkeypatch.setattr(bench, "available", lambda: {"onnxruntime": None})
     monkeypatch.setattr(bench, "PoseEstimator", open_one)
     with ExitStack() as stack:
-        found = list(bench._estimators("spot", 1, 8, stack, with_gpu=False))
+        found = list(bench._estimators("spot", 1, 8, stack, {}, with_gpu=False))
     assert "int8" not in found
     assert "fp32" in found
     assert "onnxruntime int8 is left out: it was built for another GPU" in caplog.text
