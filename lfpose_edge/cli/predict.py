@@ -44,6 +44,7 @@ class PredictOptions:
     model: str
     backend: str
     precision: str
+    device: str
     detector: str | None
     boxes: str | None
     save: str | None
@@ -74,6 +75,7 @@ def run_predict(options: PredictOptions) -> None:
                 options.model,
                 backend=options.backend,
                 precision=options.precision,
+                device=options.device,
                 detector=options.detector,
                 threads=options.threads,
             )
@@ -179,11 +181,11 @@ def check_outputs(options: PredictOptions) -> dict[str, Path]:
     return outputs
 
 
-def run_demo(model: str, backend: str, out: str) -> None:
+def run_demo(model: str, backend: str, device: str, out: str) -> None:
     """Run a model on the packaged photo, print its joints and write the overlay."""
     path = given_path("--out", out)
     console = plain_console()
-    with PoseEstimator(model, backend=backend) as estimator:
+    with PoseEstimator(model, backend=backend, device=device) as estimator:
         frame = next(frames(PHOTO))
         result = estimator(frame.image)
         facts = estimator.describe()
