@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ from numpy.typing import NDArray
 from lfpose_edge.errors import SourceError
 from lfpose_edge.opencv import cv2
 
+logger = logging.getLogger("lfpose_edge")
+
 VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
 _LONG, _SHORT = 400, 60  # characters of a name that is shortened in messages, and those left of it
+_JPEG = b"\xff\xd8"
 
 
 def read_image_file(path: Path, text: str) -> bytes:
@@ -76,11 +80,19 @@ def decode_image(data: bytes, name: str, flags: int = cv2.IMREAD_COLOR) -> NDArr
     return np.asarray(image, np.uint8)
 
 
+def warn_of_more(path: Path, data: bytes) -> None:
+    """Say so when an image file, with the bytes ``data``, holds more than the one picture that is decoded."""
+    # A JPEG holds one, and a pipe cannot be read again; with others it takes a tenth of a millisecond.
+    count = 1 if data.startswith(_JPEG) or not path.is_file() else cv2.imcount(str(path))
+    if count > 1:
+        logger.warning("%s holds %d pictures, and the first is taken: store the others as files", path, count)
+
+
 def _is_truncated(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end mark; OpenCV would fill the rest with grey and say nothing."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return not _png_ends(data)
-    return data.startswith(b"\xff\xd8") and not _jpeg_ends(data)
+    return data.startswith(_JPEG) and not _jpeg_ends(data)
 
 
 def _png_ends(data: bytes) -> bool:

@@ -19,6 +19,7 @@ from lfpose_edge.image_files import (
     cannot_read,
     decode_image,
     read_image_file,
+    warn_of_more,
 )
 from lfpose_edge.opencv import cv2
 
@@ -63,7 +64,8 @@ def load_image(source: object, color: Color = "bgr") -> Image:
     Args:
         source: an array, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8, returned as it is, also where it
             lies in a GPU's memory (torch's, CuPy's, any with DLPack); a path, or the bytes of an encoded
-            image, decoded to (H, W, 3) and turned as its EXIF entry says.
+            image, decoded to (H, W, 3) and turned as its EXIF entry says. Of a file of several pictures the
+            first is taken, and the log warns.
         color: channel order of a decoded image. With ``nv12`` it is BGR, and arrays are (3 H / 2, W).
 
     Raises:
@@ -74,7 +76,10 @@ def load_image(source: object, color: Color = "bgr") -> Image:
         return _checked_array(source, color)  # type: ignore[arg-type]
     if isinstance(source, str | os.PathLike):
         text = local_path(str(os.fspath(source)))
-        return _ordered(decode_image(read_image_file(Path(text), text), text), color)
+        data = read_image_file(Path(text), text)
+        image = decode_image(data, text)
+        warn_of_more(Path(text), data)
+        return _ordered(image, color)
     if isinstance(source, bytes | bytearray | memoryview):
         return _ordered(decode_image(bytes(source), "the given bytes"), color)
     message = (
@@ -216,10 +221,12 @@ def _path_frames(
 
 
 def _is_video(path: Path) -> bool:
-    """By the suffix; a file of an unknown one is a video when OpenCV sees no image in it."""
+    """By the suffix; a file of an unknown one when OpenCV sees no image in it; a GIF when it moves."""
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         return suffix in VIDEO_SUFFIXES
+    if suffix == ".gif" and cv2.imcount(str(path)) > 1:
+        return True
     return path.stat().st_size > 0 and not cv2.haveImageReader(str(path))
 
 

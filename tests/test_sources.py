@@ -203,6 +203,31 @@ def test_a_video_under_another_name_is_still_a_video(tmp_path: Path) -> None:
     assert [f.time_s for f in frames(tmp_path / "picture")] == [None]
 
 
+@pytest.mark.parametrize("read", [load_image, lambda path: next(frames(path)).image], ids=["image", "frames"])
+def test_an_image_file_of_several_pictures_is_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, read: Any
+) -> None:
+    path = tmp_path / "scan.tif"
+    cv2.imwritemulti(str(path), [_image(), _image()])
+    assert read(path).shape == (40, 60, 3)
+    assert f"{path} holds 2 pictures, and the first is taken" in caplog.text
+    caplog.clear()
+    cv2.imwrite(str(path), _image())
+    read(path)
+    assert caplog.text == ""
+
+
+def test_a_gif_that_moves_is_a_video(tmp_path: Path) -> None:
+    if not hasattr(cv2, "Animation"):
+        pytest.skip("this OpenCV writes no GIF")
+    animation = cv2.Animation()
+    animation.frames, animation.durations = [_image()] * 3, np.array([100, 500, 100], np.int32)
+    cv2.imwriteanimation(str(tmp_path / "a.gif"), animation)
+    assert [f.time_s for f in frames(tmp_path / "a.gif")] == pytest.approx([0, 0.1, 0.6])
+    cv2.imwrite(str(tmp_path / "b.gif"), _image())
+    assert [f.time_s for f in frames(tmp_path / "b.gif")] == [None]
+
+
 def test_a_video_that_was_cut_off_is_an_error_after_its_last_frame(tmp_path: Path) -> None:
     path = tmp_path / "a.avi"
     _write_video(path, tuple(range(0, 200, 5)))
