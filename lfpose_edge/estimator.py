@@ -276,9 +276,10 @@ class PoseEstimator:
         return self._bundle.skeleton
 
     def close(self) -> None:
-        """Free the engine; calling the estimator afterwards is an error."""
+        """Free the engine, and a detector that was loaded here; calling it afterwards is an error."""
         if not self._closed:
             self._closed = True
+            self._detector = None  # a call under way goes no further than the pipeline
             try:
                 self._pipeline.close()
             finally:
@@ -332,12 +333,13 @@ class PoseEstimator:
         self, image: Image, given: ArrayLike | None, *, stay: bool
     ) -> Callable[[], PoseResult | DevicePoses]:
         """Start to work on an image; what is returned waits for the result, and is called once."""
+        detector = self._detector
         self._check_open()
         who = self._backend.description
         if stay and not self._pipeline.on_gpu:
             message = f"{who} runs on no GPU where poses could stay: leave out to='device'"
             raise BackendUnavailable(message)
-        if on_gpu(image) and not (self._pipeline.on_gpu and (given is not None or not self._detector)):
+        if on_gpu(image) and not (self._pipeline.on_gpu and (given is not None or not detector)):
             what = "a detector" if self._pipeline.on_gpu else who
             message = (
                 f"the image is in a GPU's memory, and {what} reads the host's: give boxes, or image.cpu()"
@@ -348,8 +350,8 @@ class PoseEstimator:
         if given is not None:
             boxes = clip_boxes(given, (height, width))
             box_scores = np.ones(len(boxes), np.float32)
-        elif self._detector is not None:
-            boxes, box_scores = self._detector(packed(image, self._color))
+        elif detector is not None:
+            boxes, box_scores = detector(packed(image, self._color))
         else:
             boxes = np.array([[0, 0, width, height]], np.float32)
             box_scores = np.ones(1, np.float32)

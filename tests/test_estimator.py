@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -286,6 +287,17 @@ def test_an_estimator_that_is_closed_during_a_call_says_so(bundle: Path, backend
     pose = PoseEstimator(bundle, backend=backend, detector=close)
     with pytest.raises(RuntimeError, match="this PoseEstimator is closed"):
         pose(np.zeros((40, 40, 3), np.uint8))
+
+
+def test_a_closed_estimator_keeps_no_detector(bundle: Path) -> None:
+    class Detector:
+        def __call__(self, image: np.ndarray) -> list[list[int]]:
+            return [[0, 0, 20, 20]]
+
+    pose = PoseEstimator(bundle, detector=Detector())
+    detector = weakref.ref(pose._detector)
+    pose.close()
+    assert detector() is None
 
 
 def test_a_closed_estimator_says_so(bundle: Path) -> None:
