@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from lfpose_edge.bundle import Input
 from lfpose_edge.detection import Detector, resolve_detector
-from lfpose_edge.errors import CalibrationError, did_you_mean
+from lfpose_edge.errors import CalibrationError, SourceError, did_you_mean
 from lfpose_edge.persons import PersonTable, read_coco_keypoints, unlabelled_persons
 from lfpose_edge.skeleton import COCO17, LSP14, Skeleton
-from lfpose_edge.sources import IMAGE_SUFFIXES, load_image
+from lfpose_edge.sources import images_in, load_image
 
 logger = logging.getLogger("lfpose_edge")
 
@@ -284,10 +284,11 @@ def _shuffled(persons: PersonTable) -> PersonTable:
 def _folder(
     folder: Path, skeleton: Skeleton, detector: str | Detector | None, limit: int, progress: Progress
 ) -> PersonTable:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    if not files:
-        message = f"calibration folder {folder} holds no image"
-        raise CalibrationError(message)
+    try:
+        files = images_in(folder, deep=True)
+    except SourceError as error:
+        message = f"no calibration set: {error}"
+        raise CalibrationError(message) from error
     find = resolve_detector(detector)
     images: list[Path] = []
     boxes: list[NDArray[np.floating]] = []

@@ -18,9 +18,17 @@ def check_count(name: str, value: object) -> None:
         raise ValueError(message)
 
 
+def given_path(name: str, path: str | os.PathLike[str]) -> Path:
+    """The path; ValueError where it is the empty text, which pathlib takes for the current folder."""
+    if not os.fspath(path):
+        message = f"{name} is empty: give a path, '.' for the current folder"
+        raise ValueError(message)
+    return Path(path)
+
+
 def writable_folder(name: str, path: str | os.PathLike[str]) -> str:
     """The path of a folder, made where it is not there; ValueError where it cannot be made or written."""
-    folder = Path(path)
+    folder = given_path(name, path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -22,13 +22,12 @@ MANIFEST = "manifest.json"
 REPORT = "report"  # files so called hold times, which differ from run to run, and are no part of the model
 
 Precision = Literal["fp32", "int8-cpu", "int8-trt"]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Spread = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Triple = tuple[Number, Number, Number]
+Positive = Annotated[float, Field(gt=0)]
+Triple = tuple[float, float, float]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class JointSet(_Section):
@@ -48,9 +47,9 @@ class Input(_Section):
     color: Literal["rgb", "bgr"] = "rgb"
     mean: Triple
     """Subtracted, in grey levels 0 to 255, in the order of ``color``."""
-    std: tuple[Spread, Spread, Spread]
+    std: tuple[Positive, Positive, Positive]
     """Divided by, likewise."""
-    padding: Annotated[float, Field(gt=0)]
+    padding: Positive
     """The crop's size over the box's."""
     border: Triple = (0.0, 0.0, 0.0)
     """Grey levels outside the image, in the order of ``color``."""
@@ -59,7 +58,7 @@ class Input(_Section):
 class Decode(_Section):
     """How CAMs become joints."""
 
-    cam_stride: Annotated[float, Field(gt=0)]
+    cam_stride: Positive
     """Crop pixels per CAM cell."""
     upsample: Annotated[int, Field(ge=1, le=64)]
     """Factor of the virtual bilinear upsampling."""

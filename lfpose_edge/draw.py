@@ -50,8 +50,8 @@ def draw_poses(
             (H, W, 1) grey. The image that the result is of.
         result: the poses, in continuous pixels of that image.
         color: channel order of the image.
-        joint_radius: pixels; None goes with the thickness.
-        thickness: of the bones in pixels; None goes with each person's size.
+        joint_radius: pixels; None goes with the thickness. More than the image's larger side counts as that.
+        thickness: of the bones in pixels, likewise; None goes with each person's size.
         boxes: whether the person boxes are drawn as well.
         least_score: joints whose place has a smaller score are left out: they are somewhere else, or nowhere.
 
@@ -71,12 +71,14 @@ def draw_poses(
         raise ValueError(message)
     canvas = _canvas(image, result.image_size)
     areas = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1, dtype=np.float64)
+    widest = float(max(canvas.shape[:2]))  # OpenCV's integers end not far above
     for i in np.argsort(areas, kind="stable").tolist():
         visible = result.visible[i] & np.isfinite(result.keypoints[i]).all(axis=1)
         visible &= result.scores[i] >= least_score
         points = np.clip(result.keypoints[i].astype(np.float64), -_FAR_PX, _FAR_PX)
         width = thickness or _bone_width(points[visible], result.boxes[i], canvas.shape[:2])
-        radius = joint_radius or 0.95 * width
+        width = min(width, widest)
+        radius = min(joint_radius or 0.95 * width, widest)
         if boxes:
             _draw_box(canvas, result.boxes[i], width, color)
         _draw_person(canvas, points, visible, result.skeleton, width, radius, color)

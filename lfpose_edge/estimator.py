@@ -20,7 +20,7 @@ from lfpose_edge.arguments import check_choice, check_count, writable_folder
 from lfpose_edge.backends import Backend, Request, load_backend
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.detection import Detector, resolve_detector
-from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.errors import BackendUnavailable, BundleError, SourceError
 from lfpose_edge.geometry import clip_boxes, crop_affines
 from lfpose_edge.pipeline import Stages, cut, open_pipeline
 from lfpose_edge.results import ActivationMaps, DevicePoses, PoseResult, StageTimings
@@ -200,6 +200,9 @@ class PoseEstimator:
             source: a video or image file, a folder, a glob pattern, a camera's number, a stream's URL, or
                 an iterable of images. To have the frames as well, iterate over
                 :func:`lfpose_edge.frames` and call the estimator on each.
+
+        Raises:
+            TypeError, SourceError: as :func:`lfpose_edge.frames`.
         """
         iterator = iter(frames(source, self._color))
         on_their_way: deque[tuple[float, Callable[[], Any]]] = deque()
@@ -221,6 +224,10 @@ class PoseEstimator:
                     yield arrive()
             while on_their_way:
                 yield arrive()
+        except SourceError:  # of a later frame: those before it are on their way
+            while on_their_way:
+                yield arrive()
+            raise
         finally:
             while on_their_way:  # whoever stops early: the frames' memory goes back
                 arrive()
@@ -273,9 +280,10 @@ class PoseEstimator:
         return self._bundle.skeleton
 
     def close(self) -> None:
-        """Free the engine; calling the estimator afterwards is an error."""
+        """Free the engine, and a detector that was loaded here; calling it afterwards is an error."""
         if not self._closed:
             self._closed = True
+            self._detector = None  # a call under way goes no further than the pipeline
             try:
                 self._pipeline.close()
             finally:
@@ -329,12 +337,13 @@ class PoseEstimator:
         self, image: Image, given: ArrayLike | None, *, stay: bool
     ) -> Callable[[], PoseResult | DevicePoses]:
         """Start to work on an image; what is returned waits for the result, and is called once."""
+        detector = self._detector
         self._check_open()
         who = self._backend.description
         if stay and not self._pipeline.on_gpu:
             message = f"{who} runs on no GPU where poses could stay: leave out to='device'"
             raise BackendUnavailable(message)
-        if on_gpu(image) and not (self._pipeline.on_gpu and (given is not None or not self._detector)):
+        if on_gpu(image) and not (self._pipeline.on_gpu and (given is not None or not detector)):
             what = "a detector" if self._pipeline.on_gpu else who
             message = (
                 f"the image is in a GPU's memory, and {what} reads the host's: give boxes, or image.cpu()"
@@ -345,8 +354,8 @@ class PoseEstimator:
         if given is not None:
             boxes = clip_boxes(given, (height, width))
             box_scores = np.ones(len(boxes), np.float32)
-        elif self._detector is not None:
-            boxes, box_scores = self._detector(packed(image, self._color))
+        elif detector is not None:
+            boxes, box_scores = detector(packed(image, self._color))
         else:
             boxes = np.array([[0, 0, width, height]], np.float32)
             box_scores = np.ones(1, np.float32)

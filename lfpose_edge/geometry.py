@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Affines = NDArray[np.float64]
 
+FAR_PX = 1e7  # beyond any image, where joints in float32 would have lost their digits
+
 
 def crop_affines(
     boxes: ArrayLike,
@@ -105,7 +107,8 @@ def clip_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> NDArray[np.floa
     """Boxes (N, 4) or (4,), clipped to an image of (height, width), as (N, 4) float32.
 
     Raises:
-        ValueError: another shape, or a box that is not finite or has no area inside the image.
+        ValueError: another shape, or a box that is not finite, reaches beyond ``FAR_PX``, or has no area in
+            the image.
     """
     try:
         with np.errstate(over="ignore"):  # beyond float32 is infinite, and said so below
@@ -125,6 +128,8 @@ def clip_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> NDArray[np.floa
     for index, (box, inside) in enumerate(zip(xyxy.tolist(), clipped.tolist(), strict=True)):
         if not all(map(math.isfinite, box)):
             why = "is not finite"
+        elif max(map(abs, box)) > FAR_PX:
+            why = f"reaches beyond {FAR_PX:g} pixels"
         elif inside[2] <= inside[0] or inside[3] <= inside[1]:
             why = f"has no area inside the {width}x{height} image"
         else:

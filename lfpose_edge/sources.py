@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -15,15 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge.errors import SourceError
+from lfpose_edge.image_files import (
+    VIDEO_SUFFIXES,
+    cannot_read,
+    decode_image,
+    read_image_file,
+    warn_of_more,
+)
 from lfpose_edge.opencv import cv2
-
-logger = logging.getLogger("lfpose_edge")
 
 Color = Literal["bgr", "rgb", "nv12"]
 Image = NDArray[np.uint8]
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
-VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def load_image(source: object, color: Color = "bgr") -> Image:
     Args:
         source: an array, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8, returned as it is, also where it
             lies in a GPU's memory (torch's, CuPy's, any with DLPack); a path, or the bytes of an encoded
-            image, decoded to (H, W, 3) and turned as its EXIF entry says.
+            image, decoded to (H, W, 3) and turned as its EXIF entry says. Of a file of several pictures the
+            first is taken, and the log warns.
         color: channel order of a decoded image. With ``nv12`` it is BGR, and arrays are (3 H / 2, W).
 
     Raises:
@@ -71,9 +75,13 @@ def load_image(source: object, color: Color = "bgr") -> Image:
     if isinstance(source, np.ndarray) or on_gpu(source):
         return _checked_array(source, color)  # type: ignore[arg-type]
     if isinstance(source, str | os.PathLike):
-        return _decode(_read_file(Path(source)), str(source), color)
+        text = local_path(str(os.fspath(source)))
+        data = read_image_file(Path(text), text)
+        image = decode_image(data, text)
+        warn_of_more(Path(text), data)
+        return _ordered(image, color)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(bytes(source), "the given bytes", color)
+        return _ordered(decode_image(bytes(source), "the given bytes"), color)
     message = (
         f"an image is a uint8 array, a path or the bytes of an encoded image, got {type(source).__name__}"
     )
@@ -90,10 +98,10 @@ def load_stored(path: Path, *, upright: bool = False) -> Image:
     Raises:
         SourceError: as :func:`load_image`; the file is stored turned.
     """
-    data = _read_file(path)
-    stored = _decode(data, str(path), "bgr", cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    data = read_image_file(path, str(path))
+    stored = decode_image(data, str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     may_be_turned = upright and re.search(rb"exif", data, re.IGNORECASE)
-    if may_be_turned and not np.array_equal(stored, _decode(data, str(path), "bgr")):
+    if may_be_turned and not np.array_equal(stored, decode_image(data, str(path))):
         message = (
             f"{path} is turned by its EXIF entry, and training reads images as they are stored: store all of "
             "them upright (ImageMagick: mogrify -auto-orient *.jpg)"
@@ -108,14 +116,16 @@ def frames(
     """The images of a source, one at a time.
 
     Args:
-        source: an image or video file, a folder of images, a glob pattern, a camera's number, the URL of
-            a stream, or an iterable of anything that :func:`load_image` takes.
+        source: an image or video file, a folder of images, a glob pattern, any of them as a ``file://`` URL,
+            a camera's number, the URL of a stream, or an iterable of anything that :func:`load_image` takes.
         color: channel order of what is decoded.
         on_unreadable: called with the error of each file of a folder or glob that cannot be read, which is
-            then left out. None raises it, which ends the iteration.
+            then left out, and with that of a video file which lacks its end. None raises it, which ends the
+            iteration.
 
     Raises:
-        TypeError, SourceError: as :func:`load_image`; a folder without images; a video that cannot be read.
+        TypeError, SourceError: as :func:`load_image`; a folder without images; a video that cannot be read;
+            after its last frame, a camera or stream that gives no more, or a video file that is cut off.
     """
     if isinstance(source, bool):
         message = "a source is a path, a camera's number or a sequence of images, got bool"
@@ -137,24 +147,63 @@ def frames(
         raise TypeError(message)
 
 
+def local_path(text: str) -> str:
+    """The path that a ``file://`` URL names; all else as it is."""
+    if not text.lower().startswith("file://"):
+        return text
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    return url2pathname(urlsplit(text).path)
+
+
+def images_in(folder: Path, *, deep: bool = False) -> list[Path]:
+    """The image files of a folder, in natural order: frame_2 before frame_10.
+
+    Hidden files, such as the previews that macOS leaves, are none of them.
+
+    Args:
+        folder: of the images.
+        deep: those in its folders too.
+
+    Raises:
+        SourceError: it holds no image.
+    """
+    there = folder.rglob("*") if deep else folder.iterdir()
+    files = (p for p in there if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    found = sorted((p for p in files if p.is_file()), key=_natural)
+    if not found:
+        message = f"folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        raise SourceError(message)
+    return found
+
+
+def _natural(path: Path) -> tuple[list[list[str | int]], Path]:
+    """What sorts paths with the digits in them as numbers; the path itself parts 1.jpg from 01.jpg."""
+    runs = [re.split(r"(\d+)", part) for part in path.parts]  # text and digits in turn
+    return [[int(run) if i % 2 else run for i, run in enumerate(part)] for part in runs], path
+
+
 def _path_frames(
     text: str, color: Color, on_unreadable: Callable[[SourceError], None] | None
 ) -> Iterator[Frame]:
     if not text:
         message = "the source is empty: name an image, a folder, a video or a stream"
         raise SourceError(message)
+    text = local_path(text)
     path = Path(text)
-    if "://" in text or (path.is_file() and _is_video(path)):
-        yield from _video(text, text, color)
+    try:
+        is_folder, is_video = path.is_dir(), "://" in text or (path.is_file() and _is_video(path))
+    except OSError as error:  # it is too long, or out of reach
+        raise cannot_read(text, error) from error
+    if is_video:
+        yield from _video(text, text, color, on_unreadable)
         return
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            message = f"folder {path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
-            raise SourceError(message)
+    if is_folder:
+        files = images_in(path)
     elif glob.has_magic(text) and not path.exists():
         matches = (Path(p) for p in glob.iglob(text, recursive=True))  # noqa: PTH207
-        files = sorted(p for p in matches if not p.is_dir())
+        files = sorted((p for p in matches if not p.is_dir()), key=_natural)
         if not files:
             message = f"no file matches {text}"
             raise SourceError(message)
@@ -172,10 +221,12 @@ def _path_frames(
 
 
 def _is_video(path: Path) -> bool:
-    """By the suffix; a file of an unknown one is a video when OpenCV sees no image in it."""
+    """By the suffix; a file of an unknown one when OpenCV sees no image in it; a GIF when it moves."""
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         return suffix in VIDEO_SUFFIXES
+    if suffix == ".gif" and cv2.imcount(str(path)) > 1:
+        return True
     return path.stat().st_size > 0 and not cv2.haveImageReader(str(path))
 
 
@@ -186,7 +237,9 @@ def _camera(number: int, color: Color) -> Iterator[Frame]:
     yield from _video(number, f"camera {number}", color)
 
 
-def _video(source: str | int, name: str, color: Color) -> Iterator[Frame]:
+def _video(
+    source: str | int, name: str, color: Color, on_cut_off: Callable[[SourceError], None] | None = None
+) -> Iterator[Frame]:
     capture = cv2.VideoCapture(source)
     try:
         if not capture.isOpened():
@@ -207,11 +260,20 @@ def _video(source: str | int, name: str, color: Color) -> Iterator[Frame]:
         if index == 0:
             message = f"{name} opened, but holds no frame that can be decoded"
             raise SourceError(message)
-        # Containers estimate their length, so a little less is no sign of anything.
-        if announced and index < 0.9 * announced:
-            logger.warning(
-                "%s announces %d frames, but only %d can be read: it may be cut off", name, announced, index
+        if isinstance(source, int) or (announced is None and "://" in source):
+            message = f"{name} gives no more frames after {index}: look whether it is still there"
+            raise SourceError(message)
+        # Containers estimate their length, so a little less is no sign of anything; and where frames come
+        # irregularly it is their time that tells how far they reach.
+        reached = max(index, time_s * rate + 1)
+        if announced and reached < 0.9 * announced:
+            cut_off = SourceError(
+                f"{name} announces {announced} frames, but only {index} can be read: it may be cut off "
+                "(`lfpose predict --keep-going` takes what there is)"
             )
+            if on_cut_off is None:
+                raise cut_off
+            on_cut_off(cut_off)
     finally:
         capture.release()
 
@@ -271,71 +333,5 @@ def _checked_array(image: NDArray[Any], color: Color) -> Image:
     return image
 
 
-def _read_file(path: Path) -> bytes:
-    if path.is_dir():
-        message = f"{path} is a folder; give an image, or use stream() or `lfpose predict` for a folder"
-        raise SourceError(message)
-    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-        message = f"{path} is a video; give an image, or the video by itself to stream() or `lfpose predict`"
-        raise SourceError(message)
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        message = f"no file {path}"
-        raise SourceError(message) from None
-    except OSError as error:
-        message = f"cannot read {path}: {error.strerror or error}"
-        raise SourceError(message) from error
-
-
-def _decode(data: bytes, name: str, color: Color, flags: int = cv2.IMREAD_COLOR) -> Image:
-    if not data:
-        message = f"{name} is empty (0 bytes)"
-        raise SourceError(message)
-    if _is_truncated(data):
-        message = f"{name} is truncated: the end of the image is missing"
-        raise SourceError(message)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        message = f"cannot decode {name}: {error.err or error}"
-        raise SourceError(message) from error
-    if image is None:
-        message = f"{name} is damaged, or not an image that OpenCV reads"
-        raise SourceError(message)
-    return _ordered(image, color)
-
-
 def _ordered(image: Any, color: Color) -> Image:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if color == "rgb" else image  # type: ignore[no-any-return]
-
-
-def _is_truncated(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end mark; OpenCV would fill the rest with grey and say nothing."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return not _png_ends(data)
-    return data.startswith(b"\xff\xd8") and not _jpeg_ends(data)
-
-
-def _png_ends(data: bytes) -> bool:
-    at = 8
-    while at + 12 <= len(data):
-        if data[at + 4 : at + 8] == b"IEND":
-            return True
-        at += 12 + int.from_bytes(data[at : at + 4], "big")  # length, type, data, checksum
-    return False
-
-
-def _jpeg_ends(data: bytes) -> bool:
-    # Walk the segments: an embedded thumbnail in one of them has an end mark of its own.
-    # Between them decoders pass over stray bytes.
-    at = 2
-    while 0 <= (at := data.find(b"\xff", at)) <= len(data) - 4:
-        kind = data[at + 1]
-        if kind in (0x00, 0xFF):  # no marker; a fill byte
-            at += 1
-        elif kind == 0xDA:  # the picture's data begin
-            return data.find(b"\xff\xd9", at) >= 0
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False

@@ -60,6 +60,9 @@ DAMAGES = {
     "looks too far": (_edit(lambda t: t["decode"].update(window=17)), ["decode.window"]),
     "divides by zero": (_edit(lambda t: t["input"].update(std=[1, 0, 1])), ["input.std"]),
     "mean is not a number": (_edit(lambda t: t["input"].update(mean=[1, math.nan, 1])), ["input.mean"]),
+    "endless padding": (_edit(lambda t: t["input"].update(padding=math.inf)), ["input.padding"]),
+    "endless stride": (_edit(lambda t: t["decode"].update(cam_stride=math.inf)), ["decode.cam_stride"]),
+    "sigma is not a number": (_edit(lambda t: t["joints"].update(sigmas=[math.nan] * 3)), ["joints.sigmas"]),
     "absurd size": (_edit(lambda t: t["input"].update(size=[10**9, 64])), ["input.size"]),
     "unlisted model": (
         _edit(lambda t: t["models"].update({"int8-cpu": "x.onnx"})),

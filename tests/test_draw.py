@@ -198,6 +198,14 @@ def test_a_bone_to_a_far_joint_keeps_its_direction() -> None:
     assert tuple(drawn[100, 60].tolist()) == (128, 128, 128)
 
 
+@pytest.mark.parametrize("huge", [1e4, 1e6, 1e300])
+@pytest.mark.parametrize("what", ["thickness", "joint_radius"])
+def test_a_huge_width_is_as_wide_as_the_image(what: str, huge: float) -> None:
+    drawn, widest = (draw_poses(grey(), person(ARM), boxes=True, **{what: v}) for v in (huge, max(SIZE)))
+    assert (drawn == widest).all()
+    assert (drawn != 128).any()
+
+
 def test_boxes_are_drawn_on_request() -> None:
     result = person({}, (20, 10, 140, 110))
     drawn = changed(grey(), draw_poses(grey(), result, boxes=True)) > 0

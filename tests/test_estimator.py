@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -182,6 +183,7 @@ BAD_BOXES: dict[str, tuple[Any, str]] = {
     "text": ("everyone", "numbers of shape"),
     "a tensor that needs a gradient": (_NeedsGradient(), "numbers of shape .*: call detach"),
     "nobody, of another shape": (np.zeros((0, 7)), r"shape \(N, 4\)"),
+    "beyond any image": ([-3e38, 0, 3e38, 5], r"box 0, .*, reaches beyond 1e\+07 pixels"),
     "beyond float32": ([0, 0, 1e300, 5], "box 0, .*, is not finite"),
 }
 
@@ -272,6 +274,30 @@ def test_results_do_not_change_with_the_next_call(estimator: PoseEstimator) -> N
     kept = first.keypoints.copy()
     estimator(spots((130.0, 120.0)), [60, 40, 150, 160])
     np.testing.assert_array_equal(first.keypoints, kept)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_estimator_that_is_closed_during_a_call_says_so(bundle: Path, backend: str) -> None:
+    pytest.importorskip(backend)
+
+    def close(image: np.ndarray) -> list[list[int]]:
+        pose.close()
+        return [[0, 0, 20, 20]]
+
+    pose = PoseEstimator(bundle, backend=backend, detector=close)
+    with pytest.raises(RuntimeError, match="this PoseEstimator is closed"):
+        pose(np.zeros((40, 40, 3), np.uint8))
+
+
+def test_a_closed_estimator_keeps_no_detector(bundle: Path) -> None:
+    class Detector:
+        def __call__(self, image: np.ndarray) -> list[list[int]]:
+            return [[0, 0, 20, 20]]
+
+    pose = PoseEstimator(bundle, detector=Detector())
+    detector = weakref.ref(pose._detector)
+    pose.close()
+    assert detector() is None
 
 
 def test_a_closed_estimator_says_so(bundle: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"backend": None}, TypeError, "backend and device are names"),
         ({"device": 0}, TypeError, "backend and device are names"),
         ({"cache_dir": __file__}, ValueError, "cache_dir .* cannot be a folder"),
+        ({"cache_dir": ""}, ValueError, "cache_dir is empty"),
         ({"presence_threshold": 2}, ValueError, "presence_threshold"),
     ],
 )
@@ -147,21 +149,32 @@ def test_auto_without_openvino_takes_onnxruntime_and_says_so(
         PoseEstimator(bundle, backend="openvino")
 
 
+@pytest.mark.parametrize(
+    ("where", "kind"),
+    [("load", ImportError), ("_core", ImportError), ("_core", RuntimeError), ("get_property", RuntimeError)],
+)
 def test_auto_passes_over_an_engine_that_is_installed_and_broken(
-    bundle: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    bundle: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    kind: type[Exception],
 ) -> None:
     from lfpose_edge.backends import openvino
 
     def broken(*_: object) -> None:
-        message = "libtbb.so.12: cannot open shared object file"
-        raise ImportError(message)
+        message = "libtbb.so.12: cannot open shared object file\nand more"
+        raise kind(message)
 
     monkeypatch.setattr(openvino, "unavailable", lambda: None)
-    monkeypatch.setattr(openvino, "load", broken)
+    if where == "get_property":
+        monkeypatch.setattr(openvino, "_core", lambda: SimpleNamespace(get_property=broken))
+    else:
+        monkeypatch.setattr(openvino, where, broken)
     with caplog.at_level("INFO", "lfpose_edge"), PoseEstimator(bundle) as estimator:
         assert estimator.describe()["backend"].startswith("onnxruntime")
-    assert "not openvino: openvino is installed, and cannot be imported: libtbb.so.12" in caplog.text
-    with pytest.raises(BackendUnavailable, match="cannot be imported: libtbb"):
+    assert "not openvino: openvino is installed, and does not start: libtbb.so.12" in caplog.text
+    with pytest.raises(BackendUnavailable, match="does not start: libtbb"):
         PoseEstimator(bundle, backend="openvino")
 
 

@@ -31,7 +31,8 @@ ALLOWED = {
         "geometry": "",
         "opencv": "errors",
         "results": "skeleton",
-        "sources": "errors opencv",
+        "image_files": "errors opencv",
+        "sources": "errors image_files opencv",
         "bundle": "errors skeleton",
         "zoo": "bundle errors files",
         "draw": "opencv results skeleton",
@@ -44,7 +45,7 @@ ALLOWED = {
         "detection": "errors geometry opencv ops zoo",
         "estimator": "arguments backends bundle detection errors geometry ops pipeline results skeleton "
         "sources zoo",
-        "cli": "backends bundle console detection errors estimator files machine "
+        "cli": "arguments backends bundle console detection errors estimator files machine "
         "metrics opencv package persons results skeleton sources zoo",
         "train": "bundle console errors files geometry metrics opencv ops persons skeleton sources zoo",
         "export": "backends bundle cli console detection errors estimator files "

@@ -11,7 +11,7 @@ import pytest
 from pictures import turned_jpeg
 
 from lfpose_edge.errors import SourceError
-from lfpose_edge.sources import frames, load_image
+from lfpose_edge.sources import frames, images_in, load_image
 
 
 def _image(height: int = 40, width: int = 60) -> np.ndarray:
@@ -114,6 +114,28 @@ def test_paths_that_are_no_image_file(tmp_path: Path, name: str, words: str) -> 
         load_image(tmp_path / name)
 
 
+@pytest.mark.parametrize("read", [load_image, lambda text: list(frames(text))], ids=["image", "frames"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("data:image/png;base64," + "iVBOR" * 900, r"^data:image/png.{1,60}\.\.\. is no file: .* its bytes"),
+        ("data:image/png;base64,iVBOR", "iVBOR is no file: an image is a path or its bytes"),
+        ("a" * 5000, r"^cannot read a{60}\.\.\.: "),
+        ("a\0b.jpg", r"^'a\\x00b.jpg' is no path"),
+    ],
+    ids=["data URL", "short data URL", "long", "NUL"],
+)
+def test_text_that_can_be_no_path_is_a_source_error(read: Any, text: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words) as caught:
+        read(text)
+    assert len(str(caught.value)) < 200
+
+
+def test_the_url_of_an_image_is_named_as_it_came() -> None:
+    with pytest.raises(SourceError, match="^http://example.com/a.jpg is no file: .* fetch it"):
+        load_image("http://example.com/a.jpg")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "sub").mkdir()
@@ -130,6 +152,17 @@ def test_a_folder_gives_its_images_in_order(folder: Path) -> None:
     assert found[0].time_s is None
 
 
+def test_a_folder_is_read_in_natural_order_without_what_is_no_picture(folder: Path) -> None:
+    for name in ("frame_10.png", "frame_2.png", "frame_02.png", "2.png"):
+        (folder / name).write_bytes(_encoded(".png"))
+    (folder / "._a.png").write_bytes(b"what a Mac leaves beside a picture")
+    (folder / "sub.png").mkdir()
+    expected = ["2.png", "a.png", "b.PNG", "frame_02.png", "frame_2.png", "frame_10.png"]
+    assert [Path(f.name).name for f in frames(folder)] == expected
+    assert [Path(f.name).name for f in frames(str(folder / "*.[pP]*"))] == expected
+    assert images_in(folder, deep=True) == [folder / name for name in (*expected, "sub/c.png")]
+
+
 def test_globs_lists_arrays_and_single_files(folder: Path) -> None:
     found = [Path(f.name).relative_to(folder).as_posix() for f in frames(str(folder / "**/*.[pP]*"))]
     assert found == ["a.png", "b.PNG", "sub/c.png"]
@@ -137,6 +170,12 @@ def test_globs_lists_arrays_and_single_files(folder: Path) -> None:
     assert len(list(frames(folder / "a.png"))) == 1
     assert len(list(frames([folder / "a.png", _image()]))) == 2
     assert len(list(frames(_image()))) == 1
+
+
+def test_a_file_url_is_the_path_that_it_names(folder: Path) -> None:
+    (folder / "a.png").rename(folder / "a b.png")
+    assert [f.name for f in frames((folder / "a b.png").as_uri())] == [str(folder / "a b.png")]
+    assert len(list(frames(folder.as_uri()))) == 2
 
 
 def test_an_unreadable_file_ends_a_folder_or_is_reported_and_left_out(folder: Path) -> None:
@@ -164,15 +203,46 @@ def test_a_video_under_another_name_is_still_a_video(tmp_path: Path) -> None:
     assert [f.time_s for f in frames(tmp_path / "picture")] == [None]
 
 
-def test_a_video_that_was_cut_off_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("read", [load_image, lambda path: next(frames(path)).image], ids=["image", "frames"])
+def test_an_image_file_of_several_pictures_is_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, read: Any
+) -> None:
+    path = tmp_path / "scan.tif"
+    cv2.imwritemulti(str(path), [_image(), _image()])
+    assert read(path).shape == (40, 60, 3)
+    assert f"{path} holds 2 pictures, and the first is taken" in caplog.text
+    caplog.clear()
+    cv2.imwrite(str(path), _image())
+    read(path)
+    assert caplog.text == ""
+
+
+def test_a_gif_that_moves_is_a_video(tmp_path: Path) -> None:
+    if not hasattr(cv2, "Animation"):
+        pytest.skip("this OpenCV writes no GIF")
+    animation = cv2.Animation()
+    animation.frames, animation.durations = [_image()] * 3, np.array([100, 500, 100], np.int32)
+    cv2.imwriteanimation(str(tmp_path / "a.gif"), animation)
+    assert [f.time_s for f in frames(tmp_path / "a.gif")] == pytest.approx([0, 0.1, 0.6])
+    cv2.imwrite(str(tmp_path / "b.gif"), _image())
+    assert [f.time_s for f in frames(tmp_path / "b.gif")] == [None]
+
+
+def test_a_video_that_was_cut_off_is_an_error_after_its_last_frame(tmp_path: Path) -> None:
     path = tmp_path / "a.avi"
     _write_video(path, tuple(range(0, 200, 5)))
     whole = path.read_bytes()
     assert len(list(frames(path))) == 40
-    assert caplog.text == ""
     path.write_bytes(whole[: len(whole) // 2])
-    assert 0 < len(list(frames(path))) < 36
-    assert "announces 40 frames, but only" in caplog.text
+    errors: list[SourceError] = []
+    count = len(list(frames(path, on_unreadable=errors.append)))
+    assert 0 < count < 36
+    (error,) = errors
+    assert f"{path} announces 40 frames, but only {count} can be read: it may be cut off" in str(error)
+    found = frames(path)
+    assert [next(found).index for _ in range(count)] == list(range(count))
+    with pytest.raises(SourceError, match="announces 40 frames"):
+        next(found)
 
 
 def test_a_video_gives_its_frames(tmp_path: Path) -> None:
@@ -222,7 +292,7 @@ class _Stream:
         self.source, self.left = source, 2
 
     def isOpened(self) -> bool:  # noqa: N802
-        return self.source == "rtsp://camera/stream"
+        return self.source in ("rtsp://camera/stream", 0)
 
     def get(self, fact: int) -> float:
         return {cv2.CAP_PROP_FPS: 90000.0, cv2.CAP_PROP_FRAME_COUNT: -9.2e18}.get(fact, 0.0)
@@ -237,13 +307,44 @@ class _Stream:
 
 def test_a_stream_says_neither_its_length_nor_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", _Stream)
-    found = list(frames("rtsp://camera/stream"))
+    stream = frames("rtsp://camera/stream")
+    found = [next(stream), next(stream)]
     assert [(f.name, f.count, f.fps) for f in found] == [
         ("rtsp://camera/stream frame 0", None, None),
         ("rtsp://camera/stream frame 1", None, None),
     ]
     with pytest.raises(SourceError, match="cannot open rtsp://other"):
         list(frames("rtsp://other"))
+
+
+@pytest.mark.parametrize("source", ["rtsp://camera/stream", 0])
+def test_a_camera_or_stream_that_drops_out_is_an_error(
+    source: str | int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", _Stream)
+    found = frames(source)
+    assert [next(found).index for _ in range(2)] == [0, 1]
+    with pytest.raises(SourceError, match="gives no more frames after 2: look whether it is still there"):
+        next(found)
+
+
+class _Recording(_Stream):
+    """Two frames, ten seconds apart; the container counts as if there were a hundred a second."""
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return True
+
+    def get(self, fact: int) -> float:
+        facts = {cv2.CAP_PROP_FPS: 100.0, cv2.CAP_PROP_FRAME_COUNT: 1001.0}
+        return facts.get(fact, 10_000.0 * (1 - self.left))  # or else how far it is, in milliseconds
+
+
+def test_frames_that_come_irregularly_are_no_cut_off_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.webm").touch()
+    monkeypatch.setattr(cv2, "VideoCapture", _Recording)
+    assert [f.time_s for f in frames(tmp_path / "a.webm")] == [0.0, 10.0]
 
 
 def test_a_file_that_is_no_video(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

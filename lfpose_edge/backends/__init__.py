@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from importlib import import_module
 from typing import cast
 
-from lfpose_edge.backends.base import Backend, BackendKind, Request
+from lfpose_edge.backends.base import Backend, BackendKind, Request, does_not_start
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BackendUnavailable, LFPoseError, did_you_mean
 
@@ -91,8 +91,7 @@ def _load(name: str, bundle: Bundle, request: Request, prepare: Callable[[Backen
     try:
         backend = _kind(name).load(bundle, request)
     except ImportError as error:  # a part of it is missing, or of another version
-        message = f"{name} is installed, and cannot be imported: {error}"
-        raise BackendUnavailable(message) from error
+        raise BackendUnavailable(does_not_start(name, error)) from error
     with ExitStack() as undo:
         undo.callback(backend.close)
         if prepare is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,14 @@ class Backend(Protocol):
         ...
 
 
+class Closed:
+    """Takes the place of a network that was freed; to use it, as by a call under way, is a RuntimeError."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        message = "this PoseEstimator is closed"
+        raise RuntimeError(message)
+
+
 class Context(Protocol):
     """A network that is ready to run on a GPU, one call at a time."""
 
@@ -97,6 +105,12 @@ class DeviceBackend(Backend, Protocol):
                 keeps it alive. None gives the context its own.
         """
         ...
+
+
+def does_not_start(engine: str, error: Exception) -> str:
+    """What to say of an engine that is installed, and whose import or first call fails."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{engine} is installed, and does not start: {reason}; install it anew, or take another backend"
 
 
 class BackendKind(Protocol):

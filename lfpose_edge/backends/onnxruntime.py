@@ -6,7 +6,7 @@ import re
 from importlib.util import find_spec
 from typing import Any
 
-from lfpose_edge.backends.base import Backend, Floats, Request
+from lfpose_edge.backends.base import Backend, Closed, Floats, Request, does_not_start
 from lfpose_edge.bundle import Bundle, Precision
 from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.machine import int8_overflows
@@ -23,11 +23,18 @@ def unavailable() -> str | None:
     return None
 
 
+def start() -> Any:
+    """The package; BackendUnavailable when it is installed, and its import fails."""
+    try:
+        import onnxruntime
+    except Exception as error:  # a library of another version raises kinds of its own
+        raise BackendUnavailable(does_not_start("onnxruntime", error)) from error
+    return onnxruntime
+
+
 def without_cuda() -> str | None:
     """Why the ONNX Runtime that is installed runs on no GPU, or None; it is imported for the answer."""
-    import onnxruntime
-
-    if _ON_GPU in onnxruntime.get_available_providers():
+    if _ON_GPU in start().get_available_providers():
         return None
     return "it was built without CUDA: pip uninstall onnxruntime && pip install onnxruntime-gpu"
 
@@ -58,9 +65,7 @@ def load(bundle: Bundle, request: Request) -> Backend:
 
 def session_options(threads: int | None = None) -> Any:
     """Options of an ``onnxruntime.SessionOptions`` that computes INT8 exactly; None takes all cores."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    options = start().SessionOptions()
     options.log_severity_level = 3  # errors; a warning about a graph is not for the user of a pose
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
@@ -84,8 +89,7 @@ class OnnxRuntimeBackend:
     def __init__(
         self, bundle: Bundle, precision: str, threads: int | None, device: int | None = None
     ) -> None:
-        import onnxruntime
-
+        onnxruntime = start()
         name = f"onnxruntime {onnxruntime.__version__}"
         options = session_options(threads)
         path = bundle.model_file(_PRECISIONS[precision])
@@ -112,8 +116,9 @@ class OnnxRuntimeBackend:
 
     def infer(self, crops: Floats) -> tuple[Floats, Floats]:
         """See :class:`lfpose_edge.backends.base.Backend`."""
+        run = self._session.run
         try:
-            cams, presence = self._session.run(("cams", "presence"), {"crops": crops})
+            cams, presence = run(("cams", "presence"), {"crops": crops})
         except Exception as error:
             if not self._on_gpu:
                 raise
@@ -123,4 +128,4 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         """Free the session."""
-        self._session = None
+        self._session = Closed()

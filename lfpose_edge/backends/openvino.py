@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lfpose_edge.backends.base import Backend, Floats, Request
+from lfpose_edge.backends.base import Backend, Closed, Floats, Request, does_not_start
 from lfpose_edge.bundle import Bundle, Precision
 from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.machine import int8_overflows
@@ -40,6 +40,19 @@ def _core() -> Any:
     return openvino.Core()
 
 
+def start() -> tuple[Any, list[str]]:
+    """OpenVINO's core, and the types that it finds this CPU to compute in.
+
+    Raises:
+        BackendUnavailable: it is installed, and does not start.
+    """
+    try:
+        core = _core()
+        return core, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except Exception as error:  # its loader and its plugins raise kinds of their own
+        raise BackendUnavailable(does_not_start("openvino", error)) from error
+
+
 def load(bundle: Bundle, request: Request) -> Backend:
     """Load a bundle's model; bf16 only where the CPU computes in it.
 
@@ -56,8 +69,7 @@ def load(bundle: Bundle, request: Request) -> Backend:
         raise BackendUnavailable(message)
     if precision == "int8" and int8_overflows():
         logger.warning("OpenVINO's INT8 is not exact on this CPU, which has no VNNI: joints may move")
-    core = _core()
-    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    core, capabilities = start()
     if precision == "bf16" and "BF16" not in capabilities:
         message = (
             f"this CPU does not compute in bf16 (OpenVINO finds {', '.join(capabilities)}); use fp32 or int8"
@@ -116,5 +128,5 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         """Free the compiled models and every thread's requests."""
-        self._one = self._any_number = None
+        self._one = self._any_number = Closed()
         self._local = threading.local()

@@ -55,10 +55,10 @@ class Case:
     on_gpu: bool = False
 
 
-def run_bench(model: str, seconds: float, threads: int | None) -> None:
+def run_bench(model: str, seconds: float, threads: int | None, device: str) -> None:
     """Time a model and print the table."""
     counts = (threads,) if threads else tuple(sorted({1, os.cpu_count() or 1}))
-    rows = measure(model, thread_counts=counts, seconds=seconds)
+    rows = measure(model, thread_counts=counts, seconds=seconds, device=device)
     plain_console().print(table(rows))
 
 
@@ -68,6 +68,7 @@ def measure(
     thread_counts: Iterable[int],
     persons: Iterable[int] = (1, 8),
     seconds: float = 3.0,
+    device: str = "auto",
     others: Mapping[str, Way] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Time every backend and precision that can be had, taking turns in this process.
@@ -77,6 +78,7 @@ def measure(
         thread_counts: how many CPU threads to try.
         persons: how many persons a frame has; all of a frame's crops are one batch.
         seconds: how long each case is timed.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; what does not run there is left out.
         others: what else takes turns, by the name of its rows; its threads are its own affair, and 0 here.
 
     Returns:
@@ -84,20 +86,27 @@ def measure(
         ``<stage>_p50_ms``, ``_p95_ms`` and ``_p99_ms``. ``total`` is wall time around the call.
 
     Raises:
-        BundleError: the model is not there, or damaged.
+        BundleError: the model is not there, damaged, or such that nothing runs it.
         BackendUnavailable: nothing here can run it.
     """
     Bundle.open(bundle_path(model))
     counts = tuple(persons)
     with ExitStack() as stack:
+        refusals: dict[str, BackendUnavailable | BundleError] = {}
         cases = [
             Case(estimator, estimator.describe()["backend"], threads, n)
             for number, threads in enumerate(thread_counts)
-            for estimator in _estimators(model, threads, max(counts), stack, with_gpu=number == 0)
+            for estimator in _estimators(
+                model, device, threads, max(counts), stack, refusals, with_gpu=number == 0
+            )
             for n in counts
         ]
         if not cases:
-            message = f"no backend here can run {model}; `lfpose doctor` says why"
+            for error in refusals.values():
+                if isinstance(error, BundleError):  # no backend is at fault
+                    raise error
+            reasons = "; ".join(map(str, refusals.values())) or "`lfpose doctor` says why"
+            message = f"no backend here can run {model}: {reasons}"
             raise BackendUnavailable(message)
         cases += [Case(way, name, 0, n) for name, way in others.items() for n in counts]
         ring = frame_ring()
@@ -180,17 +189,32 @@ def person_boxes(n: int) -> NDArray[np.float32]:
 
 
 def _estimators(
-    model: str, threads: int, max_batch: int, stack: ExitStack, *, with_gpu: bool
+    model: str,
+    device: str,
+    threads: int,
+    max_batch: int,
+    stack: ExitStack,
+    refusals: dict[str, BackendUnavailable | BundleError],
+    *,
+    with_gpu: bool,
 ) -> Iterator[PoseEstimator]:
+    """What can be had; ``refusals`` gets the first error of each backend."""
     for backend, reason in available().items():
-        if reason is not None or (backend in ON_GPU and not with_gpu):
+        on_gpu = backend in ON_GPU or device.startswith("cuda")
+        if reason is not None or (on_gpu and not with_gpu):
             continue  # threads of the CPU make no difference to a GPU
         for precision in _PRECISIONS:
             try:
                 estimator = PoseEstimator(
-                    model, backend=backend, precision=precision, threads=threads, max_batch=max_batch
+                    model,
+                    backend=backend,
+                    device=device,
+                    precision=precision,
+                    threads=threads,
+                    max_batch=max_batch,
                 )
-            except (BackendUnavailable, BundleError):
+            except (BackendUnavailable, BundleError) as error:
+                refusals.setdefault(backend, error)
                 continue  # the table lists what can be had; `lfpose doctor` says why the rest cannot
             except EngineMismatch as error:  # which it does not say
                 logger.warning("%s %s is left out: %s", backend, precision, error)

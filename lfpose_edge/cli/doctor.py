@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
+from typing import Any
 
 from rich.table import Table
 
 from lfpose_edge import __version__, zoo
-from lfpose_edge.backends import available
+from lfpose_edge.backends import available, onnxruntime, openvino
 from lfpose_edge.backends.engine_files import check_engine
-from lfpose_edge.backends.onnxruntime import without_cuda
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.console import plain_console
+from lfpose_edge.errors import BackendUnavailable
 from lfpose_edge.machine import PACKAGES, cpu_model, versions
 
 _ENGINES = (".engine", ".ep")
+# They count as there when they are installed, which is quickly found out; the others were started for that.
+_STARTS: dict[str, Callable[[], Any]] = {"openvino": openvino.start, "onnxruntime": onnxruntime.start}
 
 
 def run_doctor() -> None:
@@ -28,10 +32,21 @@ def run_doctor() -> None:
         text = f"{name} {installed[name]}" if name in installed else f"{name}: not installed"
         console.print(f"  {text}", style=None if name in installed else "dim")
     console.print("backends, best first:")
-    for name, reason in available().items():
+    for name, missing in available().items():
+        reason = missing or _does_not_start(name)
         console.print(f"  {name}: {'ready' if reason is None else reason}")
         if name == "onnxruntime" and reason is None:
-            console.print(f"    on device cuda: {without_cuda() or 'ready, where its CUDA libraries load'}")
+            lacking = onnxruntime.without_cuda()
+            console.print(f"    on device cuda: {lacking or 'ready, where its CUDA libraries load'}")
+
+
+def _does_not_start(backend: str) -> str | None:
+    """Why an engine of the CPU that is installed cannot be used, or None."""
+    try:
+        _STARTS.get(backend, lambda: None)()
+    except BackendUnavailable as error:
+        return str(error)
+    return None
 
 
 def run_inspect(model: str) -> None:

@@ -41,6 +41,7 @@ Backend = Annotated[
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores when not given.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
+RunsOn = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N; see `lfpose doctor`.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the data sets; $LFPOSE_DATA when not given.")]
 KeepGoing = Annotated[
     bool, typer.Option("--keep-going", help="Leave out what cannot be read or seen, and list it at the end.")
@@ -51,12 +52,13 @@ KeepGoing = Annotated[
 def demo(
     model: Model = "lfpose-lite",
     backend: Backend = "auto",
-    out: Annotated[Path, typer.Option(help="Where the overlay is written.")] = Path("lfpose-demo.jpg"),
+    device: RunsOn = "auto",
+    out: Annotated[str, typer.Option(help="Where the overlay is written.")] = "lfpose-demo.jpg",
 ) -> None:
     """Find the joints of the photo inside the package, print them and write an overlay."""
     from lfpose_edge.cli.predict import run_demo
 
-    run_demo(model, backend, out)
+    run_demo(model, backend, device, out)
 
 
 @app.command()
@@ -65,6 +67,7 @@ def predict(
     model: Model = "lfpose-lite",
     backend: Backend = "auto",
     precision: Precision = "auto",
+    device: RunsOn = "auto",
     detector: Annotated[
         str | None,
         typer.Option(
@@ -75,19 +78,18 @@ def predict(
         str | None, typer.Option(help="Person boxes for every frame: x1,y1,x2,y2[;x1,y1,x2,y2...], pixels.")
     ] = None,
     save: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Folder for overlays; or an .mp4/.avi file; or an image file for one image."),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="File for the poses, one JSON line a frame.")] = None,
+    json: Annotated[str | None, typer.Option(help="File for the poses, one JSON line a frame.")] = None,
     threads: Threads = None,
     keep_going: KeepGoing = False,
 ) -> None:
     """Find the poses in images or a video."""
     from lfpose_edge.cli.predict import PredictOptions, run_predict
 
-    run_predict(
-        PredictOptions(source, model, backend, precision, detector, boxes, save, json, threads, keep_going)
-    )
+    runs_on, outputs = (model, backend, precision, device), (save, json)
+    run_predict(PredictOptions(source, *runs_on, detector, boxes, *outputs, threads, keep_going))
 
 
 @app.command()
@@ -177,11 +179,12 @@ def bench(
         float, typer.Option(min=0.1, max=3600, help="Time for each backend and batch size.")
     ] = 3.0,
     threads: Threads = None,
+    device: RunsOn = "auto",
 ) -> None:
     """Time the model on every installed backend, end to end and stage by stage."""
     from lfpose_edge.cli.bench import run_bench
 
-    run_bench(model, seconds, threads)
+    run_bench(model, seconds, threads, device)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from lfpose_edge.console import plain_console
 from lfpose_edge.detection import resolve_detector
 from lfpose_edge.errors import SourceError
 from lfpose_edge.files import require_writable, write_text_whole
-from lfpose_edge.sources import IMAGE_SUFFIXES, Image, load_stored
+from lfpose_edge.sources import Image, images_in, load_stored
 
 
 def run_people(folder: Path, out: Path, detector: str | None, *, keep_going: bool) -> None:
@@ -96,15 +96,15 @@ def find_people(
 
 
 def image_files(frames: Path) -> list[Path]:
-    """The images of a folder and of the folders in it, sorted; SourceError where there is none."""
+    """The images of a folder and of the folders in it, of names that a JSON can hold.
+
+    Raises:
+        SourceError: there is none, or one of another name.
+    """
     if not frames.is_dir():
         message = f"{frames} is no folder: give a folder of images"
         raise SourceError(message)
-    files = sorted(p for p in frames.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    files = [p for p in files if not p.name.startswith(".")]  # previews and the like
-    if not files:
-        message = f"folder {frames} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
-        raise SourceError(message)
+    files = images_in(frames, deep=True)
     odd = next((p for p in files if not _is_text(p.name)), None)
     if odd is not None:
         message = f"the name of {str(odd)!r} is no text in UTF-8, and a JSON cannot hold it: rename it"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -24,17 +22,16 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from lfpose_edge.arguments import given_path
 from lfpose_edge.cli.errors import Stopped, list_left_out
+from lfpose_edge.cli.overlays import OverlayWriter
 from lfpose_edge.console import plain_console
 from lfpose_edge.errors import SourceError
 from lfpose_edge.estimator import PoseEstimator
-from lfpose_edge.files import whole_file, write_bytes_whole
-from lfpose_edge.opencv import cv2
+from lfpose_edge.files import whole_file
 from lfpose_edge.results import PoseResult
-from lfpose_edge.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, Image, frames
+from lfpose_edge.sources import Frame, frames, local_path
 
-_FPS = 25.0  # of a video made from images
-_IMAGES = IMAGE_SUFFIXES - {".pgm"}  # which is grey
 _LOG_SECONDS = 30.0
 PHOTO = Path(__file__).parent.parent / "models" / "photos" / "astronaut.jpg"
 
@@ -47,10 +44,11 @@ class PredictOptions:
     model: str
     backend: str
     precision: str
+    device: str
     detector: str | None
     boxes: str | None
-    save: Path | None
-    json: Path | None
+    save: str | None
+    json: str | None
     threads: int | None
     keep_going: bool
 
@@ -62,68 +60,79 @@ def run_predict(options: PredictOptions) -> None:
         message = "--boxes and --detector both say where the people are: give one of them"
         raise ValueError(message)
     is_camera = options.source.isdecimal() and not Path(options.source).exists()
-    source: str | int = int(options.source) if is_camera else options.source
-    check_outputs(options)
+    source: str | int = int(options.source) if is_camera else local_path(options.source)
+    is_live = isinstance(source, int) or "://" in source  # a camera or a stream has no end of its own
+    outputs = check_outputs(options)
+    save, json = outputs.get("--save"), outputs.get("--json")
     console = plain_console()
-    unreadable: list[SourceError] = []
+    left_out: list[SourceError] = []
+    leave_out = left_out.append if options.keep_going else None
     total, persons = 0, 0
-    stopped: Stopped | None = None
+    ended: Stopped | SourceError | None = None
     with contextlib.ExitStack() as stack:
         estimator = stack.enter_context(
             PoseEstimator(
                 options.model,
                 backend=options.backend,
                 precision=options.precision,
+                device=options.device,
                 detector=options.detector,
                 threads=options.threads,
             )
         )
-        overlays = stack.enter_context(OverlayWriter(options.save)) if options.save else None
-        lines = stack.enter_context(_open_whole(options.json)) if options.json else None
+        overlays = stack.enter_context(OverlayWriter(save)) if save else None
+        lines = stack.enter_context(_open_whole(json)) if json else None
         try:
-            for frame in shown(
-                frames(source, on_unreadable=unreadable.append if options.keep_going else None)
-            ):
-                refuse_to_replace(frame, options)
-                result = estimator(frame.image, boxes)
+            found = frames(source, on_unreadable=leave_out)
+            for frame in shown(found, bar=bool(outputs) or not console.is_terminal):
+                refuse_to_replace(frame, outputs)
+                try:
+                    result = estimator(frame.image, boxes)
+                except ValueError as error:  # a box that is outside of this image
+                    refused = SourceError(f"{frame.name}: {error}")
+                    if leave_out is None:
+                        raise refused from error
+                    leave_out(refused)
+                    continue
                 if overlays:
                     overlays.write(frame, result.draw(frame.image))
                 if lines:
                     lines.write(_json_line(frame, result))
-                if not overlays and not lines:
+                if not outputs:
                     console.print(f"{frame.name}: {len(result)} person(s), {result.timings.total_ms:.1f} ms")
                     for pose_table in joint_tables(result):
                         console.print(pose_table)
                 total, persons = total + 1, persons + len(result)
-        except Stopped as stop:
-            if isinstance(source, str) and "://" not in source:
+        except (Stopped, SourceError) as error:
+            if not (is_live and total):
                 raise
-            stopped = (
-                stop  # a camera or a stream has no end of its own: what was done until now is the result
-            )
+            ended = error  # what was done until now is the result
         backend = estimator.describe()["backend"]
     console.print(f"{total} frame(s), {persons} person(s); {backend}")
-    for path in filter(None, (options.save, options.json)):
+    for path in outputs.values():
         if path.exists():
             console.print(f"wrote {path}")
-    list_left_out(unreadable)
-    if stopped is not None:
-        raise stopped
-    if unreadable:
+    list_left_out(left_out)
+    if ended is not None:
+        raise ended
+    if left_out:
         raise typer.Exit(1)
 
 
-def refuse_to_replace(frame: Frame, options: PredictOptions) -> None:
+def refuse_to_replace(frame: Frame, outputs: dict[str, Path]) -> None:
     """SourceError when an output is the very file that a frame of a folder or glob came from."""
     place = Path(frame.name).resolve()
-    for option, path in {"--save": options.save, "--json": options.json}.items():
-        if path is not None and path.resolve() == place:
+    for option, path in outputs.items():
+        if path.resolve() == place:
             message = f"{option} {path} is one of the sources: give another path"
             raise SourceError(message)
 
 
-def shown(source: Iterator[Frame]) -> Iterator[Frame]:
-    """The frames, with a progress bar on a terminal and a line now and then in a log."""
+def shown(source: Iterator[Frame], *, bar: bool = True) -> Iterator[Frame]:
+    """The frames, with a progress bar on a terminal and a line now and then in a log.
+
+    Without ``bar`` a terminal shows none: for one on which results are printed meanwhile.
+    """
     console = plain_console(stderr=True)
     columns = (
         TextColumn("frames"),
@@ -132,7 +141,8 @@ def shown(source: Iterator[Frame]) -> Iterator[Frame]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    hidden = not (bar and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task("", total=None)
         logged_at = monotonic()
         for done, frame in enumerate(source, 1):
@@ -144,17 +154,17 @@ def shown(source: Iterator[Frame]) -> Iterator[Frame]:
                 console.print(f"{done} of {frame.count or 'unknown'} frames")
 
 
-def check_outputs(options: PredictOptions) -> None:
-    """Refuse outputs that would replace the source or each other, or that cannot be written.
+def check_outputs(options: PredictOptions) -> dict[str, Path]:
+    """The outputs that are asked for, by option.
 
     Raises:
-        SourceError: and nothing was read or written.
+        ValueError, SourceError: one is empty, would replace the source or another, or cannot be written;
+            nothing was read or written.
     """
-    outputs = {"--save": options.save, "--json": options.json}
-    taken = {Path(options.source).resolve(): "the source"}
+    given = {"--save": options.save, "--json": options.json}
+    outputs = {option: given_path(option, text) for option, text in given.items() if text is not None}
+    taken = {Path(local_path(options.source)).resolve(): "the source"}
     for option, path in outputs.items():
-        if path is None:
-            continue
         place = path.resolve()
         if place in taken:
             message = f"{option} {path} is {taken[place]}: give another path"
@@ -168,24 +178,26 @@ def check_outputs(options: PredictOptions) -> None:
             message = f"{option} {path}: {folder} {why}"
             raise SourceError(message)
         taken[place] = f"the file of {option} too"
+    return outputs
 
 
-def run_demo(model: str, backend: str, out: Path) -> None:
+def run_demo(model: str, backend: str, device: str, out: str) -> None:
     """Run a model on the packaged photo, print its joints and write the overlay."""
+    path = given_path("--out", out)
     console = plain_console()
-    with PoseEstimator(model, backend=backend) as estimator:
+    with PoseEstimator(model, backend=backend, device=device) as estimator:
         frame = next(frames(PHOTO))
         result = estimator(frame.image)
         facts = estimator.describe()
     for table in joint_tables(result):
         console.print(table)
-    with OverlayWriter(out) as overlays:
+    with OverlayWriter(path) as overlays:
         overlays.write(frame, result.draw(frame.image))
     console.print(
         f"{facts['model']} {facts['version']} on {facts['backend']}: {result.timings.total_ms:.1f} ms"
     )
     console.print("photo: NASA's portrait of astronaut Eileen Collins, public domain")
-    console.print(f"wrote {out}")
+    console.print(f"wrote {path}")
 
 
 def joint_tables(result: PoseResult) -> Iterator[Table]:
@@ -212,94 +224,6 @@ def parse_boxes(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     except ValueError:
         message = f"--boxes {text!r} must look like x1,y1,x2,y2 or x1,y1,x2,y2;x1,y1,x2,y2"
         raise ValueError(message) from None
-
-
-class OverlayWriter:
-    """Writes overlays as one image, as images into a folder, or as a video, by the path's suffix.
-
-    One image or a video appears when the writer is left without an error; a folder's images one by one,
-    each whole.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._kind = "" if path.is_dir() else path.suffix.lower()
-        self._image: Image | None = None
-        self._video: Any = None
-        self._file = contextlib.ExitStack()
-        self._names: set[str] = set()
-        if self._kind not in _IMAGES | VIDEO_SUFFIXES and self._kind:
-            message = (
-                f"cannot write {path}: suffix {self._kind!r} is neither a colour image's nor a video's; "
-                "a folder with a dot in its name must exist"
-            )
-            raise SourceError(message)
-
-    def __enter__(self) -> OverlayWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._video is not None:
-            self._video.release()
-        self._file.__exit__(kind, value, trace)
-        if self._image is not None and kind is None:
-            _write_image(self._path, self._image)
-
-    def write(self, frame: Frame, overlay: Image) -> None:
-        """Add one frame's overlay."""
-        if self._kind in VIDEO_SUFFIXES:
-            self._write_video(overlay, frame.fps or _FPS)
-        elif self._kind in _IMAGES:
-            if self._image is not None:
-                message = (
-                    f"{self._path} is one image, but the source has more frames: give a folder or a video"
-                )
-                raise SourceError(message)
-            self._image = overlay
-        else:
-            _write_image(self._path / self._name(frame), overlay)
-
-    def _name(self, frame: Frame) -> str:
-        """A file name for a frame's overlay, that no other frame's has."""
-        if frame.time_s is not None:
-            return f"frame_{frame.index:06d}.jpg"
-        source = Path(frame.name)
-        if source.resolve().parent == self._path.resolve():
-            message = f"--save {self._path} is the folder of {source}: overlays need a folder of their own"
-            raise SourceError(message)
-        names = (f"{source.stem}{f'-{i}' if i else ''}.jpg" for i in itertools.count())
-        name = next(name for name in names if name not in self._names)
-        self._names.add(name)
-        return name
-
-    def _write_video(self, overlay: Image, fps: float) -> None:
-        height, width = overlay.shape[:2]
-        if self._video is None:
-            temporary = self._file.enter_context(whole_file(self._path))
-            codec = "mp4v" if self._kind in (".mp4", ".m4v", ".mov") else "MJPG"
-            fourcc = cv2.VideoWriter.fourcc(*codec)
-            self._video = cv2.VideoWriter(str(temporary), fourcc, fps, (width, height))
-            self._size = (width, height)
-            if not self._video.isOpened():
-                message = (
-                    f"cannot write {self._path}: OpenCV writes no {self._kind} of {width}x{height} frames "
-                    "here; try .avi, or a folder"
-                )
-                raise SourceError(message)
-        if (width, height) != self._size:
-            message = f"cannot write {self._path}: frames differ in size ({self._size} and {(width, height)})"
-            raise SourceError(message)
-        self._video.write(overlay)
-
-
-def _write_image(path: Path, image: Image) -> None:
-    good, data = cv2.imencode(path.suffix, image)
-    if not good:
-        message = f"cannot encode {path}"
-        raise SourceError(message)
-    write_bytes_whole(path, data.tobytes())
 
 
 @contextlib.contextmanager

@@ -96,7 +96,8 @@ class CheckedDetector:
 
     def _numbers(self, what: str, given: object) -> Floats:
         try:
-            return np.array(given, np.float32)
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, and said so then
+                return np.array(given, np.float32)
         except (TypeError, ValueError, RuntimeError) as error:  # torch's, of a tensor that needs a gradient
             message = (
                 f"{self._who} gave {what} that are not an array of numbers, but {type(given).__name__}; "

@@ -85,6 +85,7 @@ class DevicePipeline:
         with ExitStack() as undo:
             undo.callback(self._abandon, slot)
             with self._lock, gpu.device_errors():
+                self._check_open()  # still: or what contexts work in is gone
                 self._uploads.wait(slot.done)  # joints that stayed on the GPU may still be computed from it
                 way = _Stay(len(affines), self._stages.joints, self._leaving) if stay else _Down()
                 frame, layout = self._frame_on_gpu(image, slot), layout_of(image, self._stages.color)
@@ -129,6 +130,7 @@ class DevicePipeline:
                     stream.synchronize()
             finally:
                 self._free.clear()
+                self._scratch = None
 
     def _require_shared_memory(self) -> None:
         """Before the first frame: a map that no block can hold is a matter of the model."""
@@ -146,10 +148,13 @@ class DevicePipeline:
     def _take_slot(self) -> Slot:
         """A slot that is free, or a new one: whoever keeps frames on their way keeps nobody waiting."""
         with self._lock, gpu.device_errors():
-            if self._closed:
-                message = "this PoseEstimator is closed"
-                raise RuntimeError(message)
+            self._check_open()
             return self._free.pop() if self._free else Slot(self._compute)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            message = "this PoseEstimator is closed"
+            raise RuntimeError(message)
 
     def _give_back(self, slot: Slot) -> None:
         with self._lock:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from bundles import write_spot_bundle
 
+from lfpose_edge.backends import openvino
 from lfpose_edge.cli import predict
 from lfpose_edge.cli.errors import Stopped
 from lfpose_edge.cli.predict import PHOTO
@@ -64,6 +66,16 @@ def test_no_line_is_broken_in_a_pipe(lfpose, tmp_path: Path, monkeypatch: pytest
     assert f"\nwrote {name}.jsonl\n" in lfpose("predict", name, "--json", f"{name}.jsonl").out
 
 
+def test_results_on_a_terminal_stand_without_a_progress_bar(
+    lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # both streams count as a terminal
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64, 3), np.uint8))
+    done = lfpose("predict", "a.png")
+    assert ("a.png: 1 person(s)" in done.out, done.err) == (True, "")
+    assert "frames" in lfpose("predict", "a.png", "--json", "a.jsonl").err
+
+
 def test_predict_writes_a_video(lfpose, tmp_path: Path) -> None:
     writer = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
     for _ in range(3):
@@ -86,6 +98,20 @@ def test_predict_writes_a_video(lfpose, tmp_path: Path) -> None:
 def test_models_and_doctor(lfpose) -> None:
     assert "lfpose-lite" in lfpose("models").out
     assert "onnxruntime: ready" in lfpose("doctor").out
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_doctor_says_of_an_engine_that_is_installed_why_it_does_not_start(
+    lfpose, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    monkeypatch.setitem(sys.modules, engine, None)  # its import fails
+    module = import_module(f"lfpose_edge.backends.{engine}")
+    monkeypatch.setattr(module, "unavailable", lambda: None)
+    monkeypatch.setattr(openvino, "_core", openvino._core.__wrapped__)  # not the one that is there already
+    done = lfpose("doctor")
+    assert done.code == 0, done.err
+    assert f"  {engine}: {engine} is installed, and does not start: " in done.out
+    assert "torch_tensorrt: " in done.out  # it goes on to the last
 
 
 def test_inspect_says_what_a_model_is(lfpose) -> None:
@@ -119,13 +145,17 @@ def _broken(tmp_path: Path) -> None:
         (["predict", "photo.jpg", "--precision", "int4"], "precision must be one of"),
         (["predict", "photo.jpg", "--detector", "yolo"], "no detector 'yolo'"),
         (["predict", "photo.jpg", "--save", "out.docx"], ".docx"),
-        (["predict", "photo.jpg", "--save", "out.pgm"], "neither a colour image's nor a video's"),
+        (["predict", "photo.jpg", "--save", "out.pgm"], "neither a colour image's nor that of a video"),
+        (["predict", "photo.jpg", "--save", "out.mpg"], "nor that of a video (.mp4, .m4v, .mov, .avi, .mkv)"),
         (["predict", "photo.jpg", "--save", "photo.jpg"], "--save photo.jpg is the source"),
         (["predict", "photo.jpg", "--json", "photo.jpg"], "--json photo.jpg is the source"),
         (["predict", "photo.jpg", "--save", "a.jpg", "--json", "a.jpg"], "is the file of --save too"),
         (["predict", "photo.jpg", "--json", "/dev/null"], "exists and is not a file"),
         (["predict", "photo.jpg", "--json", "empty"], "exists and is not a file"),
         (["predict", "photo.jpg", "--json", "photo.jpg/out.jsonl"], "photo.jpg is not a folder"),
+        (["predict", "photo.jpg", "--save", ""], "--save is empty: give a path"),
+        (["predict", "photo.jpg", "--json", ""], "--json is empty: give a path"),
+        (["demo", "--out", ""], "--out is empty: give a path"),
         (["predict", "photo.jpg", "--save", "."], "--save . is the folder of photo.jpg"),
         (["predict", "*.jpg", "--save", "photo.jpg", "--keep-going"], "is one of the sources"),
         (["predict", "[p]hoto.jpg", "--json", "photo.jpg"], "is one of the sources"),
@@ -154,6 +184,17 @@ def test_a_mistake_is_one_line_on_stderr(lfpose, tmp_path: Path, arguments: list
     assert lines[0].startswith("error: ")
     assert words in lines[0]
     assert sorted(tmp_path.rglob("*")) == before  # nothing half written
+
+
+def test_a_source_named_by_a_url_is_not_replaced(lfpose, tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    before = (tmp_path / "in.avi").read_bytes()
+    for option in ("--save", "--json"):
+        done = lfpose("predict", (tmp_path / "in.avi").as_uri(), option, "in.avi")
+        assert (done.code, f"{option} in.avi is the source" in done.err) == (1, True)
+    assert (tmp_path / "in.avi").read_bytes() == before
 
 
 def test_a_failure_in_the_middle_leaves_no_half_file(lfpose, tmp_path: Path) -> None:
@@ -188,6 +229,18 @@ def test_keep_going_leaves_out_what_cannot_be_read_and_says_so(lfpose, tmp_path:
     assert "2 frame(s)" in done.out
     assert done.err == f"left out: {folder / 'b.jpg'} is empty (0 bytes)\n"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a-1.jpg", "a.jpg"]
+
+
+def test_an_image_that_the_boxes_do_not_fit_is_named_and_can_be_left_out(lfpose, tmp_path: Path) -> None:
+    for name, width in (("a.png", 64), ("b.png", 24), ("c.png", 64)):
+        cv2.imwrite(str(tmp_path / name), np.zeros((48, width, 3), np.uint8))
+    asked = ("predict", "*.png", "--boxes", "30,0,60,40", "--json", "out.jsonl")
+    done = lfpose(*asked)
+    assert (done.code, done.err.count("\n"), done.err.startswith("error: b.png: box 0")) == (1, 1, True)
+    assert not (tmp_path / "out.jsonl").exists()
+    done = lfpose(*asked, "--keep-going")
+    assert (done.code, done.err.count("\n"), done.err.startswith("left out: b.png: box 0")) == (1, 1, True)
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_folder_named_by_digits_is_a_folder(lfpose, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from bundles import write_spot_bundle
 
 from lfpose_edge import StageTimings
 from lfpose_edge.cli import bench
-from lfpose_edge.cli.predict import parse_boxes
+from lfpose_edge.cli.predict import PHOTO, PredictOptions, parse_boxes
 from lfpose_edge.errors import EngineMismatch
 
 
@@ -25,7 +25,29 @@ def test_bench_of_what_nothing_here_runs_is_an_error(lfpose, monkeypatch: pytest
     monkeypatch.setattr("lfpose_edge.cli.bench.available", lambda: {"tensorrt": "no GPU is here"})
     done = lfpose("bench", "--seconds", "0.1")
     assert done.code == 1
-    assert "no backend here can run lfpose-lite" in done.err
+    assert "no backend here can run lfpose-lite: `lfpose doctor` says why" in done.err
+
+
+def test_devices_reach_the_estimator(lfpose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lfpose_edge.cli.bench.available", lambda: {"onnxruntime": None})
+    monkeypatch.setattr("lfpose_edge.backends.onnxruntime.without_cuda", lambda: "it was built without CUDA")
+    for command in (
+        ("demo", "--backend", "onnxruntime"),
+        ("predict", PHOTO, "--backend", "onnxruntime"),
+        ("bench", "--seconds", "0.1"),
+    ):
+        done = lfpose(*command, "--device", "cuda")
+        assert (done.code, "has no device 'cuda': it was built without CUDA" in done.err) == (1, True)
+
+
+def test_bench_says_what_is_wrong_with_a_bundle_that_no_backend_runs(
+    lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = {"cam_stride": 8, "upsample": 4, "method": "none"}  # which the network contradicts
+    bundle = write_spot_bundle(tmp_path / "b", decode=decode)
+    monkeypatch.setattr("lfpose_edge.cli.bench.available", lambda: {"onnxruntime": None})
+    done = lfpose("bench", "--model", bundle, "--seconds", "0.1")
+    assert (done.code, "cams and presence must have shapes" in done.err) == (1, True)
 
 
 def test_a_subset_of_ones_own_data(lfpose, tmp_path: Path) -> None:
@@ -75,6 +97,27 @@ def test_outputs_and_devices_are_checked_before_the_work(lfpose, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "function", "given"),
     [
+        ("demo --device cuda:1", "predict.run_demo", {"device": "cuda:1", "out": "lfpose-demo.jpg"}),
+        (
+            "predict a.jpg --device cuda:1 --precision fp32 --save b.jpg --threads 2",
+            "predict.run_predict",
+            {
+                "options": PredictOptions(
+                    source="a.jpg",
+                    model="lfpose-lite",
+                    backend="auto",
+                    precision="fp32",
+                    device="cuda:1",
+                    detector=None,
+                    boxes=None,
+                    save="b.jpg",
+                    json=None,
+                    threads=2,
+                    keep_going=False,
+                )
+            },
+        ),
+        ("bench --device cuda", "bench.run_bench", {"device": "cuda", "threads": None}),
         (
             "data label a.json images --teacher t --out b.json --least-score 0.7 --grow 1 --grow 2 --upright",
             "labelling.run_label",
@@ -169,7 +212,7 @@ def test_a_backend_whose_engine_cannot_be_read_is_left_out_of_the_table_and_name
     monkeypatch.setattr(bench, "available", lambda: {"onnxruntime": None})
     monkeypatch.setattr(bench, "PoseEstimator", open_one)
     with ExitStack() as stack:
-        found = list(bench._estimators("spot", 1, 8, stack, with_gpu=False))
+        found = list(bench._estimators("spot", "auto", 1, 8, stack, {}, with_gpu=False))
     assert "int8" not in found
     assert "fp32" in found
     assert "onnxruntime int8 is left out: it was built for another GPU" in caplog.text

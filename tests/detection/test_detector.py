@@ -70,6 +70,7 @@ def test_the_detectors_own_array_is_not_handed_on() -> None:
         pytest.param(np.ones((2, 5)), ValueError, r"shape \(2, 5\)", id="score as a fifth column"),
         pytest.param([[10, 20, np.nan, 90]], ValueError, "box 0, .* is not finite", id="NaN"),
         pytest.param([[0, 0, np.inf, 9]], ValueError, "is not finite", id="infinite"),
+        pytest.param([[0, 0, 1e99, 9]], ValueError, "is not finite", id="beyond float32"),
         pytest.param(
             [TWO[0], [120, 20, 50, 70]], ValueError, "box 1, .* has no area", id="x, y, width, height"
         ),

@@ -180,7 +180,28 @@ def _nobody(frame: object, boxes: object) -> SimpleNamespace:
 def test_closing_frees_and_ends(on_gpu: Make) -> None:
     pose = on_gpu()
     pose(make_picture(0), BOXES)
+    scratch = weakref.ref(pose._pipeline._scratch)
+    assert scratch() is not None
     pose.close()
     pose.close()
+    gc.collect()
+    assert scratch() is None
+    with pytest.raises(RuntimeError, match="closed"):
+        pose(make_picture(0), BOXES)
+
+
+def test_a_call_under_way_when_it_is_closed_starts_nothing(
+    on_gpu: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pose = on_gpu()
+    pose(make_picture(0), BOXES)  # whose context the next call would run again
+    take = pose._pipeline._take_slot
+
+    def close_then() -> Any:
+        slot = take()
+        pose.close()
+        return slot
+
+    monkeypatch.setattr(pose._pipeline, "_take_slot", close_then)
     with pytest.raises(RuntimeError, match="closed"):
         pose(make_picture(0), BOXES)

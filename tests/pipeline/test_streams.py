@@ -11,6 +11,7 @@ from engine_doubles import FakeTensorRt
 from pipeline_cases import BOXES, Make, assert_same, make_picture
 
 from lfpose_edge import PoseEstimator
+from lfpose_edge.errors import SourceError
 from lfpose_edge.geometry import crop_affines
 from lfpose_edge.pipeline.device import KEPT
 
@@ -29,6 +30,21 @@ def test_a_stream_keeps_the_order_and_a_frame_ahead(on_gpu: Make, on_cpu: PoseEs
         assert_same(result, on_cpu(pictures[number]))
         seen.append(len(read))
     assert seen == [2, 3, 4, 5, 6, 7, 7]
+
+
+def test_a_source_that_breaks_off_gives_every_frame_before_it_says_so(
+    on_gpu: Make, on_cpu: PoseEstimator
+) -> None:
+    def source() -> Any:
+        yield from map(make_picture, range(3))
+        message = "no more frames"
+        raise SourceError(message)
+
+    results = on_gpu().stream(source())
+    for seed in range(3):
+        assert_same(next(results), on_cpu(make_picture(seed)))
+    with pytest.raises(SourceError, match="no more frames"):
+        next(results)
 
 
 def test_a_stream_that_is_left_gives_its_memory_back(on_gpu: Make, on_cpu: PoseEstimator) -> None:

@@ -1,0 +1,135 @@
+"""Overlays as files: one image, a folder of them, or a video."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lfpose_edge.errors import SourceError
+from lfpose_edge.files import whole_file, write_bytes_whole
+from lfpose_edge.opencv import cv2
+from lfpose_edge.sources import IMAGE_SUFFIXES, Frame, Image
+
+_FPS = 25.0  # of a video made from images
+_IMAGES = IMAGE_SUFFIXES - {".pgm"}  # which is grey
+# What every wheel of OpenCV encodes; a container that takes neither, as .webm or .mpg, is not written.
+_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "MJPG"}
+
+
+class OverlayWriter:
+    """Writes overlays as one image, as images into a folder, or as a video, by the path's suffix.
+
+    One image or a video appears when the writer is left without an error; a folder's images one by one,
+    each whole.
+
+    Raises:
+        SourceError: nothing of that suffix can be written, or not these frames; or, when it is left, the
+            video cannot be read back whole, and what was there before stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._kind = "" if path.is_dir() else path.suffix.lower()
+        self._image: Image | None = None
+        self._video: Any = None
+        self._file = contextlib.ExitStack()
+        self._names: set[str] = set()
+        if self._kind not in {"", *_IMAGES, *_CODECS}:
+            message = (
+                f"cannot write {path}: suffix {self._kind!r} is neither a colour image's nor that of a video "
+                f"({', '.join(_CODECS)}); a folder with a dot in its name must exist"
+            )
+            raise SourceError(message)
+
+    def __enter__(self) -> OverlayWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.__exit__(kind, value, trace)
+        if self._image is not None and kind is None:
+            _write_image(self._path, self._image)
+
+    def write(self, frame: Frame, overlay: Image) -> None:
+        """Add one frame's overlay."""
+        if self._kind in _CODECS:
+            self._write_video(overlay, frame.fps or _FPS)
+        elif self._kind in _IMAGES:
+            if self._image is not None:
+                message = (
+                    f"{self._path} is one image, but the source has more frames: give a folder or a video"
+                )
+                raise SourceError(message)
+            self._image = overlay
+        else:
+            _write_image(self._path / self._name(frame), overlay)
+
+    def _name(self, frame: Frame) -> str:
+        """A file name for a frame's overlay, that no other frame's has."""
+        if frame.time_s is not None:
+            return f"frame_{frame.index:06d}.jpg"
+        source = Path(frame.name)
+        if source.resolve().parent == self._path.resolve():
+            message = f"--save {self._path} is the folder of {source}: overlays need a folder of their own"
+            raise SourceError(message)
+        names = (f"{source.stem}{f'-{i}' if i else ''}.jpg" for i in itertools.count())
+        name = next(name for name in names if name not in self._names)
+        self._names.add(name)
+        return name
+
+    def _write_video(self, overlay: Image, fps: float) -> None:
+        height, width = overlay.shape[:2]
+        if self._video is None:
+            temporary = self._file.enter_context(whole_file(self._path))
+            fourcc = cv2.VideoWriter.fourcc(*_CODECS[self._kind])
+            self._video = cv2.VideoWriter(str(temporary), fourcc, fps, (width, height))
+            self._size, self._count = (width, height), 0
+            self._file.enter_context(self._released(temporary))
+            if not self._video.isOpened():
+                message = (
+                    f"cannot write {self._path}: OpenCV writes no {self._kind} of {width}x{height} frames "
+                    "here; try .avi, or a folder"
+                )
+                raise SourceError(message)
+        if (width, height) != self._size:
+            message = f"cannot write {self._path}: frames differ in size ({self._size} and {(width, height)})"
+            raise SourceError(message)
+        self._video.write(overlay)
+        self._count += 1
+
+    @contextlib.contextmanager
+    def _released(self, temporary: Path) -> Iterator[None]:
+        """Close the video in the end, and read it back: OpenCV does not say when a disk is full."""
+        try:
+            yield
+        finally:
+            self._video.release()
+        count = _count_frames(temporary)
+        if count != self._count:
+            message = (
+                f"cannot write {self._path} whole: {count} of its {self._count} frames can be read back; is "
+                "the disk full?"
+            )
+            raise SourceError(message)
+
+
+def _count_frames(video: Path) -> int:
+    """How many frames of a video can be read; 0 where it is none."""
+    capture = cv2.VideoCapture(str(video))
+    try:
+        return sum(1 for _ in iter(capture.grab, False))
+    finally:
+        capture.release()
+
+
+def _write_image(path: Path, image: Image) -> None:
+    good, data = cv2.imencode(path.suffix, image)
+    if not good:
+        message = f"cannot encode {path}"
+        raise SourceError(message)
+    write_bytes_whole(path, data.tobytes())
