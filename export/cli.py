@@ -62,7 +62,10 @@ def export(
     ] = False,
     engine: Annotated[
         str | None,
-        typer.Option(help="Build engines too: tensorrt or torch-tensorrt (for the GPU here), tensorrt-rtx."),
+        typer.Option(
+            help="Build engines too: tensorrt (for the GPU here), torch-tensorrt (likewise, of a "
+            "checkpoint), tensorrt-rtx."
+        ),
     ] = None,
     gpu: Annotated[
         list[str] | None,
@@ -72,7 +75,8 @@ def export(
         int, typer.Option(min=1, help="Most scratch memory of an engine's layer.")
     ] = 1024,
     dla_core: Annotated[
-        int | None, typer.Option(min=0, help="Run on this deep-learning accelerator of a Jetson.")
+        int | None,
+        typer.Option(min=0, help="Run on this deep-learning accelerator of a Jetson, up to TensorRT 10."),
     ] = None,
     timing_cache: Annotated[
         Path | None, typer.Option(help="File of TensorRT's layer timings, read and updated.")

@@ -113,9 +113,11 @@ def train(
 
 @app.command()
 def adapt(
-    model: Annotated[str, typer.Argument(help="The checkpoint (last.pt) of a training with locations.")],
+    model: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="The last.pt of a training with locations.")
+    ],
     frames: Annotated[Path, typer.Argument(help="Folder of images of the new camera, unlabelled.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run, and of the bundle if it passes.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the bundle is OUT/bundle, if it passes.")],
     detector: Annotated[
         str,
         typer.Option(help="ONNX person detector (YOLOX): a path or a name; none: every image is one person."),
@@ -282,7 +284,7 @@ def label(
         typer.Option(
             min=0.5,
             max=3,
-            help="Box that the teacher is shown, over the person's; each one given is a vote.",
+            help="Size of the box the teacher sees, over the person's; repeat it for more votes.",
             show_default="0.9 1 1.15 1.3",
         ),
     ] = None,
@@ -313,7 +315,7 @@ def crowd(
     skeleton: Annotated[str, typer.Option(help="Joint set: lsp14, coco17, ...")] = "lsp14",
     seed: Annotated[int, typer.Option(min=0, help="Decides who comes, and where they stand.")] = 0,
 ) -> None:
-    """Make crowds of them, in three degrees: others beside, in front of and behind every person."""
+    """Make crowds, in three degrees, of people who were photographed alone."""
     from lfpose_edge.cli.labelling import run_crowd
 
     run_crowd(annotations, images, out, skeleton, seed)
@@ -328,7 +330,7 @@ def lspet(
         Path | None, typer.Option(help="Where train.json, val.json and test.json go; FOLDER when not given.")
     ] = None,
 ) -> None:
-    """Make the files that the shipped recipes name of the published data set."""
+    """Make train.json, val.json and test.json of Leeds Sports Pose Extended as it is published."""
     from lfpose_edge.cli.labelling import run_lspet
 
     run_lspet(folder, out)
