@@ -13,6 +13,7 @@ from lfpose_edge.export.adjust import equalise
 from lfpose_edge.export.calibration import load_calibration_set
 from lfpose_edge.export.engines import Engines, build_engines, require, require_network
 from lfpose_edge.export.graph import Graph
+from lfpose_edge.export.people import require_people
 from lfpose_edge.export.proof import Judge, Show, session, silent
 from lfpose_edge.export.quantize import quantised_tensors
 from lfpose_edge.export.ranges import RangeMethod, observe
@@ -156,6 +157,9 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
         limit=how.crops,
         progress=lambda items: show(items, "crops"),
     )
+    tuning = data.crops.part(range(min(_TUNING_CROPS, len(data.crops))))
+    if not data.crops.persons.labelled.any():
+        require_people(session(model), tuning, skeleton, decode, how.calibration)
     seen = observe(
         model,
         quantised_tensors(graph),
@@ -167,7 +171,7 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
         model,
         seen,
         method=how.method,
-        tuning=Judge(data.crops.part(range(min(_TUNING_CROPS, len(data.crops)))), skeleton, decode),
+        tuning=Judge(tuning, skeleton, decode),
         held_out=held_out,
         max_drop=how.max_drop,
         crops=len(data.crops),

@@ -37,10 +37,12 @@ class Predictions:
 
     Attributes:
         joints: (N, K, 2) image pixels.
+        scores: (N, K) in [0, 1].
         presence: (N, K) in [0, 1].
     """
 
     joints: Floats
+    scores: Floats
     presence: Floats
 
 
@@ -98,8 +100,7 @@ class Judge:
             rows = slice(first, first + batch)
             cams, presence = infer(self._crops.crops[rows])
             parts.append(ops.decode(cams, presence, self._crops.affines[rows], self._config))
-        joints, _, presence = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return Predictions(joints, presence)
+        return Predictions(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def trust(self, original: Predictions) -> None:
         """Take the original's joints as the truth where there are no labels."""

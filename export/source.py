@@ -80,7 +80,9 @@ def open_source(source: str, like: str | None = None) -> Source:
     facts = {**_facts_of(bundle, provenance), "version": bundle.manifest.version}
     left = sorted(set(bundle.manifest.models) - {"fp32"})
     if left:
-        logger.warning("%s is exported anew from its fp32 file, without its %s", source, " and ".join(left))
+        logger.warning(
+            "%s is exported from its fp32 file; its own %s are not taken over", source, " and ".join(left)
+        )
     model = _changed(_load_onnx(bundle.model_file("fp32")), widen_smoothing)
     return Source(model, facts, card=card if card.is_file() else None)
 

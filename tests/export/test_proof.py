@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lfpose_edge.export.crops import CropSet
-from lfpose_edge.export.proof import Judge, Predictions
+from lfpose_edge.export.proof import Floats, Judge, Predictions
 
 from lfpose_edge.bundle import Decode
 from lfpose_edge.persons import PersonTable
@@ -42,34 +42,38 @@ def _judge(*, labelled: bool) -> Judge:
     return Judge(crops, LSP14, Decode(cam_stride=4, upsample=4, method="softargmax"))
 
 
+def _says(joints: Floats, presence: Floats) -> Predictions:
+    return Predictions(joints, np.ones_like(presence), presence)
+
+
 def test_labels_are_the_truth_whatever_the_original_says() -> None:
     judge = _judge(labelled=True)
     there = np.ones((PERSONS, JOINTS), np.float32)
-    original = Predictions(PLACES, there)
+    original = _says(PLACES, there)
     wrong, absent = PLACES.copy(), there.copy()
     wrong[:3] += 40  # half of the persons
     absent[:2] = 0
-    judge.trust(Predictions(PLACES + 100, there))
+    judge.trust(_says(PLACES + 100, there))
     assert judge.presence_points(original) == 100  # what nobody knows does not count
-    drop = judge.drop(Predictions(wrong, absent), original)
+    drop = judge.drop(_says(wrong, absent), original)
     assert drop.pck == pytest.approx(50, abs=1)
     assert drop.low < drop.pck < drop.high
     assert drop.presence == pytest.approx(100 * 27 / 83)
-    assert judge.drop(original, Predictions(wrong, absent)).presence < 0  # a gain
+    assert judge.drop(original, _says(wrong, absent)).presence < 0  # a gain
 
 
 def test_without_labels_the_original_is_the_truth_where_it_is_sure() -> None:
     judge = _judge(labelled=False)
     there = np.full((PERSONS, JOINTS), 0.9, np.float32)
     there[:, 0] = 0.1
-    original = Predictions(PLACES, there)
+    original = _says(PLACES, there)
     judge.trust(original)
     assert judge.drop(original, original).worst == 0
     moved = PLACES.copy()
     moved[:, 0] += 40  # a joint that the original does not see
-    assert judge.drop(Predictions(moved, there), original).pck == 0
+    assert judge.drop(_says(moved, there), original).pck == 0
     just_below, just_above = there.copy(), there.copy()
     just_below[:, 1], just_above[:, 1] = judge._threshold - 0.01, judge._threshold + 0.01
-    judge.trust(Predictions(PLACES, just_above))
-    doubtful = judge.drop(Predictions(PLACES, just_below), Predictions(PLACES, just_above))
+    judge.trust(_says(PLACES, just_above))
+    doubtful = judge.drop(_says(PLACES, just_below), _says(PLACES, just_above))
     assert doubtful.presence == 0  # nothing that anybody would see
