@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from lfpose_edge.export.adjust import equalise
-from lfpose_edge.export.calibration import load_calibration_set
+from lfpose_edge.export.calibration import load_calibration_set, load_proof
 from lfpose_edge.export.engines import Engines, build_engines, require, require_network
 from lfpose_edge.export.graph import Graph
 from lfpose_edge.export.people import require_people
@@ -41,23 +41,18 @@ class Int8:
         calibration: name, folder, JSON or ``.npz`` of the calibration set.
         data_root: what named sets are relative to.
         images: folder of the JSON's images.
-        proof: COCO-keypoints JSON and images folder of the held-out set.
         detector: finds the persons of a folder's images.
         crops: most crops for the ranges.
         method: how ranges are chosen; None takes the best of all.
-        max_drop: points that INT8 may cost: of the joints' places (PCK; percent of them moved, where nothing
-            is labelled), and of whether they are there.
         equalise, correct_biases: what is done first; see :mod:`lfpose_edge.export.adjust`.
     """
 
     calibration: str
     data_root: Path
     images: Path | None = None
-    proof: tuple[Path, Path] | None = None
     detector: str | None = None
     crops: int = 512
     method: RangeMethod | None = None
-    max_drop: float = 0.5
     equalise: bool = False
     correct_biases: bool = False
 
@@ -67,6 +62,8 @@ def export_bundle(
     out: Path,
     *,
     int8: Int8 | None = None,
+    proof: tuple[Path, Path] | None = None,
+    max_drop: float = 0.5,
     engines: Engines | None = None,
     card: Path | None = None,
     name: str | None = None,
@@ -82,6 +79,10 @@ def export_bundle(
             shipped model's name, or an fp32 ONNX file.
         out: the bundle's folder; it must not exist, or be empty.
         int8: how to quantise; None makes an fp32 bundle.
+        proof: COCO-keypoints JSON and images folder of the persons that what is made is judged on, in a
+            report; when not given, INT8 is judged on a part of its calibration set, and fp32 on nobody.
+        max_drop: points that INT8 or an engine may cost: of the joints' places (PCK; percent of them moved,
+            where nothing is labelled), and of whether they are there.
         engines: TensorRT engines to build into the bundle.
         card: a Markdown file that becomes the bundle's ``card.md``; the source's own when not given.
         name: the model's name, for the manifest; the recipe's or the bundle's own when not given.
@@ -124,7 +125,9 @@ def export_bundle(
             )
         report = None
         if int8 is not None:
-            report = _quantise(opened, int8, folder, facts, show)
+            report = _quantise(opened, int8, proof, max_drop, folder, facts, show)
+        elif proof is not None:
+            report = _in_float(opened, proof, max_drop, facts, show)
         write_manifest(folder, facts)
         bundle = Bundle.open(folder)
         if opened.network is not None:
@@ -136,7 +139,32 @@ def export_bundle(
     return Bundle.open(out)
 
 
-def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], show: Show[Any]) -> Report:
+def _in_float(
+    source: Source, proof: tuple[Path, Path], max_drop: float, facts: dict[str, Any], show: Show[Any]
+) -> Report:
+    """What the float model says of the persons of a proof."""
+    model = Graph(source.model).to_model()
+    skeleton, decode, how = _sections(facts)
+    held_out = load_proof(proof, how, skeleton, progress=lambda items: show(items, "crops"))
+    judge = Judge(held_out, skeleton, decode)
+    judge.require_points(judge.predict(session(model)))
+    return Report(held_out, judge, model, max_drop, source.network)
+
+
+def _sections(facts: dict[str, Any]) -> tuple[Skeleton, Decode, Input]:
+    skeleton = Skeleton(**JointSet.model_validate(facts["joints"]).model_dump())
+    return skeleton, Decode.model_validate(facts["decode"]), Input.model_validate(facts["input"])
+
+
+def _quantise(
+    source: Source,
+    how: Int8,
+    proof: tuple[Path, Path] | None,
+    max_drop: float,
+    folder: Path,
+    facts: dict[str, Any],
+    show: Show[Any],
+) -> Report:
     import onnx
 
     graph = Graph(source.model)
@@ -144,15 +172,14 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
     equalised = None
     if how.equalise:
         model, equalised = equalise(model)
-    skeleton = Skeleton(**JointSet.model_validate(facts["joints"]).model_dump())
-    decode = Decode.model_validate(facts["decode"])
+    skeleton, decode, crops = _sections(facts)
     data = load_calibration_set(
         how.calibration,
-        Input.model_validate(facts["input"]),
+        crops,
         skeleton,
         data_root=how.data_root,
         images=how.images,
-        proof=how.proof,
+        proof=proof,
         detector=how.detector,
         limit=how.crops,
         progress=lambda items: show(items, "crops"),
@@ -173,7 +200,7 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
         method=how.method,
         tuning=Judge(tuning, skeleton, decode),
         held_out=held_out,
-        max_drop=how.max_drop,
+        max_drop=max_drop,
         crops=len(data.crops),
         source_sha256=data.crops.sha256,
         correct_with=data.crops.crops[:_CORRECTION_CROPS] if how.correct_biases else None,
@@ -197,7 +224,7 @@ def _quantise(source: Source, how: Int8, folder: Path, facts: dict[str, Any], sh
             "biases_corrected": how.correct_biases,
         },
     }
-    return Report(data, held_out, quantised, model, how.max_drop, source.network)
+    return Report(data.held_out, held_out, model, max_drop, source.network, data, quantised)
 
 
 def _derived_card(facts: dict[str, Any], source: Path) -> str:

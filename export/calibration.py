@@ -170,7 +170,7 @@ def _load(
             return CalibrationSet(spec, *_split(given, spec, limit), limit)
         _require_enough(spec, len(given))
         given = given.part(_spread(len(given), limit))
-        return CalibrationSet(spec, given, _held_out(proof, given, how, skeleton, progress), limit)
+        return CalibrationSet(spec, given, load_proof(proof, how, skeleton, given.marks, progress), limit)
     elif path.suffix == ".json" and path.is_file():
         persons, asked = (
             _shuffled(read_coco_keypoints(path, images or path.parent / "images", skeleton)),
@@ -188,7 +188,7 @@ def _load(
         return CalibrationSet(spec, *_split(both, spec, asked), asked)
     crops = cut_crops(persons.first(asked), how, progress).distinct()
     _require_enough(spec, len(crops))
-    return CalibrationSet(spec, crops, _held_out(proof, crops, how, skeleton, progress), asked)
+    return CalibrationSet(spec, crops, load_proof(proof, how, skeleton, crops.marks, progress), asked)
 
 
 def _split(both: CropSet, name: str, asked: int) -> tuple[CropSet, CropSet]:
@@ -221,15 +221,30 @@ def _spread(count: int, most: int) -> list[int]:
     return np.linspace(0, count - 1, most).round().astype(int).tolist()
 
 
-def _held_out(
-    proof: tuple[Path, Path], crops: CropSet, how: Input, skeleton: Skeleton, progress: Progress
+def load_proof(
+    proof: tuple[Path, Path],
+    how: Input,
+    skeleton: Skeleton,
+    known: tuple[bytes, ...] = (),
+    progress: Progress = iter,
 ) -> CropSet:
-    """Crops of a located set, without the persons that the ranges are seen on."""
+    """Crops to prove a model on: at most ``MOST_HELD_OUT`` persons of a set, the same ones everywhere.
+
+    Args:
+        proof: COCO-keypoints JSON and images folder.
+        how: the bundle's input section.
+        skeleton: the bundle's joints.
+        known: marks of crops that prove nothing any more, as ranges are seen on them.
+        progress: wraps the loop over crops, to show it.
+
+    Raises:
+        CalibrationError: fewer than ``FEWEST_TO_JUDGE`` persons are left.
+        SourceError: an image or the annotation file cannot be read.
+    """
     persons = _shuffled(read_coco_keypoints(*proof, skeleton))
     # As many more as the ranges may turn out to be made from: both may be the first of one file.
-    held_out = cut_crops(persons.first(MOST_HELD_OUT + len(crops)), how, progress)
-    known = set(crops.marks)
-    apart = [row for row, mark in enumerate(held_out.marks) if mark not in known][:MOST_HELD_OUT]
+    held_out = cut_crops(persons.first(MOST_HELD_OUT + len(known)), how, progress).distinct()
+    apart = [row for row, mark in enumerate(held_out.marks) if mark not in set(known)][:MOST_HELD_OUT]
     _require_enough_to_judge(str(proof[0]), len(apart))
     return held_out.part(apart)
 
@@ -237,7 +252,7 @@ def _held_out(
 def _require_enough_to_judge(name: str, count: int) -> None:
     if count < FEWEST_TO_JUDGE:
         message = (
-            f"{name} has {count} persons to prove INT8 on that no range is made from, at least "
+            f"{name} has {count} persons to prove the export on that no range is made from, at least "
             f"{FEWEST_TO_JUDGE} are needed"
         )
         raise CalibrationError(message)

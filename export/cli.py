@@ -43,7 +43,8 @@ def export(
         Path | None, typer.Option(help="Folder of the data sets; $LFPOSE_DATA when not given.")
     ] = None,
     proof: Annotated[
-        Path | None, typer.Option(help="COCO-keypoints JSON of persons to prove INT8 on, relative to --data.")
+        Path | None,
+        typer.Option(help="COCO-keypoints JSON of persons to prove the export on, relative to --data."),
     ] = None,
     proof_images: Annotated[
         Path | None, typer.Option(help="Folder of its images, relative to --data.")
@@ -52,7 +53,8 @@ def export(
         str, typer.Option(help="minmax, percentile, mse, entropy; auto takes the best of them.")
     ] = "auto",
     max_drop: Annotated[
-        float, typer.Option(min=0, help="PCK points that INT8 may cost; beyond, nothing is published.")
+        float,
+        typer.Option(min=0, help="PCK points that INT8 or an engine may cost; beyond, nothing is published."),
     ] = 0.5,
     equalise: Annotated[
         bool, typer.Option("--equalise", help="Even out the channels' ranges between layers before INT8.")
@@ -102,12 +104,13 @@ def export(
             "lspet_subset, a folder of your own frames, a COCO-keypoints JSON or an .npz"
         )
         raise CalibrationError(message)
-    int8_options = ("calib", "calib_crops", "proof", "ranges", "max_drop", "equalise", "correct_biases")
+    int8_options = ("calib", "calib_crops", "ranges", "equalise", "correct_biases")
     needs = {
         **dict.fromkeys(int8_options, ("--int8", int8)),
         "calib_images": ("a JSON for --calib", calib is not None and calib.endswith(".json")),
         "detector": ("a folder for --calib", calib is not None and Path(calib).is_dir()),
         "proof_images": ("--proof", proof),
+        "max_drop": ("--int8 or --proof", int8 or proof),
         "gpu": ("--engine tensorrt-rtx", engine == "tensorrt-rtx"),
         "workspace_mb": ("--engine", engine),
         "dla_core": ("--engine tensorrt", engine == "tensorrt"),
@@ -134,11 +137,9 @@ def export(
             calib,
             root,
             images=calib_images,
-            proof=_proof(root, proof, proof_images),
             detector=detector,
             crops=calib_crops,
             method=range_method(ranges),
-            max_drop=max_drop,
             equalise=equalise,
             correct_biases=correct_biases,
         )
@@ -152,6 +153,8 @@ def export(
             source,
             out,
             int8=how,
+            proof=_proof(root, proof, proof_images),
+            max_drop=max_drop,
             engines=engines,
             card=card,
             name=name,
@@ -165,7 +168,7 @@ def export(
     for path in sorted(p for p in (out / "engines").glob("*") if p.suffix != ".json"):
         typer.echo(f"engine    engines/{path.name}  {path.stat().st_size / 1e6:.1f} MB")
     typer.echo(f"wrote {out}: {bundle.manifest.name} version {bundle.manifest.version}")
-    if how is not None:
+    if how is not None or proof is not None:
         typer.echo(f"report: {out / 'report.md'}")
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lfpose_edge import ops
 from lfpose_edge.backends.onnxruntime import session_options
 from lfpose_edge.bundle import Decode
+from lfpose_edge.errors import CalibrationError
 from lfpose_edge.metrics.bootstrap import pck_difference
 from lfpose_edge.metrics.pck import LIMB_JOINTS, PckResult, box_thresholds, pck
 from lfpose_edge.skeleton import Skeleton
@@ -117,6 +118,12 @@ class Judge:
     def points(self, predictions: Predictions) -> float:
         """PCK at 0.1 of the box's longer side, in points (0 to 100), of the limb joints or of all."""
         return 100 * self._limbs(predictions).mean
+
+    def require_points(self, predictions: Predictions) -> None:
+        """CalibrationError where no joint that counts is labelled, so that nothing is right or wrong."""
+        if np.isnan(self.points(predictions)):
+            message = "no joint that counts is labelled in the held-out persons; give others with --proof"
+            raise CalibrationError(message)
 
     def presence_points(self, predictions: Predictions) -> float:
         """In how many of a hundred joints it is told right whether they are there, by the bundle's threshold.

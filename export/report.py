@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 from lfpose_edge.export.calibration import CalibrationSet
+from lfpose_edge.export.crops import CropSet
 from lfpose_edge.export.on_gpu import BuiltEngine
 from lfpose_edge.export.proof import Drop, Floats, Judge, Predictions, session, summary, time_interleaved
 from lfpose_edge.export.report_text import markdown
@@ -29,27 +30,29 @@ _SHOWN_LAYERS = 20
 
 @dataclass(frozen=True)
 class Report:
-    """What an INT8 export found.
+    """What an export found on crops of real persons.
 
     Attributes:
-        data: the calibration set and the held-out set.
-        held_out: the judge of the held-out set.
-        quantised: the INT8 models and how they were found.
-        model: the float model they came from.
-        max_drop: points that INT8, or an engine, may cost.
+        held_out: the crops that all is judged on.
+        judge: their judge.
+        model: the float model.
+        max_drop: points that a conversion may cost.
         network: the torch network that the float model came from, if it is known.
+        calibration: what the ranges of INT8 were seen on; None of an export in float alone.
+        quantised: the INT8 models and how they were found, likewise.
     """
 
-    data: CalibrationSet
-    held_out: Judge
-    quantised: Quantised
+    held_out: CropSet
+    judge: Judge
     model: onnx.ModelProto
     max_drop: float
     network: torch.nn.Module | None = None
+    calibration: CalibrationSet | None = None
+    quantised: Quantised | None = None
 
 
 def write_report(folder: Path, report: Report, bundle: Bundle, engines: Sequence[BuiltEngine] = ()) -> None:
-    """Write ``report.json``, ``report.md`` and its pictures into a bundle's folder.
+    """Judge what was made, and write ``report.json``, ``report.md`` and its pictures into a bundle's folder.
 
     Args:
         folder: where.
@@ -58,33 +61,27 @@ def write_report(folder: Path, report: Report, bundle: Bundle, engines: Sequence
         engines: what was built of it; those that can run here are judged too.
 
     Raises:
-        AccuracyGateError: an engine costs more than it may.
+        AccuracyGateError: an engine, or the ONNX file, costs more than it may.
     """
     tree = _tree(report, bundle, engines)
-    for row in tree["precisions"]:
-        lost = max(row["drop_points"], row["presence_drop_points"])
-        if not lost <= report.max_drop:  # nor where it is not a number
-            message = (
-                f"the engine {row['precision']} loses {lost:.2f} points, more than --max-drop "
-                f"{report.max_drop:g}; nothing was published"
-            )
-            raise AccuracyGateError(message)
     write_json_whole(folder / f"{REPORT}.json", tree)
     pictures = _draw(folder, tree)
     (folder / f"{REPORT}.md").write_text(markdown(tree, pictures), encoding="utf-8")
 
 
 def _tree(report: Report, bundle: Bundle, engines: Sequence[BuiltEngine]) -> dict[str, Any]:
-    made = bundle.manifest.provenance["int8"]
-    judge, quantised, data = report.held_out, report.quantised, report.data
+    judge, quantised = report.judge, report.quantised
     original = judge.predict(session(report.model))
     judged: dict[str, Predictions] = {"fp32": original}
-    judged |= {f"int8-{style}": found for style, found in quantised.predictions.items()}
+    if quantised is not None:
+        judged |= {f"int8-{style}": found for style, found in quantised.predictions.items()}
     files = {name: bundle.model_file(name) for name in judged}  # type: ignore[arg-type]
     runnable = {engine.label: engine for engine in engines if engine.infer is not None}
     judged |= {label: judge.predict(engine.infer) for label, engine in runnable.items()}  # type: ignore[arg-type]
     files |= {label: engine.path for label, engine in runnable.items()}
     drops = {name: judge.drop(found, original) for name, found in judged.items()}
+    for name, drop in drops.items():
+        _require_within(drop.worst, f"{files[name].name} ({name})", report)
     rows = [
         {
             "precision": name,
@@ -99,31 +96,24 @@ def _tree(report: Report, bundle: Bundle, engines: Sequence[BuiltEngine]) -> dic
     steps = {f"fp32 to {name}": judge.pixels(found, original) for name, found in judged.items()}
     del steps["fp32 to fp32"]
     if report.network is not None:
-        steps = {"torch to fp32": judge.pixels(original, judge.predict(_in_torch(report.network))), **steps}
+        trained = judge.predict(_in_torch(report.network))
+        steps = {"torch to fp32": judge.pixels(original, trained), **steps}
+        lost = judge.drop(original, trained)  # or won: it should be the same network
+        _require_within(max(abs(lost.pck), abs(lost.presence)), f"{files['fp32'].name} (fp32)", report)
     return {
         "model": bundle.manifest.name,
         "version": bundle.manifest.version,
-        "calibration": {
-            "set": made["calibration"],
-            "crops": len(data.crops),
-            "asked": data.asked,
-            "sha256": data.crops.sha256,
-            "ranges": quantised.calibration.method,
-            "equalised_pairs": made["equalised_pairs"],
-            "biases_corrected": made["biases_corrected"],
-        },
         "held_out": {
             "crops": len(judge),
             "labelled": judge.labelled,
             "points_a_joint": judge.resolution(),
-            "asked": quantised.judged,
-            "sha256": data.held_out.sha256,
+            "asked": quantised.judged if quantised is not None else 1,
+            "sha256": report.held_out.sha256,
         },
         "precisions": rows,
         "parity_pixels": steps,
         "per_joint": {precision: judge.per_joint(found) for precision, found in judged.items()},
-        "in_float": quantised.in_float,
-        "sensitivity_percent": {layer: 100 * cost for layer, cost in quantised.sensitivity.items()},
+        **_quantisation(report, bundle),
         "latency": _latency(report, bundle),
         "engine_latency": _engine_latency(report, runnable),
         "engines": [
@@ -137,6 +127,34 @@ def _tree(report: Report, bundle: Bundle, engines: Sequence[BuiltEngine]) -> dic
         ],
         "machine": machine(),
     }
+
+
+def _quantisation(report: Report, bundle: Bundle) -> dict[str, Any]:
+    data, quantised = report.calibration, report.quantised
+    if data is None or quantised is None:
+        return {}
+    made = bundle.manifest.provenance["int8"]
+    return {
+        "calibration": {
+            "set": made["calibration"],
+            "crops": len(data.crops),
+            "asked": data.asked,
+            "sha256": data.crops.sha256,
+            "ranges": quantised.calibration.method,
+            "equalised_pairs": made["equalised_pairs"],
+            "biases_corrected": made["biases_corrected"],
+        },
+        "in_float": quantised.in_float,
+        "sensitivity_percent": {layer: 100 * cost for layer, cost in quantised.sensitivity.items()},
+    }
+
+
+def _require_within(lost: float, what: str, report: Report) -> None:
+    if not lost <= report.max_drop:  # nor where it is not a number
+        message = (
+            f"{what} loses {lost:.2f} points, more than --max-drop {report.max_drop:g}; nothing was published"
+        )
+        raise AccuracyGateError(message)
 
 
 def _points_lost(drop: Drop) -> dict[str, float]:
@@ -175,7 +193,7 @@ def _latency(report: Report, bundle: Bundle) -> list[dict[str, Any]]:
                     continue
             if not backends:
                 continue
-            timed = time_interleaved(backends, report.data.crops.crops[:1])
+            timed = time_interleaved(backends, report.held_out.crops[:1])
             for precision, times in timed.items():
                 rows.append({"engine": engine, "threads": threads, "precision": precision, **times})
             for backend in backends.values():
@@ -187,7 +205,7 @@ def _engine_latency(report: Report, engines: dict[str, BuiltEngine]) -> list[dic
     """Engines on the GPU taking turns, from the crop in host memory to the maps in host memory."""
     if not engines:
         return []
-    timed = time_interleaved(engines, report.data.crops.crops[:1])
+    timed = time_interleaved(engines, report.held_out.crops[:1])
     return [{"engine": label, **times} for label, times in timed.items()]
 
 
@@ -210,6 +228,9 @@ def _draw(folder: Path, tree: dict[str, Any]) -> list[tuple[str, str]]:
     axes.legend(loc="lower right")
     figure.savefig(folder / f"{REPORT}-joints.png", dpi=110, metadata={"Software": None})
 
+    drawn = [(f"{REPORT}-joints.png", "Accuracy of every joint")]
+    if "in_float" not in tree:
+        return drawn
     layers = list(tree["sensitivity_percent"].items())[:_SHOWN_LAYERS]
     figure = Figure(figsize=(8, 0.28 * len(layers) + 1.2), layout="constrained")
     axes = figure.subplots()
@@ -220,7 +241,4 @@ def _draw(folder: Path, tree: dict[str, Any]) -> list[tuple[str, str]]:
     axes.tick_params(axis="y", labelsize=7)
     axes.set_xlabel("joints move, percent of the box, when this layer alone is INT8 (orange: kept in float)")
     figure.savefig(folder / f"{REPORT}-layers.png", dpi=110, metadata={"Software": None})
-    return [
-        (f"{REPORT}-joints.png", "Accuracy of every joint"),
-        (f"{REPORT}-layers.png", f"The {len(layers)} layers that INT8 moves most"),
-    ]
+    return [*drawn, (f"{REPORT}-layers.png", f"The {len(layers)} layers that INT8 moves most")]

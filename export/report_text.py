@@ -10,6 +10,16 @@ def _engine_line(engine: dict[str, Any]) -> str:
     return f"- {engine['engine']}: `engines/{engine['file']}`, {engine['megabytes']:.1f} MB, {ran}"
 
 
+_INT8_TRT = " `int8-trt` is the file that TensorRT takes, here in ONNX Runtime."
+
+
+def _ranges(calibration: dict[str, Any]) -> str:
+    return (
+        f"Ranges: {calibration['ranges']}, from {calibration['crops']} crops of `{calibration['set']}` "
+        f"(asked for {calibration['asked']}){_adjusted(calibration)}. "
+    )
+
+
 def _adjusted(calibration: dict[str, Any]) -> str:
     pairs = calibration["equalised_pairs"]
     done = [f"{pairs} pairs of layers equalised"] * (pairs is not None)
@@ -19,16 +29,15 @@ def _adjusted(calibration: dict[str, Any]) -> str:
 
 def markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
     """``report.md``: the report's tree as tables, and its pictures (file name, caption)."""
-    calibration, held_out = tree["calibration"], tree["held_out"]
+    held_out, int8 = tree["held_out"], "calibration" in tree
     what = "labelled persons" if held_out["labelled"] else "unlabelled crops, against fp32"
+    apart = " that no range was made from" * int8
     lines = [
-        f"# {tree['model']} {tree['version']}: what INT8 costs and wins",
+        f"# {tree['model']} {tree['version']}: what {'INT8' if int8 else 'the export'} costs and wins",
         "",
-        f"Ranges: {calibration['ranges']}, from {calibration['crops']} crops of `{calibration['set']}` "
-        f"(asked for {calibration['asked']}){_adjusted(calibration)}. Accuracy: PCK@0.1 of the box on "
-        f"{held_out['crops']} {what} that no range was made from; one joint is "
-        f"{held_out['points_a_joint']:.2f} points. In brackets, where the drop would be in 95 of 100 draws "
-        "of other persons. `int8-trt` is the file that TensorRT takes, here in ONNX Runtime.",
+        f"{_ranges(tree['calibration']) if int8 else ''}Accuracy: PCK@0.1 of the box on {held_out['crops']} "
+        f"{what}{apart}; one joint is {held_out['points_a_joint']:.2f} points. In brackets, where the drop "
+        f"would be in 95 of 100 draws of other persons.{_INT8_TRT if int8 else ''}",
         "",
         "| precision | file | MB | PCK | drop | presence, drop | joints move, median % of box | 95 % |",
         "|---|---|---|---|---|---|---|---|",
@@ -46,13 +55,14 @@ def markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
             f"The held-out crops were asked {held_out['asked']} times, with more layers in float every time, "
             "until the drop was small enough: what is said of them is a little too good.",
         ]
-    lines += [
-        "",
-        f"How far the joints of the {held_out['crops']} crops move at each step, pixels of the image:",
-        "",
-        "| step | median | 95 % | most |",
-        "|---|---|---|---|",
-    ]
+    if tree["parity_pixels"]:
+        lines += [
+            "",
+            f"How far the joints of the {held_out['crops']} crops move at each step, pixels of the image:",
+            "",
+            "| step | median | 95 % | most |",
+            "|---|---|---|---|",
+        ]
     lines += [
         f"| {step} | {far['median']:.3f} | {far['p95']:.3f} | {far['most']:.2f} |"
         for step, far in tree["parity_pixels"].items()
@@ -60,7 +70,7 @@ def markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
     cpu = tree["machine"]["cpu"]
     lines += [
         "",
-        f"One crop, the network alone, fp32 and INT8 taking turns of fifty calls on {cpu}:",
+        f"One crop, the network alone, {'fp32 and INT8 taking turns of ' * int8}fifty calls on {cpu}:",
         "",
         "| engine | threads | precision | p50 ms | p95 ms | times as fast as fp32 |",
         "|---|---|---|---|---|---|",
@@ -85,7 +95,7 @@ def markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
         ]
     lines += ["", *(_engine_line(engine) for engine in tree["engines"])]
     lines += [""]
-    for style, layers in tree["in_float"].items():
+    for style, layers in tree.get("in_float", {}).items():
         lines += [f"Layers in float of `int8-{style}`: {', '.join(f'`{layer}`' for layer in layers)}.", ""]
     for name, caption in pictures:
         lines += [f"![{caption}]({name})", ""]

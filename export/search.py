@@ -123,10 +123,7 @@ def quantise_within(
 
     reference = held_out.predict(session(model))
     held_out.trust(reference)
-    before = held_out.points(reference)
-    if np.isnan(before):
-        message = "no joint that counts is labelled in the held-out persons; give others with --proof"
-        raise CalibrationError(message)
+    held_out.require_points(reference)
     half, judged = len(layers) // 2, 0
     tuning.trust(original)
     for kept in sorted({0, half, *(2**i for i in range(half.bit_length()) if 2**i < half)}):

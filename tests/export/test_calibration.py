@@ -122,7 +122,9 @@ def test_whom_the_ranges_are_seen_on_proves_nothing(tmp_path: Path) -> None:
     proof = (tmp_path / "coco/annotations/person_keypoints_train2017.json", tmp_path / "coco/train2017")
     found = _load(proof[0], tmp_path, images=proof[1], proof=proof, limit=40)
     assert (len(found.crops), len(found.held_out)) == (40, 10)
-    with pytest.raises(CalibrationError, match="has 0 persons to prove INT8 on that no range is made from"):
+    with pytest.raises(
+        CalibrationError, match="has 0 persons to prove the export on that no range is made from"
+    ):
         _load(proof[0], tmp_path, images=proof[1], proof=proof)
 
 

@@ -227,8 +227,8 @@ def test_engines_of_the_gpu_that_is_here_are_judged_in_the_report(
     fake: Fake, frames: Path, tmp_path: Path
 ) -> None:
     source = write_blob_bundle(tmp_path / "blob")
-    int8 = Int8(str(frames), tmp_path, max_drop=100.0)
-    export_bundle(source, tmp_path / "b", int8=int8, engines=Engines("tensorrt"))
+    int8 = Int8(str(frames), tmp_path)
+    export_bundle(source, tmp_path / "b", int8=int8, max_drop=100.0, engines=Engines("tensorrt"))
     report = json.loads((tmp_path / "b/report.json").read_text())
     labels = [f"tensorrt 11.9.0 {precision} Fake GPU" for precision in ("fp16", "int8")]
     assert [(e["engine"], e["ran"]) for e in report["engines"]] == [(label, True) for label in labels]
@@ -275,9 +275,9 @@ def test_an_engine_that_loses_more_than_it_may_is_not_published(
     fake.changes = {output: CHANGES[change]}
     monkeypatch.setattr(engines, "require_parity", lambda *_: None)  # which would have refused it before
     source = write_blob_bundle(tmp_path / "blob")
-    int8 = Int8(str(frames), tmp_path, max_drop=5)
-    with pytest.raises(AccuracyGateError, match=r"the engine tensorrt.* loses .* more than --max-drop 5"):
-        export_bundle(source, tmp_path / "b", int8=int8, engines=Engines("tensorrt"))
+    int8 = Int8(str(frames), tmp_path)
+    with pytest.raises(AccuracyGateError, match=r"\(tensorrt.*\) loses .* more than --max-drop 5"):
+        export_bundle(source, tmp_path / "b", int8=int8, max_drop=5, engines=Engines("tensorrt"))
     assert not (tmp_path / "b").exists()
 
 

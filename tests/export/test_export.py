@@ -39,7 +39,7 @@ def _trained_like(network: torch.nn.Module) -> None:
             module.running_var.uniform_(0.5, 1.5, generator=generator)
 
 
-def _write_checkpoint(path: Path) -> Path:
+def write_checkpoint(path: Path) -> Path:
     torch.manual_seed(0)
     recipe = parse_recipe(RECIPE, where="test")
     network = build_network(recipe.network, LSP14)
@@ -50,7 +50,7 @@ def _write_checkpoint(path: Path) -> Path:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    return _write_checkpoint(tmp_path / "last.pt")
+    return write_checkpoint(tmp_path / "last.pt")
 
 
 def _network(checkpoint: Path) -> CamNetwork:

@@ -1,0 +1,110 @@
+"""lfpose-export --proof: a float model, too, is judged on real persons before it appears."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from lfpose_edge.export import export_bundle, report
+from nets import spot_image, write_blob_bundle
+from test_export import write_checkpoint
+
+from lfpose_edge.bundle import Bundle
+from lfpose_edge.errors import AccuracyGateError
+from lfpose_edge.skeleton import LSP14
+
+
+def _persons(folder: Path, joints: Sequence[str], count: int = 64) -> tuple[Path, Path]:
+    """Pictures of one spot each, where all of the joints are: a COCO-keypoints JSON and its folder."""
+    images = folder / "images"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    annotations = []
+    for i in range(count):
+        image = spot_image(rng)
+        cv2.imwrite(str(images / f"{i}.png"), image)
+        y, x = np.unravel_index(cv2.GaussianBlur(image[..., 2], (0, 0), 2).argmax(), image.shape[:2])
+        keypoints = [int(x), int(y), 2] * len(joints)
+        annotations.append({"id": i, "image_id": i, "bbox": [0, 0, 48, 64], "keypoints": keypoints})
+    tree = {
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in range(count)],
+        "annotations": annotations,
+        "categories": [{"id": 1, "keypoints": list(joints)}],
+    }
+    (folder / "persons.json").write_text(json.dumps(tree))
+    return folder / "persons.json", images
+
+
+def test_a_float_export_is_judged_on_persons(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    source = Bundle.open(write_blob_bundle(tmp_path / "blob"))
+    _persons(tmp_path / "data/mine", source.skeleton.keypoints)
+    code, out, err = run("blob", "--out", "b", "--proof", "mine/persons.json")
+    assert (code, "report: b/report.md" in out) == (0, True), err
+    found = json.loads((tmp_path / "b/report.json").read_text())
+    assert found["held_out"] == {**found["held_out"], "crops": 64, "labelled": True, "asked": 1}
+    [row] = found["precisions"]
+    assert (row["precision"], row["drop_points"]) == ("fp32", 0)
+    assert row["pck_points"] > 30  # its maps are broad; one place for all would have about 5
+    assert {timed["precision"] for timed in found["latency"]} == {"fp32"}
+    text = (tmp_path / "b/report.md").read_text()
+    assert "what the export costs" in text
+    assert "INT8" not in text
+    assert cv2.imread(str(tmp_path / "b/report-joints.png")) is not None
+    assert not (tmp_path / "b/report-layers.png").exists()
+    assert "report.json" not in Bundle.open(tmp_path / "b").manifest.files
+
+
+def test_a_checkpoint_is_compared_with_its_network_in_pixels(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "last.pt")
+    export_bundle(checkpoint, tmp_path / "b", proof=_persons(tmp_path / "mine", LSP14.keypoints))
+    found = json.loads((tmp_path / "b/report.json").read_text())
+    assert list(found["parity_pixels"]) == ["torch to fp32"]
+    assert found["parity_pixels"]["torch to fp32"]["median"] < 0.1
+    assert "| torch to fp32 |" in (tmp_path / "b/report.md").read_text()
+
+
+def test_a_file_that_answers_otherwise_than_its_network_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = report._in_torch
+
+    def sees_nobody(network: object) -> object:
+        def infer(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            cams, presence = real(network)(crops)
+            return cams, presence - 100
+
+        return infer
+
+    monkeypatch.setattr(report, "_in_torch", sees_nobody)
+    checkpoint = write_checkpoint(tmp_path / "last.pt")
+    persons = _persons(tmp_path / "mine", LSP14.keypoints)
+    with pytest.raises(AccuracyGateError, match=r"model\.onnx \(fp32\) loses .* more than --max-drop 0\.5"):
+        export_bundle(checkpoint, tmp_path / "b", proof=persons)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "joints", "words"),
+    [
+        (7, None, "has 7 persons to prove the export on"),
+        (16, ("tail",), "none of its joints (tail)"),
+    ],
+    ids=["few persons", "no joint of the model's"],
+)
+def test_what_proves_nothing_is_refused(
+    count: int,
+    joints: Sequence[str] | None,
+    words: str,
+    run: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+) -> None:
+    source = Bundle.open(write_blob_bundle(tmp_path / "blob"))
+    _persons(tmp_path / "data/mine", joints or source.skeleton.keypoints, count)
+    code, _, err = run("blob", "--out", "b", "--proof", "mine/persons.json")
+    assert (code, words in err, (tmp_path / "b").exists()) == (1, True, False), err
