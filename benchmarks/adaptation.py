@@ -230,14 +230,14 @@ def measure(name: str, pair: Pair, seed: int, options: argparse.Namespace, runs:
     how = (recipe.input_size, recipe.data.padding)
     people = read_coco_boxes(root / pair.target_test.annotations, root / pair.target_test.images, LSP14)
     known = read_coco_keypoints(root / pair.source_test.annotations, root / pair.source_test.images, LSP14)
-    of_source = with_statistics_of(network, known, *how)
+    of_source, alone = with_statistics_of(network, known, *how), self_agreement(network, people, *how)
     return {
         **trained,
         **{
             place: {**{k: values[k] for k in kept}, "presence_auc": mean_auc(values)}
             for place, values in found.items()
         },
-        "without_labels": asdict(self_agreement(network, people, *how)),
+        "without_labels": {k: v for k, v in asdict(alone).items() if isinstance(v, float)},
         "source_in_its_statistics": evaluate_network(of_source, known, *how).pck_box.mean,
     }
 

@@ -30,6 +30,7 @@ from lfpose_edge.persons import PersonTable, data_root, joined, read_coco_boxes
 from lfpose_edge.skeleton import Skeleton
 
 if TYPE_CHECKING:
+    from lfpose_edge.metrics.bootstrap import Interval
     from lfpose_edge.train.recipe import Recipe
 
 HELD_OUT = 5  # the last of so many parts of the images is kept for the verdict
@@ -254,13 +255,23 @@ def _counted(name: str) -> list[tuple[int, str]]:
     return [(int(part or 0), part) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
+def _points(gain: Interval) -> str:
+    value, low, high = (100 * part for part in (gain.value, gain.low, gain.high))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 def verdict_table(verdict: Any, people: int) -> Table:
-    """Before and after, as a table."""
-    table = Table(
-        title=f"{people} people of the target that were held out, and the source's validation people"
+    """Before and after, as a table; where people are too few to tell, it says so."""
+    few = (
+        f"{people} people are few to judge by: as many others could have turned the verdict; give more frames"
     )
-    for column in ("", "before", "after"):
+    table = Table(
+        title=f"{people} people of the target that were held out, and the source's validation people",
+        caption=few if verdict.is_by_chance() else None,
+    )
+    for column in ("", "before", "after", "gain, points; in 95 of 100 draws of other people"):
         table.add_column(column, justify="left" if not column else "right")
+    gains = {name: gain for name, (gain, _) in verdict.gains().items()}
     rows = {
         "same place in mirrored and slightly turned views": ("agreement", verdict.before, verdict.after),
         "same place in views turned by quarters": ("turned", verdict.before, verdict.after),
@@ -268,7 +279,8 @@ def verdict_table(verdict: Any, people: int) -> Table:
         "mean score": ("score", verdict.before, verdict.after),
     }
     for label, (name, before, after) in rows.items():
-        table.add_row(label, f"{getattr(before, name):.3f}", f"{getattr(after, name):.3f}")
+        values = (f"{getattr(found, name):.3f}" for found in (before, after))
+        table.add_row(label, *values, _points(gains[name]) if name in gains else "")
     source = "source, PCK@0.1 box, in {} BatchNorm statistics"
     table.add_row(source.format("its own"), f"{verdict.source_before:.3f}", f"{verdict.source_after:.3f}")
     table.add_row(source.format("the published"), "", f"{verdict.source_published:.3f}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lfpose_edge import ops
 from lfpose_edge.geometry import crop_affines
+from lfpose_edge.metrics.bootstrap import Counts, Interval, pck_difference
 from lfpose_edge.persons import PersonTable
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.evaluate import evaluate_network
@@ -85,12 +86,15 @@ class SelfAgreement:
         spread: how far the joints of a person are from their middle, over the box's longer side. A network
             that puts all joints in one place agrees with itself.
         score: the mean.
+        persons, persons_turned: of every person, how many joints are in the same place, and of how many.
     """
 
     agreement: float
     turned: float
     spread: float
     score: float
+    persons: Counts = field(default=(), repr=False)
+    persons_turned: Counts = field(default=(), repr=False)
 
 
 def self_agreement(
@@ -100,16 +104,23 @@ def self_agreement(
     plain, scores = predict_in_view(network, persons, size, padding)
     sides = np.max(persons.boxes[:, 2:] - persons.boxes[:, :2], axis=1)[:, None]
 
-    def agreement(views: Iterable[tuple[float, bool]]) -> float:
-        same = []
+    def same_place(views: Sequence[tuple[float, bool]]) -> Counts:
+        same = np.zeros(len(persons), int)
         for rotation_deg, flip in views:
             found, _ = predict_in_view(network, persons, size, padding, rotation_deg=rotation_deg, flip=flip)
-            same.append(np.linalg.norm(found - plain, axis=2) <= CLOSE * sides)
-        return float(np.mean(same))
+            same += (np.linalg.norm(found - plain, axis=2) <= CLOSE * sides).sum(axis=1)
+        return [(count, len(views) * plain.shape[1]) for count in same.tolist()]
 
     middle = plain.mean(axis=1, keepdims=True)
     spread = np.linalg.norm(plain - middle, axis=2) / sides
-    return SelfAgreement(agreement(VIEWS), agreement(QUARTERS), float(spread.mean()), float(scores.mean()))
+    seen, turned = same_place(VIEWS), same_place(QUARTERS)
+    parts = (_part(seen), _part(turned), float(spread.mean()), float(scores.mean()))
+    return SelfAgreement(*parts, seen, turned)
+
+
+def _part(counts: Counts) -> float:
+    found, of = np.sum(counts, axis=0)
+    return float(found / of)
 
 
 @torch.no_grad()
@@ -179,6 +190,20 @@ class Verdict:
     source_before: float
     source_after: float
     source_published: float
+
+    def gains(self) -> dict[str, tuple[Interval, float]]:
+        """Of both agreements, what the adaptation gained, in other people, too; and the least it may gain."""
+        parts = {
+            "agreement": (self.after.persons, self.before.persons, LEAST_AGREEMENT),
+            "turned": (self.after.persons_turned, self.before.persons_turned, LEAST_TURNED),
+        }
+        return {
+            name: (pck_difference(after, before), least) for name, (after, before, least) in parts.items()
+        }
+
+    def is_by_chance(self) -> bool:
+        """Whether as many other people of the target could have turned the verdict."""
+        return any(gain.low < least <= gain.high for gain, least in self.gains().values())
 
     def faults(self) -> list[str]:
         """Why the adapted model should not be used; nothing where it should."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from lfpose_edge.cli.adapting import verdict_table
 from lfpose_edge.persons import joined, read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.adapt import (
@@ -92,6 +96,38 @@ def test_the_verdict(after: SelfAgreement, source_after: float, words: str | Non
     faults = Verdict(GOOD, after, 0.8, source_after, 0.1).faults()
     assert len(faults) == (words is not None)
     assert words is None or words in faults[0]
+
+
+@pytest.mark.parametrize(
+    ("people", "gained", "by_chance"),
+    [(10, 1, True), (400, 1, False), (10, 3, False), (10, -1, True)],
+    ids=["a little, of few", "a little, of many", "much, of few", "lost a little, of few"],
+)
+def test_a_verdict_that_other_people_could_turn_is_one_of_chance(
+    people: int, gained: int, by_chance: bool
+) -> None:
+    """Of 36 joints each; what one gains in the mean, people gain from 3 less to 3 more."""
+    rng = np.random.default_rng(0)
+    before = rng.integers(15, 18, people)
+    spread = np.resize([-3, 3, -2, 2, 0], people) * (gained < 3)
+    after = before + gained + spread
+
+    def agreement(joints: Any) -> SelfAgreement:
+        counts = [(int(found), 36) for found in joints]
+        value = float(joints.mean() / 36)
+        return replace(GOOD, agreement=value, turned=value, persons=counts, persons_turned=counts)
+
+    verdict = Verdict(agreement(before), agreement(after), 0.8, 0.8, 0.8)
+    assert verdict.is_by_chance() is by_chance
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(verdict_table(verdict, people))
+    assert ("are few to judge by" in shown.getvalue()) is by_chance
+    assert shown.getvalue().count(f" {100 * gained / 36:+.1f} [") == 2
+    for gain, least in verdict.gains().values():
+        assert gain.value == pytest.approx(gained / 36)
+        assert gain.low <= gain.value <= gain.high
+        assert least < 0
+    assert bool(verdict.faults()) is (gained < 0)  # by the people that there are
 
 
 class Finder(torch.nn.Module):
@@ -178,6 +214,10 @@ def test_a_verdict_is_of_the_right_people(figures: Path) -> None:
     held_out = known.chosen(range(9))
     verdict = judge(*networks, held_out, known, validation, *how)
     assert verdict.before == self_agreement(networks[0], held_out, *how)
+    for found in (verdict.before, verdict.after):
+        assert np.sum(found.persons, axis=0)[1] == 9 * 3 * len(LSP14)
+        assert found.agreement == pytest.approx(np.divide(*np.sum(found.persons, axis=0)))
+        assert found.turned == pytest.approx(np.divide(*np.sum(found.persons_turned, axis=0)))
     assert verdict.after == self_agreement(networks[1], held_out, *how)
     of_source = [with_statistics_of(network, known, *how) for network in networks]
     measured = [
