@@ -67,10 +67,10 @@ def markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
         f"| {step} | {far['median']:.3f} | {far['p95']:.3f} | {far['most']:.2f} |"
         for step, far in tree["parity_pixels"].items()
     ]
-    cpu = tree["machine"]["cpu"]
+    cpu, turns = tree["machine"]["cpu"], "fp32 and INT8 taking" if int8 else "in"
     lines += [
         "",
-        f"One crop, the network alone, {'fp32 and INT8 taking turns of ' * int8}fifty calls on {cpu}:",
+        f"One crop, the network alone, {turns} turns of fifty calls on {cpu}:",
         "",
         "| engine | threads | precision | p50 ms | p95 ms | times as fast as fp32 |",
         "|---|---|---|---|---|---|",
