@@ -54,7 +54,8 @@ def require_people(
         message = (
             f"calibration set {name!r} seems to show nobody: of its crops the model is less sure (its median "
             f"score is {whole:.3f}) than of the same crops cut up and mixed ({pieces:.3f}); give pictures of "
-            "people, one in each, or --detector, which finds them"
+            "people, one in each, or --detector, which finds them; persons whose joints are located, in a "
+            "COCO-keypoints JSON, are taken as they are"
         )
         raise CalibrationError(message)
     if whole < DOUBTFUL * pieces:
