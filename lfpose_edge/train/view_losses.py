@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,11 +50,7 @@ def equivariance_loss(hard: PoseOutput, easy: PoseOutput, sample: TagSample, mir
     common = (grid.abs() <= 1).all(dim=3)[:, None]  # of the hard view, what the easy one shows too
     p = p * common
     inside = p.flatten(2).sum(dim=2)
-    # A cell of the hard view covers more or less of the picture than one of the easy view.
-    scale = torch.linalg.det(sample.affine[:, :, :2].float()) / torch.linalg.det(
-        sample.easy_affine[:, :, :2].float()
-    )
-    shown = moved.flatten(2).sum(dim=2) * scale.abs()[:, None]
+    shown = moved.flatten(2).sum(dim=2) * _cells_of_easy(sample)[:, None]
     judged = (inside.detach() > _COMMON) & (shown.detach() > _COMMON)
     apart = squared_hellinger(to_distribution(p).flatten(2), to_distribution(moved).flatten(2))
     return (apart * judged).sum() / judged.sum().clamp_min(1)
@@ -62,7 +59,7 @@ def equivariance_loss(hard: PoseOutput, easy: PoseOutput, sample: TagSample, mir
 def teacher_loss(
     hard: PoseOutput, easy: PoseOutput, sample: TagSample, mirror: Tensor, stride: float, weights: Loss
 ) -> Tensor:
-    """The location term, of the places that a teacher finds in the easy view.
+    """The location term, of what a teacher finds in the easy view.
 
     Args:
         hard: the network's output of B persons' hard views.
@@ -70,17 +67,53 @@ def teacher_loss(
         sample: the persons, and what was answered about them.
         mirror: (K,) the position of every joint's mirror joint.
         stride: crop pixels per CAM cell.
-        weights: the target's Gaussian, and what :func:`teacher_places` goes by.
+        weights: whether its places (:func:`teacher_places`) or its maps (:func:`teacher_maps`) are learned,
+            and how.
     """
     cams = hard.cams.float()
+    taught = teacher_maps if weights.teacher_maps else _maps_of_places
+    target, trust = taught(easy, sample, mirror, stride, weights)
+    return (location_costs(cams, target) * trust).mean()
+
+
+@torch.no_grad()
+def _maps_of_places(
+    easy: PoseOutput, sample: TagSample, mirror: Tensor, stride: float, weights: Loss
+) -> tuple[Tensor, Tensor]:
+    """Gaussians (B, K, h, w) at the teacher's places in the hard view, and (B, K) trust."""
     places, trust = teacher_places(easy, sample, mirror, stride, weights)
     linear, offset = sample.affine[:, None, :, :2].float(), sample.affine[:, None, :, 2].float()
     joints = torch.linalg.solve(linear, (places - offset)[..., None])[..., 0]  # (B, K, 2) hard crop pixels
     extent = torch.tensor(sample.crop.shape[:1:-1], device=joints.device)
     inside = ((joints >= 0) & (joints < extent)).all(dim=2)
-    shape = (cams.shape[2], cams.shape[3])
-    target = to_distribution(gaussian_maps(joints, shape, stride, weights.sigma_cells))
-    return (location_costs(cams, target) * trust * inside).mean()
+    shape = (easy.cams.shape[2], easy.cams.shape[3])
+    return to_distribution(gaussian_maps(joints, shape, stride, weights.sigma_cells)), trust * inside
+
+
+@torch.no_grad()
+def teacher_maps(
+    easy: PoseOutput, sample: TagSample, mirror: Tensor, stride: float, weights: Loss
+) -> tuple[Tensor, Tensor]:
+    """What a teacher thinks of every cell, by what it sees and by what was answered, moved to the hard view.
+
+    A peak says left or right; the map says how sure of it the teacher is. So no joint is too unsure to be
+    learned. Whom :func:`teacher_places` does not trust at all is not believed here either; nor is a joint
+    learned of which the hard view shows less than the easy one.
+
+    Args:
+        easy: the teacher's output of B easy views.
+        sample, mirror, stride, weights: see :func:`teacher_loss`.
+
+    Returns:
+        (B, K, h, w) distributions over the hard view's cells, and (B, K) whether they are to be learned.
+    """
+    told = _told(easy, sample, mirror, stride, weights)
+    mass = (told.logits / weights.teacher_maps + told.evidence).softmax(dim=2)
+    shape = easy.cams.shape[2:]
+    grid = _sampling_grid(sample.affine, sample.easy_affine, sample.crop.shape[2:], shape)
+    moved = F.grid_sample(mass.unflatten(2, shape), grid, align_corners=False)
+    shown = moved.flatten(2).sum(dim=2) * _cells_of_easy(sample)[:, None] > _COMMON
+    return to_distribution(moved), (shown & told.heard(mass)).float()
 
 
 @torch.no_grad()
@@ -133,6 +166,40 @@ def teacher_places(
     Returns:
         (B, K, 2) image pixels, named as in the hard view, and (B, K) trust, 0 to 1.
     """
+    told = _told(easy, sample, mirror, stride, weights)
+    mass = (told.logits + told.evidence).softmax(dim=2)
+    around = mass_around_peak(mass, easy.cams.shape[2:], weights.sigma_cells)
+    trust = around.sum(dim=2)
+    at = _cells(easy.cams.shape[2:], mass.device)
+    cell = torch.einsum("bkc,cd->bkd", around, at) / trust.clamp_min(1e-6)[..., None]
+    crop = (cell + 0.5) * stride
+    places = torch.einsum("bij,bkj->bki", sample.easy_affine[:, :, :2].float(), crop)
+    places = places + sample.easy_affine[:, None, :, 2].float()
+    return places, trust * (trust >= weights.teacher_sure) * told.heard(mass)
+
+
+class _Told(NamedTuple):
+    """What a teacher and the answers say of B persons, under the hard view's names.
+
+    Attributes:
+        logits: (B, K, h w) the teacher's CAMs.
+        evidence: (B, K, h w) nats, how likely the answers are where the joint is in a cell.
+        there: (B, K) whether an answer, or in lack of one the teacher, says that the joint is there.
+        telling: (B, K) whether the teacher says more than one thing of all persons.
+    """
+
+    logits: Tensor
+    evidence: Tensor
+    there: Tensor
+    telling: Tensor
+
+    def heard(self, mass: Tensor) -> Tensor:
+        """(B, K) whether a joint is learned at all, of where its mass (B, K, h w) is."""
+        at_peak = self.evidence.gather(2, mass.argmax(dim=2, keepdim=True))[..., 0]
+        return self.there & self.telling & (at_peak > _PART_OF_A_CELL)
+
+
+def _told(easy: PoseOutput, sample: TagSample, mirror: Tensor, stride: float, weights: Loss) -> _Told:
     logits = named_alike(easy.cams.float(), sample.affine, mirror)
     seen = named_alike(easy.presence.float(), sample.affine, mirror).sigmoid() > SURE
     # Before the names change: a collapsed left and right would look lively in a half mirrored batch.
@@ -143,20 +210,8 @@ def teacher_places(
     yes, no = judged_answers(sample.answers, masks, covered)
     evidence = answer_evidence(masks, yes, no, weights.tag_mistakes)
     evidence = evidence_in_cells(evidence, logits.shape[2:]).flatten(2)
-    mass = (logits.flatten(2) + evidence).softmax(dim=2)
-
-    agrees = evidence.gather(2, mass.argmax(dim=2, keepdim=True))[..., 0] > _PART_OF_A_CELL
-    around = mass_around_peak(mass, logits.shape[2:], weights.sigma_cells)
-    trust = around.sum(dim=2)
-    at = _cells(logits.shape[2:], mass.device)
-    cell = torch.einsum("bkc,cd->bkd", around, at) / trust.clamp_min(1e-6)[..., None]
-    crop = (cell + 0.5) * stride
-    places = torch.einsum("bij,bkj->bki", sample.easy_affine[:, :, :2].float(), crop)
-    places = places + sample.easy_affine[:, None, :, 2].float()
-
     told_yes, told_no = yes.any(dim=1), (no & sample.whole[..., None]).any(dim=1)
-    there = told_yes | (seen & ~told_no)
-    return places, trust * (trust >= weights.teacher_sure) * agrees * there * telling
+    return _Told(logits.flatten(2), evidence, told_yes | (seen & ~told_no), telling)
 
 
 def mass_around_peak(mass: Tensor, shape: torch.Size, sigma_cells: float) -> Tensor:
@@ -189,6 +244,14 @@ def _mutual_information(places: Tensor) -> Tensor:
 
 def _entropy(p: Tensor) -> Tensor:
     return -(p * p.clamp_min(1e-12).log()).sum(dim=-1)
+
+
+def _cells_of_easy(sample: TagSample) -> Tensor:
+    """(B,) how many of the easy view's cells are one of the hard view's."""
+    ours, theirs = (
+        torch.linalg.det(affine[:, :, :2].float()).abs() for affine in (sample.affine, sample.easy_affine)
+    )
+    return ours / theirs
 
 
 def _sampling_grid(to: Tensor, from_: Tensor, size: torch.Size, shape: torch.Size) -> Tensor:

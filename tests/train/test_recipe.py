@@ -88,6 +88,7 @@ def test_shipped_recipes_are_valid(name: str) -> None:
         ("stages=[{epochs: 1, size: [60, 64]}]", ["multiples of 32"]),
         ("stages=[]", ["stages"]),
         ("loss={teacher_turns: true}", ["loss.teacher_turns turns crops", "square stages"]),
+        ("loss={teacher_maps: 0.6}", ["loss.teacher_maps", "give loss.teacher a weight"]),
         ("loss={teacher_mirrors: true}", ["loss.teacher_mirrors", "give loss.teacher a weight"]),
         ("network={freeze_stages: 2, pretrained: false}", ["network.freeze_stages", "start_from"]),
         ("data.located_share=0.5", ["located_share", "give both"]),

@@ -21,12 +21,15 @@ from lfpose_edge.train.view_losses import (
     seen_mirrored_too,
     surest_turn,
     teacher_loss,
+    teacher_maps,
     teacher_places,
 )
 
 MIRROR = torch.tensor([0, 2, 1])  # nose, left hand, right hand
 BOX = np.array([[20.0, 30.0, 84.0, 94.0]])
 WEIGHTS = Loss(sigma_cells=1.5, teacher_sure=0.5, tag_mistakes=1e-6)
+MAPS = WEIGHTS.model_copy(update={"teacher_maps": 0.6})
+TAUGHT = pytest.mark.parametrize("weights", [WEIGHTS, MAPS], ids=["places", "maps"])
 SIZE, STRIDE, PERSONS = (64, 64), 4, 8
 VIEWS = [
     pytest.param({}, id="same"),
@@ -110,14 +113,15 @@ def test_a_joint_that_the_easy_view_cuts_off_is_not_judged() -> None:
     assert equivariance_loss(hard, easy, sample, MIRROR).item() == 0
 
 
-def test_a_place_outside_of_the_hard_view_is_not_learned() -> None:
+@TAUGHT
+def test_a_place_outside_of_the_hard_view_is_not_learned(weights: Loss) -> None:
     sample, joints = _persons({"padding": 0.5})
     outside = joints.copy()
-    outside[..., 0] = 70.0 + np.arange(PERSONS)[:, None]  # the hard view ends at 68
+    outside[..., 0] = 74.0 + np.arange(PERSONS)[:, None]  # the hard view ends at 68
     taught = _sees(outside, sample.easy_affine)
     assert (teacher_places(taught, sample, MIRROR, STRIDE, WEIGHTS)[1] > 0.5).all()
     hard = _sees(joints, sample.affine)
-    assert teacher_loss(hard, taught, sample, MIRROR, STRIDE, WEIGHTS).item() == 0
+    assert teacher_loss(hard, taught, sample, MIRROR, STRIDE, weights).item() == 0
 
 
 def test_equivariance_moves_both_views_towards_each_other() -> None:
@@ -153,17 +157,36 @@ def test_presence_goes_by_the_hard_views_names() -> None:
     assert (trust[:, 1] == 0).all()  # in the mirrored view it is called the left
 
 
+@TAUGHT
 @pytest.mark.parametrize("view", VIEWS)
-def test_the_teachers_places_are_learned_in_the_hard_view(view: dict[str, object]) -> None:
+def test_what_the_teacher_finds_is_learned_in_the_hard_view(view: dict[str, object], weights: Loss) -> None:
     sample, joints = _persons(view)
     taught = _sees(joints, sample.easy_affine)
     places, trust = teacher_places(taught, sample, MIRROR, STRIDE, WEIGHTS)
     expected = _named_in_hard_view(joints, sample)
     np.testing.assert_allclose(places, expected, atol=1.0)
     assert (trust > 0.8).all()
-    right = teacher_loss(_sees(expected, sample.affine), taught, sample, MIRROR, STRIDE, WEIGHTS)
-    wrong = teacher_loss(_sees(expected + 20, sample.affine), taught, sample, MIRROR, STRIDE, WEIGHTS)
+    right = teacher_loss(_sees(expected, sample.affine), taught, sample, MIRROR, STRIDE, weights)
+    wrong = teacher_loss(_sees(expected + 20, sample.affine), taught, sample, MIRROR, STRIDE, weights)
     assert right.item() < 0.5 * wrong.item()
+
+
+def test_an_unsure_map_is_learned_as_unsure_as_it_is() -> None:
+    sample, joints = _persons({})
+    taught, _ = _two_peaks(sample, joints)
+    assert (teacher_places(taught, sample, MIRROR, STRIDE, WEIGHTS)[1] < 0.9).all()
+    warm, cold = (WEIGHTS.model_copy(update={"teacher_maps": t}) for t in (1.0, 0.5))
+    target, trust = teacher_maps(taught, sample, MIRROR, STRIDE, warm)
+    mass = taught.cams.flatten(2).softmax(dim=2).view_as(target)
+    torch.testing.assert_close(target, mass)  # of the same view
+    assert (trust == 1).all()
+    sharper, _ = teacher_maps(taught, sample, MIRROR, STRIDE, cold)
+    assert (sharper.amax(dim=(2, 3)) > 1.1 * target.amax(dim=(2, 3))).all()
+    # What is learned in the end is the target.
+    hard = taught._replace(cams=torch.zeros_like(taught.cams, requires_grad=True))
+    teacher_loss(hard, taught, sample, MIRROR, STRIDE, cold).backward()
+    flat = 1 / target[0, 0].numel()
+    torch.testing.assert_close(hard.cams.grad, (flat - sharper) / trust.numel())
 
 
 def _two_peaks(sample: TagSample, joints: np.ndarray) -> tuple[PoseOutput, np.ndarray]:
@@ -232,7 +255,8 @@ def test_a_teacher_is_not_trusted_when(change: str, why: str) -> None:
     trust = teacher_places(taught, sample, MIRROR, STRIDE, WEIGHTS)[1]
     assert (trust == 0).all(), why
     hard = _sees(joints, sample.affine)
-    assert teacher_loss(hard, taught, sample, MIRROR, STRIDE, WEIGHTS).item() == 0
+    for weights in (WEIGHTS, MAPS):
+        assert teacher_loss(hard, taught, sample, MIRROR, STRIDE, weights).item() == 0
 
 
 def test_an_answer_outweighs_the_teachers_doubt_that_a_joint_is_there() -> None:

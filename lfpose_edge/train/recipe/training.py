@@ -84,6 +84,9 @@ class Loss(Section):
     CAMs, the maps' level and presence are not taught by it."""
     teacher_sure: Fraction = 0.5
     """The part of a CAM's mass that must be around its peak for the teacher to be heard."""
+    teacher_maps: float = Field(0.0, ge=0)
+    """The temperature at which the teacher's CAMs are learned whole, however sure he is: the lower, the more
+    his first thought counts. 0: only the place of his peak is learned, and only where he is sure."""
     teacher_mirrors: bool = False
     """Show the teacher the mirrored view too, and hear what it says of the two on average."""
     teacher_turns: bool = False

@@ -70,9 +70,9 @@ class Recipe(Section):
         if self.loss.teacher_turns and any(len(set(stage.size)) > 1 for stage in self.stages):
             message = "loss.teacher_turns turns crops by quarters: give square stages"
             raise ValueError(message)
-        heard = {"teacher_mirrors": self.loss.teacher_mirrors, "teacher_turns": self.loss.teacher_turns}
-        for option in (name for name, wanted in heard.items() if wanted and not self.loss.teacher):
-            message = f"loss.{option} says how the teacher looks: give loss.teacher a weight"
+        options = ("teacher_maps", "teacher_mirrors", "teacher_turns")
+        for option in (name for name in options if getattr(self.loss, name) and not self.loss.teacher):
+            message = f"loss.{option} says how the teacher looks and is heard: give loss.teacher a weight"
             raise ValueError(message)
         if self.network.freeze_stages and not (self.network.pretrained or self.start_from):
             message = (
