@@ -93,8 +93,9 @@ ROWS = {
     ),
     "appearance": Row(("loss.teacher=0", "adapt={appearance: 0.5}"), against=(LOW, HIGH)),
     "mean teacher, appearance": taught("adapt={appearance: 0.5}"),
-    "mean teacher, maps": taught(  # and appearance
-        "adapt={appearance: 0.5}", "loss.teacher_maps=0.6", than="mean teacher, appearance"
+    "mean teacher, maps": Row(
+        ("loss.teacher=1", "loss.teacher_maps=0.6", "adapt={appearance: 0.5}"),
+        against=(LOW, "mean teacher", "mean teacher, appearance", HIGH),
     ),
     "mean teacher, IHTA": taught("adapt={topology: 2}"),
     "mean teacher, IHTA with discriminators": taught("adapt={topology: 2, nodes: 0.05, graphs: 0.05}"),
