@@ -33,7 +33,7 @@ def require_people(
     How sure a network is of people differs from network to network, and each finds some joint in a picture
     of nobody. But a person in pieces is no person any more, while a lawn in pieces is a lawn: the median
     score of ``lfpose-lite`` is 3.5 times as high for crops of athletes as for the same crops in pieces, 2.3
-    times for COCO's people, and 0.7 times for what is around these (``tests/export/test_people.py``).
+    times for COCO's people, and 0.7 times for what is around these (``tests/export/test_nobody.py``).
 
     Args:
         infer: the float network, crops to (cams, presence).

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+import torch
 from lfpose_edge.export import export_bundle, report
+from lfpose_edge.export.calibration import load_proof
+from lfpose_edge.export.proof import Floats, Judge, session
 from nets import spot_image, write_blob_bundle
 from test_export import write_checkpoint
 
@@ -60,9 +64,12 @@ def test_a_float_export_is_judged_on_persons(
     assert "report.json" not in Bundle.open(tmp_path / "b").manifest.files
 
 
-def test_a_checkpoint_is_compared_with_its_network_in_pixels(tmp_path: Path) -> None:
+def test_a_checkpoint_is_compared_with_its_network_in_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_latency", lambda *_: [])  # which takes seconds
     checkpoint = write_checkpoint(tmp_path / "last.pt")
-    export_bundle(checkpoint, tmp_path / "b", proof=_persons(tmp_path / "mine", LSP14.keypoints))
+    export_bundle(checkpoint, tmp_path / "b", proof=_persons(tmp_path / "mine", LSP14.keypoints, 16))
     found = json.loads((tmp_path / "b/report.json").read_text())
     assert list(found["parity_pixels"]) == ["torch to fp32"]
     assert found["parity_pixels"]["torch to fp32"]["median"] < 0.1
@@ -72,21 +79,22 @@ def test_a_checkpoint_is_compared_with_its_network_in_pixels(tmp_path: Path) -> 
 def test_a_file_that_answers_otherwise_than_its_network_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = report._in_torch
+    bundle = Bundle.open(write_blob_bundle(tmp_path / "blob"))
+    model = onnx.load(bundle.model_file("fp32"))
+    held_out = load_proof(
+        _persons(tmp_path / "mine", bundle.skeleton.keypoints), bundle.manifest.input, bundle.skeleton
+    )
+    judge = Judge(held_out, bundle.skeleton, bundle.manifest.decode)
 
-    def sees_nobody(network: object) -> object:
-        def infer(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            cams, presence = real(network)(crops)
-            return cams, presence - 100
+    def sees_nobody(crops: Floats) -> tuple[Floats, Floats]:
+        cams, presence = session(model)(crops)
+        return cams, presence - 100
 
-        return infer
-
-    monkeypatch.setattr(report, "_in_torch", sees_nobody)
-    checkpoint = write_checkpoint(tmp_path / "last.pt")
-    persons = _persons(tmp_path / "mine", LSP14.keypoints)
+    monkeypatch.setattr(report, "_in_torch", lambda _: sees_nobody)
+    found = report.Report(held_out, judge, model, 0.5, torch.nn.Identity())
     with pytest.raises(AccuracyGateError, match=r"model\.onnx \(fp32\) loses .* more than --max-drop 0\.5"):
-        export_bundle(checkpoint, tmp_path / "b", proof=persons)
-    assert not (tmp_path / "b").exists()
+        report.write_report(bundle.path, found, bundle)
+    assert not list(bundle.path.glob("report*"))
 
 
 @pytest.mark.parametrize(
