@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -207,29 +207,20 @@ def session(model: onnx.ModelProto) -> Callable[[Floats], tuple[Floats, Floats]]
     return infer
 
 
-class Runs(Protocol):
-    """Whatever runs crops: a backend, or an engine that was just built."""
-
-    @property
-    def infer(self) -> Callable[[Floats], Any]:
-        """Crops (N, 3, H, W) to maps."""
-        ...
-
-
 def time_interleaved(
-    backends: Mapping[str, Runs], crop: Floats, *, turns: int = 4, calls: int = 50, settling: int = 10
+    engines: Mapping[str, Callable[[], object]], *, turns: int = 4, calls: int = 50, settling: int = 10
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of one crop through each engine, all taking turns: p50, p95, and times the first's.
+    """Milliseconds of one call of each engine, all taking turns: p50, p95, and times the first's.
 
     An engine has many calls in a row, as in use, and the first of them are not timed: it takes some until its
     weights are the ones in the caches.
     """
-    samples: dict[str, list[float]] = {name: [] for name in backends}
+    samples: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(turns):
-        for name, backend in backends.items():
+        for name, run in engines.items():
             for call in range(calls):
                 started = perf_counter()
-                backend.infer(crop)
+                run()
                 if call >= settling:
                     samples[name].append((perf_counter() - started) * 1e3)
     first = np.array(next(iter(samples.values())))

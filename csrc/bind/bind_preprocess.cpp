@@ -48,9 +48,19 @@ constexpr Kernel kFast{preprocess<float>, preprocess<std::uint8_t>};
 constexpr Kernel kByPoints{preprocess_by_points<float>, preprocess_by_points<std::uint8_t>};
 constexpr Kernel kNv12ByPoints{preprocess_nv12_by_points<float>, preprocess_nv12_by_points<std::uint8_t>};
 
+// Whether (N, 3, H, W) lies in memory as (N, H, W, 3), without gaps.
+bool is_channels_last(const py::array& array) {
+    py::ssize_t step = array.itemsize();
+    for (const int axis : {1, 3, 2, 0}) {
+        if (array.shape(axis) != 1 && array.strides(axis) != step) return false;
+        step *= array.shape(axis);
+    }
+    return true;
+}
+
 template <typename Out>
 py::array run(Kernel::Function<Out> kernel, const ImageView& image, const py::array_t<double>& affines,
-              const PreprocessSpec& spec, const py::object& given, int threads) {
+              PreprocessSpec spec, const py::object& given, int threads) {
     const std::vector<py::ssize_t> shape{affines.shape(0), 3, spec.height, spec.width};
     py::array out;
     if (given.is_none()) {
@@ -62,8 +72,9 @@ py::array run(Kernel::Function<Out> kernel, const ImageView& image, const py::ar
         }
         out = py::reinterpret_borrow<py::array>(given);
         require_shape(out, "out", shape);
-        if ((out.flags() & py::array::c_style) == 0 || !out.writeable()) {
-            throw py::value_error("out must be C-contiguous and writeable");
+        spec.channels_last = (out.flags() & py::array::c_style) == 0;
+        if ((spec.channels_last && !is_channels_last(out)) || !out.writeable()) {
+            throw py::value_error("out must be writeable, and C-contiguous or channels-last");
         }
     }
     auto* data = static_cast<Out*>(out.mutable_data());

@@ -1,5 +1,5 @@
 // Crops without rotation: separable, so each source row is sampled along x once, and then pairs of rows are
-// blended straight into the normalised planes.
+// blended straight into the normalised crop.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -77,19 +77,49 @@ LFPOSE_CLONES void sample_row(const std::uint8_t* row, int channels, const Colum
     }
 }
 
-template <typename Out>
-LFPOSE_INLINE void blend_row(const float* LFPOSE_RESTRICT a, const float* LFPOSE_RESTRICT b, float wa,
-                             float wb, float bias, int count, Out* LFPOSE_RESTRICT out) {
-    for (int i = 0; i < count; ++i) finish(a[i] * wa + b[i] * wb, 1.0F, bias, out[i]);
+// One channel of two sampled rows, and what it becomes.
+struct Channel {
+    const float *above, *below;
+    float upper, lower, bias;
+};
+
+LFPOSE_INLINE float blended(const Channel& channel, int i) {
+    return channel.above[i] * channel.upper + channel.below[i] * channel.lower;
 }
 
-LFPOSE_CLONES void blend(const float* a, const float* b, float wa, float wb, float bias, int count,
-                         float* out) {
-    blend_row(a, b, wa, wb, bias, count, out);
+template <typename Out>
+LFPOSE_INLINE void blend_planes(const Channel* channels, int count, std::ptrdiff_t plane, Out* out) {
+    for (int c = 0; c < 3; ++c) {
+        const Channel channel = channels[c];
+        Out* LFPOSE_RESTRICT row = out + c * plane;
+        for (int i = 0; i < count; ++i) finish(blended(channel, i), 1.0F, channel.bias, row[i]);
+    }
 }
-LFPOSE_CLONES void blend(const float* a, const float* b, float wa, float wb, float bias, int count,
-                         std::uint8_t* out) {
-    blend_row(a, b, wa, wb, bias, count, out);
+
+template <typename Out>
+LFPOSE_INLINE void blend_pixels(const Channel* channels, int count, Out* LFPOSE_RESTRICT out) {
+    const Channel a = channels[0], b = channels[1], c = channels[2];
+    for (int i = 0; i < count; ++i) {
+        finish(blended(a, i), 1.0F, a.bias, out[3 * i]);
+        finish(blended(b, i), 1.0F, b.bias, out[3 * i + 1]);
+        finish(blended(c, i), 1.0F, c.bias, out[3 * i + 2]);
+    }
+}
+
+template <typename Out>
+LFPOSE_INLINE void blend_row(const Channel* channels, const PreprocessSpec& spec, Out* out) {
+    if (spec.channels_last) {
+        blend_pixels(channels, spec.width, out);
+    } else {
+        blend_planes(channels, spec.width, spec.channel_step(), out);
+    }
+}
+
+LFPOSE_CLONES void blend(const Channel* channels, const PreprocessSpec& spec, float* out) {
+    blend_row(channels, spec, out);
+}
+LFPOSE_CLONES void blend(const Channel* channels, const PreprocessSpec& spec, std::uint8_t* out) {
+    blend_row(channels, spec, out);
 }
 
 // The two source rows sampled last; all rows outside the image are one.
@@ -162,13 +192,14 @@ void crop_axis_aligned(const ImageView& image, const Affine& affine, const Prepr
         const double low = std::floor(at);
         const auto [above, below] = rows.at(static_cast<int>(low));
         const double weight = at - low;
+        Channel channels[3];
         for (int c = 0; c < 3; ++c) {
             const std::ptrdiff_t source = static_cast<std::ptrdiff_t>(spec.source_channel(c)) * spec.width;
             const auto upper = static_cast<float>((1.0 - weight) * static_cast<double>(spec.scale[c]));
             const auto lower = static_cast<float>(weight * static_cast<double>(spec.scale[c]));
-            blend(above + source, below + source, upper, lower, spec.bias[c], spec.width,
-                  out + (static_cast<std::ptrdiff_t>(c) * spec.height + y) * spec.width);
+            channels[c] = {above + source, below + source, upper, lower, spec.bias[c]};
         }
+        blend(channels, spec, out + std::ptrdiff_t{y} * spec.width * spec.pixel_step());
     }
 }
 

@@ -92,13 +92,30 @@ void sample_edges(const ImageView& image, const RowPlan& plan, int count, const 
     }
 }
 
-LFPOSE_CLONES void finish_row(const float* LFPOSE_RESTRICT values, float scale, float bias, int count,
-                              float* LFPOSE_RESTRICT out) {
-    for (int i = 0; i < count; ++i) finish(values[i], scale, bias, out[i]);
+template <typename Out>
+LFPOSE_INLINE void finish_channel(const float* LFPOSE_RESTRICT values, float scale, float bias, int count,
+                                  std::ptrdiff_t step, Out* LFPOSE_RESTRICT out) {
+    for (int i = 0; i < count; ++i) finish(values[i], scale, bias, out[i * step]);
 }
-LFPOSE_CLONES void finish_row(const float* LFPOSE_RESTRICT values, float scale, float bias, int count,
-                              std::uint8_t* LFPOSE_RESTRICT out) {
-    for (int i = 0; i < count; ++i) finish(values[i], scale, bias, out[i]);
+
+template <typename Out>
+LFPOSE_INLINE void finish_row(const float* values, const PreprocessSpec& spec, Out* out) {
+    for (int c = 0; c < 3; ++c) {
+        const float* channel = values + static_cast<std::ptrdiff_t>(spec.source_channel(c)) * spec.width;
+        Out* first = out + c * spec.channel_step();
+        if (spec.channels_last) {
+            finish_channel(channel, spec.scale[c], spec.bias[c], spec.width, 3, first);
+        } else {
+            finish_channel(channel, spec.scale[c], spec.bias[c], spec.width, 1, first);
+        }
+    }
+}
+
+LFPOSE_CLONES void write(const float* values, const PreprocessSpec& spec, float* out) {
+    finish_row(values, spec, out);
+}
+LFPOSE_CLONES void write(const float* values, const PreprocessSpec& spec, std::uint8_t* out) {
+    finish_row(values, spec, out);
 }
 
 }  // namespace
@@ -118,10 +135,7 @@ void crop_general(const ImageView& image, const Affine& affine, const Preprocess
         plan_row(image, affine, y, width, safe, plan);
         if (!tiny) sample_row(image, plan, width, image.row_bytes, pairs, values);
         sample_edges(image, plan, width, spec.border, values);
-        for (int c = 0; c < 3; ++c) {
-            finish_row(values + static_cast<std::ptrdiff_t>(spec.source_channel(c)) * width, spec.scale[c],
-                       spec.bias[c], width, out + (static_cast<std::ptrdiff_t>(c) * spec.height + y) * width);
-        }
+        write(values, spec, out + std::ptrdiff_t{y} * width * spec.pixel_step());
     }
 }
 

@@ -16,7 +16,8 @@ void crops(const Image& image, const double* affines, std::ptrdiff_t n, const Pr
             sample_point(image, x_point(plan, column, row, image.width),
                          y_point(plan, column, row, image.height), spec.border, values);
             for (int c = 0; c < 3; ++c) {
-                finish(values[spec.source_channel(c)], spec.scale[c], spec.bias[c], out[c * plane + at]);
+                finish(values[spec.source_channel(c)], spec.scale[c], spec.bias[c],
+                       out[c * spec.channel_step() + at * spec.pixel_step()]);
             }
         }
     }

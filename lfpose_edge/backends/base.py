@@ -42,15 +42,17 @@ class Backend(Protocol):
     Attributes:
         description: engine, version, device and precision in one line, such as
             ``onnxruntime 1.20.0 cpu fp32``.
+        channels_last: whether crops that lie in memory as (N, H, W, 3) spare it a copy.
     """
 
     description: str
+    channels_last: bool
 
     def infer(self, crops: Floats) -> tuple[Floats, Floats]:
         """Run the network.
 
         Args:
-            crops: (N, 3, H, W) float32, normalised as the manifest says, C-contiguous.
+            crops: (N, 3, H, W) float32, normalised as the manifest says; fastest from :func:`crop_memory`.
 
         Returns:
             CAM logits (N, K, h, w) and presence logits (N, K), float32.
@@ -60,6 +62,13 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free the engine; ``infer`` may not be called afterwards."""
         ...
+
+
+def crop_memory(n: int, size: tuple[int, int], *, channels_last: bool) -> Floats:
+    """Memory for crops, (n, 3, H, W): a C-contiguous array, or one of (n, H, W, 3) with its axes moved."""
+    if channels_last:
+        return np.empty((n, *size, 3), np.float32).transpose(0, 3, 1, 2)
+    return np.empty((n, 3, *size), np.float32)
 
 
 class Closed:

@@ -86,6 +86,8 @@ class OnnxRuntimeBackend:
         device: a GPU's number; None is the CPU.
     """
 
+    channels_last = False
+
     def __init__(
         self, bundle: Bundle, precision: str, threads: int | None, device: int | None = None
     ) -> None:

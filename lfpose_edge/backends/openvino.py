@@ -83,7 +83,12 @@ class OpenVinoBackend:
 
     It is compiled twice, for one crop and for any number: where the number is known, one person takes a tenth
     less time, and a second person in the picture must not wait for a compiler.
+
+    Its convolutions read pixel after pixel, so that is how it takes the crops: moving them around would be
+    3 % of an INT8 network's time, on one thread however many there are.
     """
+
+    channels_last = True
 
     def __init__(self, core: Any, bundle: Bundle, precision: str, request: Request) -> None:
         import openvino
@@ -102,10 +107,10 @@ class OpenVinoBackend:
         height, width = bundle.manifest.input.size
         problem = f"openvino {openvino.__version__} cannot load {path}"
         try:
-            any_number = core.read_model(str(path))
+            any_number = _channels_last(core.read_model(str(path)))
             one = any_number.clone()
             problem = f"{path}: the network does not run on {height}x{width} crops"
-            one.reshape({"crops": [1, 3, height, width]})
+            one.reshape({"crops": [1, height, width, 3]})
             self._one: Any = core.compile_model(one, "CPU", config)
             self._any_number: Any = core.compile_model(any_number, "CPU", config)
         except RuntimeError as error:
@@ -121,7 +126,8 @@ class OpenVinoBackend:
         if request is None:
             request = getattr(self, f"_{name}").create_infer_request()
             setattr(self._local, name, request)
-        request.infer({"crops": crops}, share_inputs=True)
+        pixels = np.ascontiguousarray(crops.transpose(0, 2, 3, 1))  # crops of crop_memory are not copied
+        request.infer({"crops": pixels}, share_inputs=True)
         # The request's own buffers are overwritten by its next call.
         cams, presence = (np.array(request.get_tensor(name).data) for name in ("cams", "presence"))
         return cams, presence
@@ -130,3 +136,14 @@ class OpenVinoBackend:
         """Free the compiled models and every thread's requests."""
         self._one = self._any_number = Closed()
         self._local = threading.local()
+
+
+def _channels_last(model: Any) -> Any:
+    """A model that takes (N, H, W, 3) in place of (N, 3, H, W)."""
+    from openvino import Layout
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(model)
+    steps.input("crops").tensor().set_layout(Layout("NHWC"))
+    steps.input("crops").model().set_layout(Layout("NCHW"))
+    return steps.build()

@@ -88,6 +88,8 @@ def device_number(backend: str, device: str) -> int:
 class TensorRtBackend:
     """A bundle's engine on a GPU; see :class:`lfpose_edge.backends.base.DeviceBackend`."""
 
+    channels_last = False
+
     def __init__(
         self, tensorrt: TensorRt, bundle: Bundle, precision: Precision, device: int, request: Request
     ) -> None:

@@ -66,6 +66,7 @@ class TorchTensorRtBackend:
     It is its own only context: torch's modules keep no state of a call, and its allocator the memory.
     """
 
+    channels_last = False
     captures = False  # what torch allocates while it runs belongs to no graph of ours
     scratch_bytes = 0
 

@@ -40,7 +40,8 @@ def preprocess(
         border: grey levels outside the image, in the *image's* channel order.
         dtype: float32, or uint8 for rounded crops that are not normalised.
         threads: crops that are made at once.
-        out: array to write to, C-contiguous, of the result's shape and dtype.
+        out: array to write to, of the result's shape and dtype: C-contiguous, or channels-last, which is a
+            C-contiguous (N, height, width, 3) seen through ``.transpose(0, 3, 1, 2)``.
 
     Returns:
         (N, 3, height, width) of ``dtype``; ``out`` if it was given.

@@ -11,6 +11,7 @@ import numpy as np
 
 from lfpose_edge import ops
 from lfpose_edge.backends import Backend
+from lfpose_edge.backends.base import crop_memory
 from lfpose_edge.pipeline.base import Affines, Floats, Located, Stages, cut
 from lfpose_edge.sources import packed
 
@@ -52,6 +53,6 @@ class HostPipeline:
         """This thread's crop buffer, cut to n crops: allocated once, so that a long run does not grow."""
         buffer: Floats | None = getattr(self._buffers, "crops", None)
         if buffer is None or len(buffer) < n:
-            buffer = np.empty((n, 3, *self._stages.size), np.float32)
+            buffer = crop_memory(n, self._stages.size, channels_last=self._backend.channels_last)
             self._buffers.crops = buffer
         return buffer[:n]

@@ -36,7 +36,7 @@ STAGES = Stages(
 class NumpySpot:
     """CAMs are the red channel, averaged over cells; presence is its maximum minus 2."""
 
-    description = "numpy cpu fp32"
+    description, channels_last = "numpy cpu fp32", False
 
     def infer(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows, columns = STAGES.cells
@@ -51,7 +51,7 @@ class NumpySpot:
 class TorchSpot:
     """The same on the GPU, on whatever stream it is given."""
 
-    description, device, scratch_bytes = "torch cuda:0 fp32", 0, 64
+    description, channels_last, device, scratch_bytes = "torch cuda:0 fp32", False, 0, 64
 
     def __init__(self, captures: bool) -> None:
         self.captures = captures

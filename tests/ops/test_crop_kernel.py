@@ -28,7 +28,24 @@ def by_points(kernel: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     return lambda image, affines, size, **options: kernel(image, affines, size, **defaults | rest | options)
 
 
-KERNELS = {"CPU": ops.preprocess, "CUDA's, on the CPU": by_points(_core._preprocess_by_points)}
+def channels_last(kernel: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """The kernel, into memory that is (N, H, W, 3)."""
+
+    def into_pixels(
+        image: np.ndarray, affines: np.ndarray, size: tuple[int, int], **options: object
+    ) -> np.ndarray:
+        memory = np.zeros((len(affines), *size, 3), options.get("dtype", np.float32))
+        return kernel(image, affines, size, out=memory.transpose(0, 3, 1, 2), **options)
+
+    return into_pixels
+
+
+KERNELS = {
+    "CPU": ops.preprocess,
+    "CPU, channels last": channels_last(ops.preprocess),
+    "CUDA's, on the CPU": by_points(_core._preprocess_by_points),
+    "CUDA's, on the CPU, channels last": channels_last(by_points(_core._preprocess_by_points)),
+}
 
 
 def assert_same_crops(
@@ -163,6 +180,15 @@ def test_written_into_out() -> None:
     out = np.full((3, 3, 19, 23), np.nan, np.float32)
     assert ops.preprocess(image, affines, (19, 23), out=out) is out
     np.testing.assert_array_equal(out, ops.preprocess(image, affines, (19, 23)))
+
+
+@pytest.mark.parametrize("affines", AFFINES.values(), ids=AFFINES)
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_channels_last_are_the_same_bits(affines: object, dtype: type) -> None:
+    image, matrices = random_image((27, 33, 3)), np.asarray(affines, np.float64)
+    plain = ops.preprocess(image, matrices, (19, 23), border=(9, 8, 7), dtype=dtype)
+    moved = channels_last(ops.preprocess)(image, matrices, (19, 23), border=(9, 8, 7), dtype=dtype)
+    np.testing.assert_array_equal(plain, moved)
 
 
 def test_threads_change_nothing() -> None:

@@ -67,6 +67,7 @@ read_only.flags.writeable = False
         ({"out": np.zeros((2, 3, 3, 3))}, TypeError, r"out must be float32, got float64 \(2, 3, 3, 3\)"),
         ({"out": np.zeros((2, 3, 3, 4), F32)}, ValueError, r"out must have shape \(2, 3, 3, 3\)"),
         ({"out": np.zeros((2, 3, 3, 6), F32)[..., ::2]}, ValueError, "C-contiguous"),
+        ({"out": np.zeros((2, 3, 3, 4), F32)[..., :3].transpose(0, 3, 1, 2)}, ValueError, "or channels-last"),
         ({"out": read_only}, ValueError, "writeable"),
     ],
 )

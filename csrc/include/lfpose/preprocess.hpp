@@ -28,9 +28,12 @@ struct PreprocessSpec {
     bool swap_rb;       // whether output channel 0 is the image's channel 2
     float scale[3];     // out = value * scale + bias, by output channel
     float bias[3];
-    float border[3];  // grey levels outside the image, by image channel
+    float border[3];             // grey levels outside the image, by image channel
+    bool channels_last = false;  // (height, width, 3) in memory, and not (3, height, width); on the CPU alone
 
     LFPOSE_HD int source_channel(int output) const { return swap_rb ? 2 - output : output; }
+    std::ptrdiff_t channel_step() const { return channels_last ? 1 : std::ptrdiff_t{height} * width; }
+    std::ptrdiff_t pixel_step() const { return channels_last ? 3 : 1; }
 };
 
 // Two horizontally adjacent pixels start within the first bytes of each of these words.
@@ -49,7 +52,7 @@ struct PreprocessScratch {
     std::vector<std::uint8_t> edge;     // (width) whether a pixel needs care
 };
 
-// Writes n crops, (n, 3, height, width), float or rounded to uint8 (scale and bias are then unused).
+// Writes n crops, one behind the other, float or rounded to uint8 (scale and bias are then unused).
 template <typename Out>
 void preprocess(const ImageView& image, const double* affines, std::ptrdiff_t n, const PreprocessSpec& spec,
                 Out* out, int threads);
@@ -64,7 +67,7 @@ template <typename Out>
 void preprocess_nv12_by_points(const ImageView& image, const double* affines, std::ptrdiff_t n,
                                const PreprocessSpec& spec, Out* out, int threads);
 
-// One crop of an affine without rotation, `out` (3, height, width).
+// One crop of an affine without rotation.
 template <typename Out>
 void crop_axis_aligned(const ImageView& image, const Affine& affine, const PreprocessSpec& spec,
                        PreprocessScratch& scratch, Out* out);
