@@ -97,6 +97,10 @@ ROWS = {
         ("loss.teacher=1", "loss.teacher_maps=0.6", "adapt={appearance: 0.5}"),
         against=(LOW, "mean teacher", "mean teacher, appearance", HIGH),
     ),
+    "mean teacher, maps, who turns": Row(
+        ("loss.teacher=1", "loss.teacher_maps=0.6", "loss.teacher_turns=true", "adapt={appearance: 0.5}"),
+        against=(LOW, "mean teacher, who turns", HIGH),
+    ),
     "mean teacher, IHTA": taught("adapt={topology: 2}"),
     "mean teacher, IHTA with discriminators": taught("adapt={topology: 2, nodes: 0.05, graphs: 0.05}"),
     "mean teacher, CAFA": taught("adapt={features: 0.05}"),
