@@ -232,7 +232,7 @@ def _derived_card(facts: dict[str, Any], source: Path) -> str:
     name = f"`{facts['name']}` version {facts['version']}"
     note = (
         f"> Exported anew from {name}. What follows is that model's card: its files, precisions and speeds "
-        "are not this bundle's. See `manifest.json`, and `report.md` where INT8 was made."
+        "are not this bundle's. See `manifest.json`, and `report.md` where there is one."
     )
     text = source.read_text(encoding="utf-8")
     return text if text.startswith("> Exported anew") else f"{note}\n\n{text}"

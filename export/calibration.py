@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 from lfpose_edge.export.crops import CropSet, Progress, cut_crops
+from lfpose_edge.export.proof import judged_joints
 from numpy.typing import NDArray
 
 from lfpose_edge.bundle import Input
@@ -70,7 +71,8 @@ SUBSETS = {
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Two sets that share no person, and without ``proof`` no image: for the ranges, and for the proof.
+    """Two sets that share no person, for the ranges and for the proof; nor an image, unless it is that of
+    two JSON files, or of a named set and one.
 
     Attributes:
         name: how the user called it.
@@ -101,8 +103,9 @@ def load_calibration_set(
 
     Without ``proof`` the held-out set is the validation part of a named set, or else a fifth of the crops,
     and of a small set more, in blocks all over the set: the frames of a video are like those beside them. Of
-    a folder with more images than are needed those that are taken are from all over it, too. Equal crops
-    count once. Fewer crops than were asked for are logged as a warning.
+    a folder or an ``.npz`` with more crops than are needed those that are taken are from all over it, too,
+    and with ``proof`` from no image that it shows. Equal crops count once. Fewer crops than were asked for
+    are logged as a warning.
 
     Args:
         spec: a name in ``SUBSETS``; a folder of images; a COCO-keypoints JSON; or an ``.npz`` with ``crops``
@@ -162,20 +165,18 @@ def _load(
                 annotations,
                 spec,
             )
-    elif path.is_dir():
-        persons, asked = _folder(path, skeleton, detector, limit, progress), limit
-    elif path.suffix == ".npz" and path.is_file():
-        given = _from_npz(path, how, skeleton, limit + MOST_HELD_OUT).distinct()
+    elif path.is_dir() or (path.suffix == ".npz" and path.is_file()):
+        if path.is_dir():
+            given = cut_crops(_folder(path, skeleton, detector, limit, progress), how, progress).distinct()
+        else:
+            given = _from_npz(path, how, skeleton, limit + MOST_HELD_OUT).distinct()
         if proof is None:
             return CalibrationSet(spec, *_split(given, spec, limit), limit)
-        _require_enough(spec, len(given))
-        given = given.part(_spread(len(given), limit))
-        return CalibrationSet(spec, given, load_proof(proof, how, skeleton, given.marks, progress), limit)
+        held_out = load_proof(proof, how, skeleton, progress=progress)
+        return CalibrationSet(spec, _beside(held_out, given, spec, limit), held_out, limit)
     elif path.suffix == ".json" and path.is_file():
-        persons, asked = (
-            _shuffled(read_coco_keypoints(path, images or path.parent / "images", skeleton)),
-            limit,
-        )
+        persons = _shuffled(read_coco_keypoints(path, images or path.parent / "images", skeleton))
+        asked = limit
     else:
         message = (
             f"no calibration set {spec!r}: neither a folder, a COCO-keypoints JSON, an .npz nor a known set; "
@@ -210,8 +211,20 @@ def _split(both: CropSet, name: str, asked: int) -> tuple[CropSet, CropSet]:
     seen = {both.persons.images[row] for row in ranges}
     apart = [row for row in proof if both.persons.images[row] not in seen]
     _require_enough_to_judge(name, len(apart))
-    by_chance = sorted(ranges, key=lambda row: both.marks[row])  # the first few are from all over, too
-    return both.part(by_chance), both.part(apart)
+    return _by_chance(both, ranges), both.part(apart)
+
+
+def _beside(held_out: CropSet, given: CropSet, name: str, asked: int) -> CropSet:
+    """Crops for the ranges, from all over a folder, of images that the proof shows nobody of."""
+    proven = set(held_out.shown)
+    apart = [row for row, image in enumerate(given.shown) if image not in proven]
+    _require_enough(name, len(apart), len(given) - len(apart))
+    return _by_chance(given, [apart[i] for i in _spread(len(apart), asked)])
+
+
+def _by_chance(crops: CropSet, rows: list[int]) -> CropSet:
+    """These crops in an order of which the first few are from all over, too."""
+    return crops.part(sorted(rows, key=lambda row: crops.marks[row]))
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -230,6 +243,8 @@ def load_proof(
 ) -> CropSet:
     """Crops to prove a model on: at most ``MOST_HELD_OUT`` persons of a set, the same ones everywhere.
 
+    Of each a joint is labelled that counts (:func:`judged_joints`).
+
     Args:
         proof: COCO-keypoints JSON and images folder.
         how: the bundle's input section.
@@ -242,6 +257,8 @@ def load_proof(
         SourceError: an image or the annotation file cannot be read.
     """
     persons = _shuffled(read_coco_keypoints(*proof, skeleton))
+    judged = persons.labelled[:, [skeleton.index(joint) for joint in judged_joints(skeleton)]]
+    persons = persons.chosen(np.flatnonzero(judged.any(axis=1)).tolist())
     # As many more as the ranges may turn out to be made from: both may be the first of one file.
     held_out = cut_crops(persons.first(MOST_HELD_OUT + len(known)), how, progress).distinct()
     apart = [row for row, mark in enumerate(held_out.marks) if mark not in set(known)][:MOST_HELD_OUT]
@@ -252,18 +269,23 @@ def load_proof(
 def _require_enough_to_judge(name: str, count: int) -> None:
     if count < FEWEST_TO_JUDGE:
         message = (
-            f"{name} has {count} persons to prove the export on that no range is made from, at least "
-            f"{FEWEST_TO_JUDGE} are needed"
+            f"{name} has {count} persons to prove the export on, at least {FEWEST_TO_JUDGE} are needed: "
+            "those count of whom a limb is labelled, and that no range is made from"
         )
         raise CalibrationError(message)
 
 
-def _require_enough(name: str, count: int) -> None:
+def _require_enough(name: str, count: int, proven: int = 0) -> None:
     if count < FEWEST:
         message = (
             f"calibration set {name!r} has {count} persons for the ranges, at least {FEWEST} are needed: "
             "ranges seen on fewer do not hold for the next ones"
         )
+        if proven:
+            message += (
+                f"; {proven} more are in images that --proof judges by: give other images, or the located "
+                "persons as --calib alone, which keeps a part of them for the proof"
+            )
         raise CalibrationError(message)
 
 

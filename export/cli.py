@@ -44,10 +44,14 @@ def export(
     ] = None,
     proof: Annotated[
         Path | None,
-        typer.Option(help="COCO-keypoints JSON of persons to prove the export on, relative to --data."),
+        typer.Option(
+            help="COCO-keypoints JSON of persons to prove the export on, here or below --data; at most 256 "
+            "are taken, the same ones everywhere."
+        ),
     ] = None,
     proof_images: Annotated[
-        Path | None, typer.Option(help="Folder of its images, relative to --data.")
+        Path | None,
+        typer.Option(help="Folder of its images, likewise; 'images' beside it when not given."),
     ] = None,
     ranges: Annotated[
         str, typer.Option(help="minmax, percentile, mse, entropy; auto takes the best of them.")
@@ -110,7 +114,11 @@ def export(
         "calib_images": ("a JSON for --calib", calib is not None and calib.endswith(".json")),
         "detector": ("a folder for --calib", calib is not None and Path(calib).is_dir()),
         "proof_images": ("--proof", proof),
-        "max_drop": ("--int8 or --proof", int8 or proof),
+        "data": ("the name of a set for --calib, or --proof", proof or (calib and not Path(calib).exists())),
+        "max_drop": (
+            "--int8, or --proof of a checkpoint or an engine: nothing else is converted",
+            int8 or (proof and (engine or source.endswith(".pt"))),
+        ),
         "gpu": ("--engine tensorrt-rtx", engine == "tensorrt-rtx"),
         "workspace_mb": ("--engine", engine),
         "dla_core": ("--engine tensorrt", engine == "tensorrt"),
@@ -173,10 +181,20 @@ def export(
 
 
 def _proof(root: Path, annotations: Path | None, images: Path | None) -> tuple[Path, Path] | None:
+    """The persons to prove an export on, found before the long work."""
     if annotations is None:
         return None
-    path = root / annotations
-    return path, root / images if images is not None else path.parent / "images"
+    path = annotations if annotations.is_file() else root / annotations
+    if not path.is_file():
+        message = f"no annotation file {annotations} for --proof, neither here nor below {root} (--data)"
+        raise CalibrationError(message)
+    folder = path.parent / "images"
+    if images is not None:
+        folder = images if images.is_dir() else root / images
+    if not folder.is_dir():
+        message = f"no folder {folder} with the images of {path}: say where they are with --proof-images"
+        raise CalibrationError(message)
+    return path, folder
 
 
 def _show(items: Iterable[Any], label: str) -> Iterable[Any]:

@@ -17,6 +17,8 @@ from lfpose_edge.persons import PersonTable
 Floats = NDArray[np.float32]
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
+_HASH_BYTES = hashlib.sha256().digest_size
+
 
 @dataclass(frozen=True)
 class CropSet:
@@ -36,6 +38,11 @@ class CropSet:
 
     def __len__(self) -> int:
         return len(self.crops)
+
+    @property
+    def shown(self) -> tuple[bytes, ...]:
+        """Of each crop, the hash of its image."""
+        return tuple(mark[:_HASH_BYTES] for mark in self.marks)
 
     @property
     def sha256(self) -> str:

@@ -153,7 +153,7 @@ def build_engine(
     label, infer = f"{tensorrt.name} {precision} {gpu}", None
     if has_gpu(options.compute_capability):
         height, width = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
-        infer = engine_session(tensorrt, plan, len(bundle.skeleton), (height, width))
+        infer = engine_session(tensorrt, plan, len(bundle.skeleton), (height, width), options.batches[2])
         require_parity(label, infer, reference, manifest.input)
     fingerprint = Fingerprint(
         model_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),

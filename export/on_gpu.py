@@ -58,7 +58,7 @@ def has_gpu(compute_capability: str | None) -> bool:
     return compute_capability in (None, f"SM{major}{minor}")
 
 
-def engine_session(tensorrt: TensorRt, plan: bytes, joints: int, cells: tuple[int, int]) -> Infer:
+def engine_session(tensorrt: TensorRt, plan: bytes, joints: int, cells: tuple[int, int], most: int) -> Infer:
     """An engine as a function of crops, with torch's device memory.
 
     Args:
@@ -66,12 +66,13 @@ def engine_session(tensorrt: TensorRt, plan: bytes, joints: int, cells: tuple[in
         plan: the engine.
         joints: K.
         cells: the CAMs' height and width.
+        most: crops that it takes at once; more are given to it one part after the other.
     """
     import torch
 
     engine = Engine(tensorrt, plan).new_context()
 
-    def infer(crops: Floats) -> tuple[Floats, Floats]:
+    def infer_part(crops: Floats) -> tuple[Floats, Floats]:
         tensors = {
             "crops": torch.from_numpy(np.ascontiguousarray(crops)).to(DEVICE),
             "cams": torch.empty((len(crops), joints, *cells), device=DEVICE),
@@ -83,6 +84,11 @@ def engine_session(tensorrt: TensorRt, plan: bytes, joints: int, cells: tuple[in
         cams, presence = (
             tensors[name].cpu().numpy() for name in ("cams", "presence")
         )  # waits for the stream
+        return cams, presence
+
+    def infer(crops: Floats) -> tuple[Floats, Floats]:
+        parts = [infer_part(crops[first : first + most]) for first in range(0, len(crops), most)]
+        cams, presence = (np.concatenate(part) for part in zip(*parts, strict=True))
         return cams, presence
 
     return infer

@@ -43,7 +43,7 @@ def require_people(
         name: what the user calls the set.
 
     Raises:
-        CalibrationError: the network is surer of the pieces than of what they were cut from.
+        CalibrationError: the network is clearly surer of the pieces than of what they were cut from.
     """
     scores = [
         float(np.median(Judge(part, skeleton, decode).predict(infer).scores))

@@ -68,6 +68,12 @@ class Drop:
         return max(self.pck, self.presence)
 
 
+def judged_joints(skeleton: Skeleton) -> list[str]:
+    """The joints whose places count: the limbs', or all where there are none."""
+    limbs = [joint for joint in LIMB_JOINTS if joint in skeleton.keypoints]
+    return limbs or list(skeleton.keypoints)
+
+
 class Judge:
     """Compares converted models with the original on crops that no range was made from.
 
@@ -147,9 +153,15 @@ class Judge:
 
     def resolution(self) -> float:
         """The points that one joint is worth: a difference of fewer cannot be seen on these crops."""
-        limbs = [joint for joint in LIMB_JOINTS if joint in self._skeleton.keypoints]
-        judged = self._truth.labelled[:, [self._skeleton.index(j) for j in limbs or self._skeleton.keypoints]]
+        judged = self._truth.labelled[:, [self._skeleton.index(j) for j in judged_joints(self._skeleton)]]
         return 100 / max(1, int(judged.sum()))
+
+    def by_chance(self, max_drop: float) -> str:
+        """What to say of a gate that a joint or two can close; nothing where it takes more."""
+        step = self.resolution()
+        if step <= max_drop / 2:
+            return ""
+        return f" One joint of those judged is {step:.2f} points: give more images, or --proof."
 
     def per_joint(self, predictions: Predictions) -> dict[str, float]:
         """The same for every joint that is labelled."""
@@ -157,8 +169,7 @@ class Judge:
         return {joint: 100 * value for joint, value in points.items() if not np.isnan(value)}
 
     def _limbs(self, predictions: Predictions) -> PckResult:
-        limbs = [joint for joint in LIMB_JOINTS if joint in self._skeleton.keypoints]
-        return self._pck(predictions, limbs or None)
+        return self._pck(predictions, judged_joints(self._skeleton))
 
     def _pck(self, predictions: Predictions, joints: list[str] | None) -> PckResult:
         truth = self._truth

@@ -145,11 +145,9 @@ def quantise_within(
             return Quantised(models, calibration, in_float, sensitivity, found, drops, judged)
     most = max(drops.values(), key=lambda drop: drop.worst)
     what = "PCK points" if most.pck >= most.presence else "points of presence"
-    step = held_out.resolution()
-    chance = f" One joint of those judged is {step:.2f} points: give more images, or --proof."
     message = (
         f"INT8 loses {most.worst:.2f} {what} with {len(in_float['trt'])} layers in float, more than "
         f"--max-drop {max_drop:g}; nothing was published. The layers that hurt most: "
         f"{', '.join(list(sensitivity)[:5])}."
     )
-    raise AccuracyGateError(message + chance * (step > max_drop / 2))
+    raise AccuracyGateError(message + held_out.by_chance(max_drop))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,7 @@ def test_whom_the_ranges_are_seen_on_proves_nothing(tmp_path: Path) -> None:
     proof = (tmp_path / "coco/annotations/person_keypoints_train2017.json", tmp_path / "coco/train2017")
     found = _load(proof[0], tmp_path, images=proof[1], proof=proof, limit=40)
     assert (len(found.crops), len(found.held_out)) == (40, 10)
-    with pytest.raises(
-        CalibrationError, match="has 0 persons to prove the export on that no range is made from"
-    ):
+    with pytest.raises(CalibrationError, match="has 0 persons to prove the export on"):
         _load(proof[0], tmp_path, images=proof[1], proof=proof)
 
 
@@ -160,6 +159,38 @@ def test_of_many_frames_those_that_are_taken_are_from_all_over(
     assert len(taken) == 60
     assert (taken[0], taken[-1]) == (0, 129)
     assert max(np.diff(taken)) <= 3
+
+
+def test_beside_a_proof_the_ranges_are_from_all_over_a_folder_too(tmp_path: Path) -> None:
+    _coco(tmp_path, "val", 20)
+    proof = (tmp_path / "coco/annotations/person_keypoints_val2017.json", tmp_path / "coco/val2017")
+    found = _load(_images(tmp_path / "frames", 130), tmp_path, limit=40, proof=proof)
+    taken = [int(path.stem) for path in found.crops.persons.images]
+    assert (len(found.crops), len(found.held_out)) == (40, 20)
+    assert (min(taken), max(taken)) == (0, 129)
+    assert max(np.diff(sorted(taken))) <= 4
+    assert min(taken[:8]) < 40 < 90 < max(taken[:8])
+
+
+def test_no_range_is_made_from_an_image_that_a_proof_shows(tmp_path: Path) -> None:
+    _coco(tmp_path, "val", 10)
+    proof = (tmp_path / "coco/annotations/person_keypoints_val2017.json", tmp_path / "coco/val2017")
+    frames = _images(tmp_path / "frames", 32, seed=7)
+    for path in proof[1].iterdir():
+        shutil.copy(path, frames / f"located-{path.name}")
+    found = _load(frames, tmp_path, proof=proof)
+    assert (len(found.crops), len(found.held_out)) == (32, 10)
+    assert not any("located" in path.name for path in found.crops.persons.images)
+    next(frames.glob("0*")).unlink()
+    with pytest.raises(CalibrationError, match=r"has 31 persons .* 10 more are in images that --proof"):
+        _load(frames, tmp_path, proof=proof)
+
+
+def test_who_has_no_joint_that_counts_proves_nothing(tmp_path: Path) -> None:
+    _coco(tmp_path, "val", 20, joints=5)  # a nose, eyes and ears
+    proof = (tmp_path / "coco/annotations/person_keypoints_val2017.json", tmp_path / "coco/val2017")
+    with pytest.raises(CalibrationError, match="has 0 persons to prove the export on.* a limb is labelled"):
+        calibration.load_proof(proof, HOW, COCO17)
 
 
 @pytest.mark.parametrize("color", ["rgb", "bgr"])

@@ -164,6 +164,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+        self.most = 16  # crops at once
 
     class ILogger:
         Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0, WARNING=2)
@@ -193,7 +194,7 @@ class Fake:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shape = shape
-        return name == "crops" and shape[0] <= 16
+        return name == "crops" and shape[0] <= self.most
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
@@ -317,6 +318,7 @@ def test_for_a_jetsons_dla_one_engine_of_one_crop_in_half_precision_is_built(
 
     def build_one(plan: bytes, options: BuildOptions, steps: object) -> bytes:
         asked.append(options)
+        fake.most = options.batches[2]
         return plan
 
     monkeypatch.setattr(tensorrt, "build", build_one)
@@ -327,6 +329,8 @@ def test_for_a_jetsons_dla_one_engine_of_one_crop_in_half_precision_is_built(
     assert [(options.fp16, options.int8, options.batches) for options in asked] == [(True, False, (1, 1, 1))]
     (sidecar,) = (bundle.path / "engines").glob("*.json")
     assert json.loads(sidecar.read_text())["options"] == "dla 1"
+    # It was compared with its ONNX file on four crops, one after the other.
+    assert fake.shape == (1, 3, 192, 192)
 
 
 def test_an_engine_that_cannot_be_read_or_run_says_so(fake: Fake) -> None:

@@ -118,6 +118,16 @@ MISTAKES = {
     "calibration without int8": (["blob", "--calib", "frames"], "--calib does nothing without --int8"),
     "ranges without int8": (["blob", "--ranges", "mse"], "--ranges does nothing without --int8"),
     "a gate without int8": (["blob", "--max-drop", "0.5"], "--max-drop does nothing without --int8"),
+    "a gate for what is not converted": (
+        ["blob", "--proof", "mine/persons.json", "--max-drop", "0.5"],
+        "--max-drop does nothing without --int8, or --proof of a checkpoint or an engine",
+    ),
+    "data that nothing is read from": (
+        ["blob", "--data", "elsewhere", "--int8", "--calib", "frames"],
+        "--data does nothing without the name of a set",
+    ),
+    "no such proof": (["blob", "--proof", "none.json"], "no annotation file none.json for --proof"),
+    "a proof without its images": (["blob", "--proof", "alone.json"], "where they are with --proof-images"),
     "a detector for a file": (
         ["blob", "--int8", "--calib", "x.npz", "--detector", "d.onnx"],
         "--detector does nothing without a folder for --calib",
@@ -157,6 +167,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(run, frames: Path, tmp_path: P
     write_blob_bundle(tmp_path / "blob")
     onnx.save(blob_network(), tmp_path / "mine.onnx")
     (tmp_path / "broken.pt").write_bytes(b"PK")
+    (tmp_path / "alone.json").write_text("{}")
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     other = blob_network()
     other.graph.node[0].input[0] = other.graph.input[0].name = "images"
