@@ -216,6 +216,7 @@ def changes_of(name: str, pair: Pair, source: Path, options: argparse.Namespace)
         f"data.val={pair.source_test.located()}",
         f"stages=[{{epochs: {epochs}, size: [{options.size}, {options.size}]}}]",
         *start,
+        "loss.teacher_maps=0",  # but where the row says otherwise
         *row.changes,
     ]
 

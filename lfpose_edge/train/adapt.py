@@ -21,7 +21,9 @@ from lfpose_edge.train.networks import CamNetwork
 from lfpose_edge.train.recipe import Recipe, parse_recipe
 from lfpose_edge.train.start import take_statistics
 
-ADAPTATION = {"appearance": 0.5}  # beside a mean teacher: what was best in docs/results/adaptation.md
+# What was best in docs/results/adaptation.md.
+ADAPTATION = {"appearance": 0.5}
+TEACHER = {"teacher": 1.0, "teacher_maps": 0.6}
 VIEWS = ((0.0, True), (20.0, False), (-20.0, False))  # turned by degrees, mirrored
 QUARTERS = ((90.0, False), (-90.0, False), (180.0, False))
 CLOSE = 0.1  # of the box's longer side
@@ -69,7 +71,7 @@ def adaptation_recipe(
     # start_from has the weights; of a new camera the first layers see the most.
     tree["network"] |= {"pretrained": False, "freeze_stages": 0}
     tree["data"] |= {"target": [{"annotations": str(annotations), "images": str(images)}]}
-    tree["loss"] |= {"teacher": 1.0, "teacher_turns": any_way_up}
+    tree["loss"] |= {**TEACHER, "teacher_turns": any_way_up}
     tree["augment"] |= {"intruder": 0.0}  # only located persons have one: the judge would know them by it
     return parse_recipe(tree, where=f"the recipe of {checkpoint}")
 

@@ -139,6 +139,6 @@ def test_an_adaptation_begins_where_the_model_was_trained_to_and_frees_all_of_it
     assert (plan.network.freeze_stages, plan.network.pretrained) == (0, False)
     assert plan.start_from == tmp_path / "last.pt"
     assert plan.optimizer.lr_head == pytest.approx(0.4 * source.optimizer.lr_head)
-    assert plan.loss.teacher == 1.0
+    assert (plan.loss.teacher, plan.loss.teacher_maps) == (1.0, 0.6)
     assert plan.augment.intruder == 0.0  # which only located persons have
     assert not plan.loss.teacher_turns
