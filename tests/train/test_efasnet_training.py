@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from lfpose_edge.export import cli
+from lfpose_edge.export import cli, report
 
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.train import loop
@@ -78,9 +78,14 @@ def test_the_papers_form_learns_them_too(real_people: Path, tmp_path: Path) -> N
 
 
 def test_it_is_quantised_and_built_as_any_other_network(
-    overfitted: loop.Run, real_people: Path, tmp_path: Path, command: Callable[..., Any]
+    overfitted: loop.Run,
+    real_people: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Proven on the people it knows, by ranges of others: the engine has an operator for DUC."""
+    monkeypatch.setattr(report, "_latency", lambda *_: [])  # which takes seconds
     has_rtx = importlib.util.find_spec("tensorrt_rtx") is not None
     engine = ("--engine", "tensorrt-rtx", "--gpu", "SM86") if has_rtx else ()
     others = real_people / "others.json"
@@ -94,8 +99,8 @@ def test_it_is_quantised_and_built_as_any_other_network(
     for precision in ("fp32", "int8-cpu", "int8-trt"):
         operators = [node.op_type for node in onnx.load(bundle.model_file(precision)).graph.node]
         assert operators.count("DepthToSpace") == 3, precision
-    report = json.loads((bundle.path / "report.json").read_text())
-    assert report["precisions"][0]["pck_points"] >= 95
+    found = json.loads((bundle.path / "report.json").read_text())
+    assert found["precisions"][0]["pck_points"] >= 95
     assert len(list((bundle.path / "engines").glob("*.engine"))) == (2 if has_rtx else 0)
 
 
