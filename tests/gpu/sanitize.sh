@@ -4,7 +4,7 @@
 #
 #     tests/gpu/sanitize.sh [TOOL ...]      memcheck racecheck synccheck initcheck, if none is named
 #
-# The kernels' tests only: every access is watched, which is slow. Not run yet.
+# The kernels' tests only, in one process: every access is watched, which is slow.
 set -eu
 cd "$(dirname "$0")" # not the checkout's folder, whose lfpose_edge Python would take for the installed one
 command -v compute-sanitizer >/dev/null || {
@@ -19,5 +19,5 @@ python -c "from lfpose_edge.ops import gpu; gpu.require_device()" 2>/dev/null ||
 for tool in "$@"; do
     echo "== $tool"
     compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
-        python -m pytest -q -p no:cacheprovider test_gpu_kernels.py
+        python -m pytest -q -n0 -p no:cacheprovider -p no:benchmark test_gpu_kernels.py
 done
