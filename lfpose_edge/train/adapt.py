@@ -72,7 +72,8 @@ def adaptation_recipe(
     tree["network"] |= {"pretrained": False, "freeze_stages": 0}
     tree["data"] |= {"target": [{"annotations": str(annotations), "images": str(images)}]}
     tree["loss"] |= {**TEACHER, "teacher_turns": any_way_up}
-    tree["augment"] |= {"intruder": 0.0}  # only located persons have one: the judge would know them by it
+    # Only located persons have these: the judge would know them by it.
+    tree["augment"] |= {"intruder": 0.0, "crowd": 0.0}
     return parse_recipe(tree, where=f"the recipe of {checkpoint}")
 
 

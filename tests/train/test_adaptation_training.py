@@ -134,11 +134,11 @@ def test_an_adaptation_begins_where_the_model_was_trained_to_and_frees_all_of_it
     make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     frozen = {**NETWORK, "freeze_stages": 2, "pretrained": True}
-    source = make_recipe(network=frozen, augment={"intruder": 0.5})
+    source = make_recipe(network=frozen, augment={"intruder": 0.5, "crowd": 0.5})
     plan = adaptation_recipe(source, tmp_path / "last.pt", tmp_path / "target.json", tmp_path, 3)
     assert (plan.network.freeze_stages, plan.network.pretrained) == (0, False)
     assert plan.start_from == tmp_path / "last.pt"
     assert plan.optimizer.lr_head == pytest.approx(0.4 * source.optimizer.lr_head)
     assert (plan.loss.teacher, plan.loss.teacher_maps) == (1.0, 0.6)
-    assert plan.augment.intruder == 0.0  # which only located persons have
+    assert (plan.augment.intruder, plan.augment.crowd) == (0.0, 0.0)  # which only located persons have
     assert not plan.loss.teacher_turns

@@ -57,7 +57,7 @@ def test_what_is_known_of_a_joint_changes_sides_with_it(figures: Path) -> None:
 STILL = {"rotation_deg": 0, "scale": 0, "shift": 0, "flip": 0, "color": 0, "cutout": 0}
 ONE_EACH = {
     **{"rotation_deg": 30, "turn": 1, "scale": 0.5, "shift": 0.2, "zoom": 1, "flip": 1},
-    **{"color": 0.5, "cutout": 1, "hide": 0.5, "coarse": 1, "intruder": 1},
+    **{"color": 0.5, "cutout": 1, "hide": 0.5, "coarse": 1, "intruder": 1, "crowd": 1},
 }
 
 
@@ -168,15 +168,17 @@ def test_an_intruder_covers_one_side_with_his_own_pixels() -> None:
     assert not crop.any()
 
 
-def test_intruders_come_as_often_as_the_recipe_says(figures: Path) -> None:
-    def crops(intruder: float) -> PersonCrops:
-        still = Augment(rotation_deg=0, scale=0, shift=0, flip=0, color=0, cutout=0, intruder=intruder)
+@pytest.mark.parametrize("key", ["intruder", "crowd"])
+def test_others_come_as_often_as_the_recipe_says(figures: Path, key: str) -> None:
+    def crops(chance: float) -> PersonCrops:
+        still = Augment(rotation_deg=0, scale=0, shift=0, flip=0, color=0, cutout=0, **{key: chance})
         return PersonCrops(_figures(figures), CropView((64, 64), 1.25, still))
 
     alone, crowded, some = crops(0), crops(1), crops(0.5)
     changed = [not bool((a.crop == b.crop).all()) for a, b in zip(alone, crowded, strict=True)]
-    assert all(changed)
+    assert sum(changed) >= {"intruder": 24, "crowd": 20}[key]  # of 24; not everybody finds a place in a crowd
     assert all(bool((a.joints == b.joints).all()) for a, b in zip(alone, crowded, strict=True))
+    assert all(bool((a.labelled == b.labelled).all()) for a, b in zip(alone, crowded, strict=True))
     number = sum(not bool((a.crop == b.crop).all()) for a, b in zip(alone, some, strict=True))
     assert 5 <= number <= 19  # of 24
 

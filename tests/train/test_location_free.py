@@ -237,3 +237,9 @@ def test_a_recipe_without_anything_to_learn_from_is_an_error(
 ) -> None:
     with pytest.raises(RecipeError, match="needs located persons"):
         make_recipe(data=data)
+
+
+@pytest.mark.parametrize("option", ["intruder", "crowd"])
+def test_others_come_to_located_persons_only(make_recipe: MakeRecipe, option: str) -> None:
+    with pytest.raises(RecipeError, match=f"augment.{option} needs located persons"):
+        make_recipe(data=TAGS_ONLY, augment={option: 0.5})

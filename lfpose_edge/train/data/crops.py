@@ -16,6 +16,7 @@ from lfpose_edge.geometry import Affines, apply_affine, crop_affines, inside_ima
 from lfpose_edge.persons import PersonTable
 from lfpose_edge.train.data.appearance import Appearance
 from lfpose_edge.train.data.augment import coarsen, intrude, random_crop_affine, random_pixels
+from lfpose_edge.train.data.crowding import crowded_image
 from lfpose_edge.train.recipe import Augment
 
 OF_THE_SOURCE = torch.tensor(False)
@@ -115,13 +116,19 @@ class PersonCrops(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.persons)
 
+    def _image(self, index: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        augment = self.view.augment
+        if augment is not None and augment.crowd and rng.random() < augment.crowd:
+            return crowded_image(self.persons, index, rng)
+        return self.persons.image(index)
+
     def __getitem__(self, index: int) -> Sample:
         view = self.view
         box, joints = self.persons.boxes[index], self.persons.joints[index]
         labelled, known = self.persons.labelled[index], self.persons.known[index]
         rng = np.random.default_rng((*view.seed, index))
         affine, flip = view.affine(box, rng)
-        crop = view.shown(self.persons.image(index), affine, rng, of_target=self.of_target)
+        crop = view.shown(self._image(index, rng), affine, rng, of_target=self.of_target)
         if view.augment is not None and view.augment.intruder and rng.random() < view.augment.intruder:
             other = int(rng.integers(len(self.persons)))
             theirs = view.affine(self.persons.boxes[other], rng)[0]

@@ -61,19 +61,15 @@ def silhouette(persons: PersonTable, row: int, size: tuple[int, int]) -> NDArray
     skeleton, joints, labelled = persons.skeleton, persons.joints[row], persons.labelled[row]
     trunk = _trunk_length(persons, row)
     mask = np.zeros(size, np.uint8)
-
-    def place(k: int) -> tuple[int, int]:
-        x, y = np.round(joints[k] - 0.5).astype(int).tolist()
-        return x, y
-
+    places = np.round(joints - 0.5).astype(int).tolist()
     width = max(2, round(LIMB_WIDTH * trunk))
     for a, b in skeleton.edge_indices:
         if labelled[a] and labelled[b]:
-            cv2.line(mask, place(a), place(b), 255, width, cv2.LINE_AA)
+            cv2.line(mask, places[a], places[b], 255, width, cv2.LINE_AA)
     corners = [skeleton.index(j) for j in _TRUNK if j in skeleton.keypoints]
     corners = [k for k in corners if labelled[k]]
     if len(corners) >= 3:
-        cv2.fillPoly(mask, [np.array([place(k) for k in corners], np.int32)], 255, cv2.LINE_AA)
+        cv2.fillPoly(mask, [np.array([places[k] for k in corners], np.int32)], 255, cv2.LINE_AA)
     if {"neck", "head_top"} <= set(skeleton.keypoints):
         neck, top = skeleton.index("neck"), skeleton.index("head_top")
         if labelled[neck] and labelled[top]:
@@ -117,6 +113,13 @@ def crowd_person(persons: PersonTable, row: int, level: Level, rng: np.random.Ge
         if hidden.sum() <= MOST_HIDDEN * labelled.sum():
             return Crowded(image, hidden, index)
     return None
+
+
+def crowded_image(persons: PersonTable, row: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A person's image (H, W, 3) BGR with others in it, at any level; as it is where none finds a place."""
+    level = list(LEVELS)[int(rng.integers(len(LEVELS)))]
+    found = crowd_person(persons, row, level, rng) if len(persons) > 1 else None
+    return persons.image(row) if found is None else found.image
 
 
 def write_crowds(
@@ -233,12 +236,16 @@ def _put(
     mask = cv2.warpAffine(silhouette(persons, other, theirs.shape[:2]), pixels, size, flags=cv2.INTER_LINEAR)
     if not in_front:
         mask = mask * (1 - silhouette(persons, row, image.shape[:2]))
-    blended = image + mask[..., None] * (shown.astype(np.float32) - image)
+    x, y, width, height = cv2.boundingRect((mask > 0).astype(np.uint8))
+    part = np.s_[y : y + height, x : x + width]
+    blended = image[part] + mask[part][..., None] * (shown[part].astype(np.float32) - image[part])
+    together = image.copy()
+    together[part] = np.clip(blended + 0.5, 0, 255).astype(np.uint8)
     joints = np.floor(persons.joints[row]).astype(int)
     inside = _inside(persons.joints[row], np.array([0, 0, *size], np.float64))
     covered = np.zeros(len(joints), bool)
     covered[inside] = mask[joints[inside, 1], joints[inside, 0]] > 0.5
-    return np.clip(blended + 0.5, 0, 255).astype(np.uint8), covered
+    return together, covered
 
 
 def _trunk_length(persons: PersonTable, row: int) -> float:

@@ -31,6 +31,9 @@ class Augment(Section):
     """Chance of each of the crop's 4x4 parts to be covered with the mean colour."""
     intruder: Fraction = 0.0
     """Chance that a part of another person's crop covers one side, as in a crowd; of located persons only."""
+    crowd: Fraction = 0.0
+    """Chance that others stand in front of or behind the person, as ``lfpose data crowd`` puts them there, at
+    any of its levels; of located persons only."""
 
 
 class Stage(Section):

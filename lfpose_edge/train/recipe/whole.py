@@ -54,9 +54,10 @@ class Recipe(Section):
             )
             raise ValueError(message)
         views = (self.augment, *(stage.augment for stage in self.stages))
-        if not located and any(view is not None and view.intruder for view in views):
-            message = "augment.intruder needs located persons: data.train"
-            raise ValueError(message)
+        for option in ("intruder", "crowd"):
+            if not located and any(view is not None and getattr(view, option) for view in views):
+                message = f"augment.{option} needs located persons: data.train"
+                raise ValueError(message)
         if self.adapt is not None and not (self.data.source and self.data.target):
             message = "adapt needs two domains: located persons (data.train), and the target's (data.target)"
             raise ValueError(message)
