@@ -38,6 +38,7 @@ DUC = "network.decode.upsample=duc_separable"
 NO_FF = "network.decode.laterals=[]"
 CONCAT = "network.decode.fusion=concat"
 LARGER = "network.backbone=efficientnet_lite2"
+CONTEXT = ("network.context={layers: 2, width: 128}", "network.widths=[128, 64, 48]")
 CROWDS = ("augment.crowd=0.6", "augment.intruder=0")
 ROWS: dict[str, Sequence[str]] = {
     "baseline": (NO_FF,),
@@ -52,6 +53,7 @@ ROWS: dict[str, Sequence[str]] = {
     "baseline, larger backbone": (NO_FF, LARGER),
     "FF, larger backbone": (LARGER,),
     "FF, crowds": CROWDS,
+    "FF, context, crowds": (*CROWDS, *CONTEXT),
     "baseline, larger backbone, crowds": (NO_FF, LARGER, *CROWDS),
 }
 AGAINST = {
@@ -67,6 +69,7 @@ AGAINST = {
     "baseline, larger backbone": ("baseline",),
     "FF, larger backbone": ("FF", "baseline, larger backbone"),
     "FF, crowds": ("FF", "baseline, larger backbone, crowds"),
+    "FF, context, crowds": ("FF, crowds", "baseline, larger backbone, crowds"),
     "baseline, larger backbone, crowds": ("baseline, larger backbone",),
 }
 PLACES = {
