@@ -17,7 +17,14 @@ from lfpose_edge.errors import SourceError
 from lfpose_edge.persons import PersonTable, read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.data import crowding
-from lfpose_edge.train.data.crowding import LEVELS, Level, crowd_person, silhouette, write_crowds
+from lfpose_edge.train.data.crowding import (
+    LEVELS,
+    Level,
+    crowd_person,
+    crowded_image,
+    silhouette,
+    write_crowds,
+)
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +171,22 @@ def test_the_command(figures: Path, tmp_path: Path) -> None:
     crowds = [json.loads((tmp_path / "crowds" / f"{level}.json").read_text()) for level in LEVELS]
     assert 0 < max(len(crowd["annotations"]) for crowd in crowds) <= count - 4
     assert (tmp_path / "crowds" / "hard.json").is_file()
+
+
+def test_who_is_alone_in_the_data_stays_alone(persons: PersonTable) -> None:
+    one = persons.first(1)
+    np.testing.assert_array_equal(crowded_image(one, 0, np.random.default_rng(0)), one.image(0))
+
+
+def test_every_level_comes_to_crowds_for_training(
+    persons: PersonTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Level] = []
+
+    def note_level(persons: PersonTable, row: int, level: Level, rng: np.random.Generator) -> None:
+        asked.append(level)
+
+    monkeypatch.setattr(crowding, "crowd_person", note_level)
+    for seed in range(30):
+        crowded_image(persons, 0, np.random.default_rng(seed))
+    assert set(asked) == set(LEVELS)
