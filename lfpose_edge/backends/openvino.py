@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import threading
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
 from lfpose_edge.backends.base import Backend, Closed, Floats, Request, does_not_start
 from lfpose_edge.bundle import Bundle, Precision
 from lfpose_edge.errors import BackendUnavailable, BundleError
-from lfpose_edge.machine import int8_overflows
+from lfpose_edge.machine import cpu_flags, int8_overflows
 
 logger = logging.getLogger("lfpose_edge")
 
@@ -108,6 +111,8 @@ class OpenVinoBackend:
         problem = f"openvino {openvino.__version__} cannot load {path}"
         try:
             any_number = _channels_last(core.read_model(str(path)))
+            if precision == "int8" and "amx_int8" in cpu_flags():
+                any_number = _pointwise_by_avx512(core, any_number)
             one = any_number.clone()
             problem = f"{path}: the network does not run on {height}x{width} crops"
             one.reshape({"crops": [1, height, width, 3]})
@@ -147,3 +152,30 @@ def _channels_last(model: Any) -> Any:
     steps.input("crops").tensor().set_layout(Layout("NHWC"))
     steps.input("crops").model().set_layout(Layout("NCHW"))
     return steps.build()
+
+
+def _pointwise_by_avx512(core: Any, model: Any) -> Any:
+    """A model whose 1x1 convolutions are computed by AVX-512, as on a CPU without AMX.
+
+    OpenVINO takes AMX wherever a CPU has it. A few crops do not fill its tiles: on one thread both take as
+    long, but two threads hardly share AMX's work, and do share the other's. The sums are the same integers.
+    OpenVINO reads such a wish about one layer in its own format only, so the model goes through that; where
+    there is no room for its file, the model stays as it is.
+    """
+    from openvino import Tensor, save_model
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="lfpose-") as folder:
+            file = Path(folder) / "model.xml"
+            save_model(model, file, compress_to_fp16=False)
+            layers = ElementTree.parse(file).getroot()
+            weights = np.fromfile(file.with_suffix(".bin"), np.uint8)
+    except (OSError, RuntimeError) as error:
+        logger.info("1x1 convolutions stay with AMX: %s", error)
+        return model
+    for layer in layers.iter("layer"):
+        kernel = [dim.text for dim in layer.findall("input/port[2]/dim")][2:]
+        if layer.get("type") == "Convolution" and kernel == ["1", "1"]:
+            for attributes in layer.findall("data"):
+                attributes.set("PrimitivesPriority", "cpu:brgconv_avx512_1x1")
+    return core.read_model(ElementTree.tostring(layers, "unicode"), Tensor(weights))
