@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -90,6 +91,19 @@ def test_what_is_around_people_is_refused(shared_data: Path, lite: Bundle) -> No
     around = _around_people(shared_data / "data/coco_mini/train.json", lite)
     with pytest.raises(CalibrationError, match="'mine' seems to show nobody"):
         _require(_crops(around, lite), lite)
+
+
+def test_the_user_hears_that_many_crops_show_nobody(
+    shared_data: Path, lite: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shared_data / "data" / "lspet"
+    people = _crops(read_coco_keypoints(folder / "val.json", folder / "images", lite.skeleton), lite)
+    around = _crops(_around_people(shared_data / "data/coco_mini/train.json", lite), lite)
+    half = PERSONS // 2
+    _require(replace(people, crops=np.concatenate([people.crops[:half], around.crops[half:]])), lite)
+    (warning,) = caplog.messages
+    assert f"of the {PERSONS} crops of calibration set mine that were looked at" in warning
+    assert half / 2 < int(warning.split()[0]) <= half
 
 
 def test_a_network_that_cannot_tell_is_believed_and_the_user_warned(
