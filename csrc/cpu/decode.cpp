@@ -8,6 +8,7 @@
 #include "lfpose/joint.hpp"
 #include "lfpose/peak.hpp"
 #include "lfpose/refine.hpp"
+#include "lfpose/team.hpp"
 
 namespace lfpose {
 namespace {
@@ -143,8 +144,8 @@ void decode(const DecodeInput& input, const DecodeSpec& spec, const DecodeOutput
     const std::ptrdiff_t maps = decoder.maps();
     // A map takes a microsecond or two, waking a thread several: each gets the maps of a person or more.
     constexpr std::ptrdiff_t kMapsPerThread = 16;
-    const int team = static_cast<int>(std::min<std::ptrdiff_t>(threads, maps / kMapsPerThread));
-    if (team <= 1) {
+    const int team = team_size(std::min<std::ptrdiff_t>(threads, maps / kMapsPerThread));
+    if (team == 1) {
         static thread_local Scratch scratch;
         for (std::ptrdiff_t i = 0; i < maps; ++i) decoder.decode_map(i, scratch);
         return;

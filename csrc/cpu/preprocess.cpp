@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "lfpose/team.hpp"
+
 namespace lfpose {
 
 template <typename Out>
@@ -13,13 +15,14 @@ void preprocess(const ImageView& image, const double* affines, std::ptrdiff_t n,
         const auto sample = affine.axis_aligned() ? crop_axis_aligned<Out> : crop_general<Out>;
         sample(image, affine, spec, scratch, out + i * crop_size);
     };
-    if (threads <= 1 || n <= 1) {
+    const int team = team_size(std::min<std::ptrdiff_t>(threads, n));
+    if (team == 1) {
         static thread_local PreprocessScratch scratch;
         for (std::ptrdiff_t i = 0; i < n; ++i) crop(i, scratch);
         return;
     }
 #ifdef _OPENMP
-#pragma omp parallel num_threads(static_cast<int>(std::min<std::ptrdiff_t>(threads, n)))
+#pragma omp parallel num_threads(team)
 #endif
     {
         PreprocessScratch scratch;
