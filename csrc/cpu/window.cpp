@@ -97,6 +97,10 @@ LFPOSE_CLONES void sample_window(const MapView& map, const SampleGrid& grid, con
     const int sample_stride = (cells + 1 + 3 * kLanes - 1) / kLanes * kLanes;
     float* samples = scratch.samples.reserve(rows * sample_stride);
     float* along_x = scratch.rows.reserve(rows * stride);
+    // What lies beside the window weighs nothing, and still must not be of another map: a sigmoid is rounded
+    // by the one that it shares a division with.
+    std::fill_n(samples, rows * sample_stride, 0.0F);
+    std::fill_n(along_x, rows * stride, 0.0F);
     // First all rows, then all rows again: a load that straddles a store just made would wait for it.
     ReadAhead ahead = read_ahead;
     for (int row = 0; row < rows; ++row) {
@@ -112,6 +116,7 @@ LFPOSE_CLONES void sample_window(const MapView& map, const SampleGrid& grid, con
     scratch.pitch = pitch;
     float* values = scratch.buffer.reserve(window.height * pitch + 2 * kLanes);
     scratch.values = values;
+    std::fill_n(values + window.height * pitch, 2 * kLanes, 0.0F);
     int row = 0, i = y_axis.lead;
     for (int y = 0; y < window.height; ++y) {
         for (int line = 0; line < 3; ++line) ahead.step();

@@ -123,6 +123,20 @@ def test_threads_change_nothing() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_map_gives_the_same_bits_whatever_was_decoded_before_it(method: ops.Method, factor: int) -> None:
+    random = np.random.default_rng(factor)
+    cams = random.normal(size=(6, 8, 16, 16)).astype(np.float32)
+    presence, affines = np.ones((6, 8), np.float32), np.tile(UNIT, (6, 1, 1))
+    config = ops.DecodeConfig(stride=factor, upsample=factor, method=method)
+    together = ops.decode(cams, presence, affines, config, threads=1)[0]
+    order = random.permutation(6)
+    for threads in (1, 2, 3):
+        again = ops.decode(cams[order], presence, affines, config, threads=threads)[0]
+        np.testing.assert_array_equal(again, together[order])
+
+
 def test_affines_map_to_the_image() -> None:
     cams = bump((2, 3, 12, 12), np.random.default_rng(8)).astype(np.float32)
     affines = np.array([[[1.5, 0.2, 30], [-0.2, 1.5, 70]], [[-0.5, 0, 9], [0, 0.5, -4]]])
