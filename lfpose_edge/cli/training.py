@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from pathlib import Path
 
 from lfpose_edge.cli.errors import Stopped
@@ -42,9 +43,8 @@ def run_train(
     if os.environ.get("RANK", "0") != "0":  # one of several processes says it
         return
     said = "trained" if run.steps else "trained before, and nothing is done anew; another --out trains again"
-    plain_console(stderr=True).print(
-        f"{said}: {run.checkpoint}\nnext: lfpose-export {run.checkpoint} --out {plan.name}-bundle"
-    )
+    following = shlex.join(["lfpose-export", str(run.checkpoint), "--out", f"{plan.name}-bundle"])
+    plain_console(stderr=True).print(f"{said}: {run.checkpoint}\nnext: {following}")
 
 
 def require_device(name: str) -> torch.device:

@@ -157,7 +157,8 @@ def load_bundle_weights(network: CamNetwork, bundle: Bundle) -> None:
             f"{norm}.running_var": torch.full((size,), 1 - _module(network, norm).eps),
         }
     if any(name.startswith("smoothing.") for name in layers):  # the file's network smooths: see CamNetwork
-        state["cam_head.bias"] += Smoothing.BACKGROUND
+        for lifted in {"cam_head.bias", "erasing_head.cam_head.bias"} & state.keys():
+            state[lifted] += Smoothing.BACKGROUND
     counters = {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
     missing = network.state_dict().keys() - state.keys() - counters.keys()
     unused = [name for name in layers if not name.startswith("smoothing.")]

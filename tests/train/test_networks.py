@@ -149,6 +149,7 @@ def test_the_shipped_network_fits_the_edge() -> None:
     [
         ({"backbone": "efficientnet_lite9"}, "did you mean 'efficientnet_lite"),
         ({"backbone": "resnet50"}, "name a checkpoint file"),
+        ({"freeze_stages": 8}, "freeze_stages is 8, and efficientnet_lite0 has 7 stages"),
         ({"pretrained": Path("nowhere.pth")}, "cannot read ImageNet weights"),
     ],
 )

@@ -33,6 +33,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "refine": True,
         "smooth_cells": 1.5,
     },
+    "erased and smoothed": {
+        "backbone": "efficientnet_lite0",
+        "widths": SMALL,
+        "erase": 0.7,
+        "smooth_cells": 1.5,
+    },
     "with frozen stages": {"backbone": "efficientnet_lite0", "widths": SMALL, "freeze_stages": 2},
     "resnet": {"backbone": "resnet18", "widths": SMALL},
 }

@@ -20,12 +20,18 @@ def build_network(recipe: Network, skeleton: Skeleton, *, pretrained: bool | Non
         pretrained: whether to load ImageNet weights; None does as the recipe says.
 
     Raises:
-        RecipeError: an unknown backbone, missing weights.
+        RecipeError: an unknown backbone, missing weights, more stages to freeze than there are.
     """
     if recipe.backbone not in BACKBONES:
         message = f"unknown backbone {recipe.backbone!r}; {did_you_mean(recipe.backbone, BACKBONES)}"
         raise RecipeError(message)
     network = CamNetwork(recipe, skeleton)
+    stages = len(network.backbone.early_layers()) - 1
+    if recipe.freeze_stages > stages:
+        message = (
+            f"network.freeze_stages is {recipe.freeze_stages}, and {recipe.backbone} has {stages} stages"
+        )
+        raise RecipeError(message)
     source = recipe.pretrained if not isinstance(recipe.pretrained, bool) else None
     if recipe.pretrained is not False if pretrained is None else pretrained:
         load_imagenet_weights(network.backbone, recipe.backbone, source)

@@ -11,6 +11,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """Keys that it does not know are errors; nothing in it changes."""
+    """Keys that it does not know are errors, as are numbers without end; nothing in it changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -18,9 +18,10 @@ from lfpose_edge.train.recipe.training import Adaptation, Augment, Loss, Optimiz
 class Recipe(Section):
     """Everything that decides what a training makes."""
 
-    name: str
+    name: str = Field(pattern=r"^[^/\\.][^/\\]*$")
+    """What the model is called; a training without ``--out`` is in runs/NAME."""
     skeleton: str
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
     data: Data
     network: Network = Network()
