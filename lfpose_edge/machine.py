@@ -62,8 +62,15 @@ def cpu_model() -> str:
 
 
 def cpu_flags() -> frozenset[str]:
-    """What the first processor can do, in Linux's words; empty where the system does not tell."""
-    return frozenset(_cpu_entries().get("flags", "").split())
+    """What the first processor can do, in Linux's words.
+
+    On other systems a few things are asked of the processor itself, as far as they decide something here.
+    """
+    if entries := _cpu_entries():
+        return frozenset(entries.get("flags", "").split())
+    from lfpose_edge import _core
+
+    return frozenset(_core.cpu_flags())
 
 
 def int8_overflows() -> bool:

@@ -1,0 +1,28 @@
+"""What is known of the processor, with Linux's word and without it."""
+
+from __future__ import annotations
+
+import pytest
+
+from lfpose_edge import _core, machine
+
+ASKED = {"sse4_2", "avx2", "avx512bw", "avx512_vnni", "avx_vnni"}
+
+
+def test_the_processor_itself_says_what_linux_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = machine.cpu_flags()
+    if not said:
+        pytest.skip("no x86 Linux, whose word would be compared")
+    assert set(_core.cpu_flags()) == said & ASKED
+    overflows = machine.int8_overflows()
+    monkeypatch.setattr(machine, "_cpu_entries", dict)  # as on Windows and macOS
+    assert machine.cpu_flags() == said & ASKED
+    assert machine.int8_overflows() == overflows
+
+
+def test_without_a_word_of_vnni_int8_may_overflow_on_x86_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_cpu_entries", dict)
+    monkeypatch.setattr(_core, "cpu_flags", lambda: ["avx2"])
+    for name, overflows in (("AMD64", True), ("arm64", False)):
+        monkeypatch.setattr(machine.platform, "machine", lambda name=name: name)
+        assert machine.int8_overflows() is overflows
