@@ -69,16 +69,22 @@ class YoloxDetector:
 
         # The shape that a file declares may hold names in place of numbers; a run is certain.
         try:
-            shape = self._run(np.zeros((1, 3, *self.input_size), np.float32)).shape
+            answer = self._run(np.zeros((1, 3, *self.input_size), np.float32))
         except Exception as error:  # onnxruntime's errors share no public base class
             message = f"{self._path} is no YOLOX detector: it does not run on one image: {error}"
             raise BundleError(message) from error
-        anchors = len(self._grid)
+        anchors, shape = len(self._grid), answer.shape
         if len(shape) != 3 or shape[:2] != (1, anchors) or shape[2] < 6:
             message = (
                 f"{self._path} is no YOLOX detector: for its input of {self.input_size} the output must have "
                 f"shape (1, {anchors}, 5 + classes), got {shape}; export with YOLOX's tools/export_onnx.py, "
                 "or give a callable as the detector"
+            )
+            raise BundleError(message)
+        if self._is_decoded(answer[0]):
+            message = (
+                f"{self._path} decodes its boxes itself, as tools/export_onnx.py has it with "
+                "--decode_in_inference: export it without"
             )
             raise BundleError(message)
         self.num_classes = shape[2] - 5
@@ -126,6 +132,11 @@ class YoloxDetector:
         xywh = np.concatenate([top_left, extent], axis=1)
         kept = np.asarray(cv2.dnn.NMSBoxes(xywh.tolist(), scores.tolist(), 0.0, self._iou_threshold), np.intp)
         return np.concatenate([top_left, top_left + extent], axis=1)[kept], scores[kept]
+
+    def _is_decoded(self, raw: Floats) -> bool:
+        """Whether rows hold centres in pixels, which follow the grid, and not offsets of a cell or two."""
+        center = raw[:, :2]
+        return bool(np.median(np.abs(center / self._stride - self._grid)) < np.median(np.abs(center)))
 
     def _run(self, crop: Floats) -> Floats:
         output: Floats = self._session.run(None, {self._input_name: crop})[0]

@@ -204,6 +204,18 @@ def test_other_networks_are_refused(tmp_path: Path, options: dict[str, Any], tex
     assert "other.onnx is no YOLOX detector" in str(caught.value)
 
 
+def test_a_network_that_decodes_its_boxes_is_refused(tmp_path: Path) -> None:
+    rows, cell = {}, 0
+    for stride in (8, 16, 32):
+        for y in range(SIDE // stride):
+            for x in range(SIDE // stride):
+                rows[cell] = [(x + 0.5) * stride, (y + 0.5) * stride, 20.0, 30.0, 0.0, 0.0]
+                cell += 1
+    path = write_network(tmp_path / "n.onnx", rows)
+    with pytest.raises(BundleError, match="decodes its boxes itself.*--decode_in_inference"):
+        YoloxDetector(path)
+
+
 def test_threads_are_the_networks(tmp_path: Path) -> None:
     detector = YoloxDetector(write_network(tmp_path / "n.onnx", {}), threads=2)
     assert detector._session.get_session_options().intra_op_num_threads == 2
