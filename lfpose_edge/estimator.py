@@ -352,13 +352,14 @@ class PoseEstimator:
         height, width = image_size(image, self._color)
         t0 = perf_counter()
         if given is not None:
-            boxes = clip_boxes(given, (height, width))
-            box_scores = np.ones(len(boxes), np.float32)
+            cut_out, box_scores = given, None
         elif detector is not None:
-            boxes, box_scores = detector(packed(image, self._color))
+            cut_out, box_scores = detector(packed(image, self._color))
         else:
-            boxes = np.array([[0, 0, width, height]], np.float32)
-            box_scores = np.ones(1, np.float32)
+            cut_out, box_scores = np.array([[0, 0, width, height]], np.float32), None
+        boxes = clip_boxes(cut_out, (height, width))
+        if box_scores is None:
+            box_scores = np.ones(len(boxes), np.float32)
         t1 = perf_counter()
 
         skeleton = self._bundle.skeleton
@@ -372,7 +373,6 @@ class PoseEstimator:
             return lambda: empty
 
         # Of a box that reaches beyond the image all of it counts: clipped, it would be of another scale.
-        cut_out = boxes if given is None else given
         affines = crop_affines(cut_out, self._input.size, padding=self._input.padding)
         wait = self._pipeline.submit(image, affines, stay=stay)
 

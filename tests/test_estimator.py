@@ -289,6 +289,20 @@ def test_an_estimator_that_is_closed_during_a_call_says_so(bundle: Path, backend
         pose(np.zeros((40, 40, 3), np.uint8))
 
 
+def test_a_box_is_cut_out_alike_whoever_gives_it(bundle: Path) -> None:
+    """Also beyond the image: the crop has the whole box's scale, and the result's box is clipped."""
+    box = [-60.0, 20.0, 140.0, 330.0]
+    image = spots((50.0, 100.0))
+    found = []
+    for detector, boxes in ((lambda _: [box], None), (None, [box])):
+        with PoseEstimator(bundle, detector=detector, backend="onnxruntime") as estimator:
+            found.append(estimator(image, boxes))
+    detected, given = found
+    np.testing.assert_array_equal(detected.keypoints, given.keypoints)
+    np.testing.assert_array_equal(detected.boxes, given.boxes)
+    assert given.boxes.tolist() == [[0, 20, 140, 240]]
+
+
 def test_a_closed_estimator_keeps_no_detector(bundle: Path) -> None:
     class Detector:
         def __call__(self, image: np.ndarray) -> list[list[int]]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lfpose_edge.detection.yolox import YoloxDetector
+from lfpose_edge.geometry import FAR_PX
 from lfpose_edge.opencv import cv2
 
 Floats = NDArray[np.float32]
@@ -25,8 +26,8 @@ class Detector(Protocol):
             image: (H, W, 3) uint8, in the colour order of the estimator that asks.
 
         Returns:
-            Boxes (N, 4) x1, y1, x2, y2 in pixels of the image; or a tuple of such boxes and their
-            scores (N,) in [0, 1]. N may be 0.
+            Boxes (N, 4) x1, y1, x2, y2 in pixels of the image, which they may reach beyond; or a tuple
+            of such boxes and their scores (N,) in [0, 1]. N may be 0.
         """
         ...
 
@@ -46,9 +47,9 @@ class CheckedDetector:
         """Find the persons in an image (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8.
 
         Returns:
-            Boxes (N, 4) float32 x1, y1, x2, y2, clipped to the image, and scores (N,) float32, 1 where
-            the detector gives none. Boxes wholly outside the image are left out: trackers predict such
-            boxes for people who walk out of the frame.
+            Boxes (N, 4) float32 x1, y1, x2, y2, as they were given, and scores (N,) float32, 1 where the
+            detector gives none. Boxes wholly outside the image are left out: trackers predict such boxes
+            for people who walk out of the frame.
 
         Raises:
             TypeError: the detector's answer is not made of numbers.
@@ -56,16 +57,16 @@ class CheckedDetector:
                 outside [0, 1].
         """
         answer = self._detector(_three_channels(image))
-        if isinstance(answer, tuple) and len(answer) == 2:
+        if isinstance(answer, tuple) and len(answer) == 2 and not all(map(_is_one_box, answer)):
             boxes = self._boxes(answer[0])
             scores = self._scores(answer[1], len(boxes))
         else:
             boxes = self._boxes(answer)
             scores = np.ones(len(boxes), np.float32)
         height, width = image.shape[:2]
-        boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        return boxes[inside], scores[inside]
+        clipped = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+        inside = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+        return np.clip(boxes[inside], -FAR_PX, FAR_PX), scores[inside]
 
     def _boxes(self, given: object) -> Floats:
         boxes = self._numbers("boxes", given)
@@ -145,6 +146,14 @@ def resolve_detector(
         return CheckedDetector(spec)
     message = f"a detector is None, a callable, a path or a zoo name, got {type(spec).__name__}"
     raise TypeError(message)
+
+
+def _is_one_box(part: Any) -> bool:
+    """Of a tuple of two: a box, and not all boxes or all scores."""
+    try:
+        return bool(np.shape(part) == (4,))
+    except (TypeError, ValueError):
+        return False
 
 
 def _three_channels(image: NDArray[np.uint8]) -> NDArray[Any]:

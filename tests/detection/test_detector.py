@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lfpose_edge.detection import resolve_detector
 from lfpose_edge.errors import BundleError
+from lfpose_edge.geometry import FAR_PX
 
 IMAGE = np.zeros((100, 200, 3), np.uint8)
 TWO = [[10, 20, 50, 90], [60, 0, 190, 100]]
@@ -39,7 +40,11 @@ def test_none_is_no_detector() -> None:
         pytest.param([], [], [], id="nobody, a list"),
         pytest.param(np.zeros((0, 4)), [], [], id="nobody, an array"),
         pytest.param(([], []), [], [], id="nobody, with scores"),
-        pytest.param([[-10, -5, 50, 300]], [[0, 0, 50, 100]], [1], id="clipped to the image"),
+        pytest.param(tuple(TWO), TWO, [1, 1], id="tuple of two boxes"),
+        pytest.param((TWO[0],) * 3, [TWO[0]] * 3, [1] * 3, id="tuple of three boxes"),
+        pytest.param(([TWO[0]] * 4, [1, 0, 1, 0]), [TWO[0]] * 4, [1, 0, 1, 0], id="four boxes and scores"),
+        pytest.param([[-10, -5, 50, 300]], [[-10, -5, 50, 300]], [1], id="beyond the image: as it is"),
+        pytest.param([[-1e9, 0, 50, 9]], [[-FAR_PX, 0, 50, 9]], [1], id="far beyond the image"),
         pytest.param(
             ([[-9, 0, -2, 9], TWO[0]], [0.9, 0.5]), TWO[:1], [0.5], id="outside the image: left out"
         ),
