@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -295,6 +296,6 @@ def _require_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         message = f"{out} exists; choose another --out, or remove it"
         raise BundleError(message)
-    if out.is_mount():
+    if os.path.ismount(out):  # Path.is_mount does not know Windows before Python 3.12
         message = f"{out} is a mount point, which a finished bundle cannot replace: give a folder in it"
         raise BundleError(message)

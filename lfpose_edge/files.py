@@ -12,7 +12,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +51,22 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder beside ``path`` to fill; it takes the place of ``path`` when the block ends well.
 
-    ``path`` is no folder yet, or an empty one. What other processes left half filled when they were killed
-    goes: each holds a lock for as long as it lives, on whichever machine.
+    ``path`` is no folder yet, or an empty one, or a link to either. What other processes left half filled
+    when they were killed goes: each holds a lock for as long as it lives, on whichever machine.
 
     Raises:
         OSError: it cannot be written; the error names ``path``.
     """
     _make_parent(path)
+    path = path.resolve()
+    if os.path.ismount(path):
+        raise OSError(errno.EBUSY, "a mount point, which a finished folder cannot replace", str(path))
     for lock in path.parent.glob(f".{glob.escape(path.name)}.*.part.lock"):
         with locked(lock, wait=False) as is_dead:
             if is_dead:
                 shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+        if is_dead:
+            with suppress(PermissionError):  # on Windows, where another process looks at it just now
                 lock.unlink(missing_ok=True)
     folder = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     lock = folder.with_name(f"{folder.name}.lock")

@@ -101,6 +101,28 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert caught.value.filename == str(path / "a" / "b")
 
 
+def test_a_link_to_a_folder_is_followed_and_here_is_a_folder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("empty", "here"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    monkeypatch.chdir(tmp_path / "here")
+    for path, real in ((tmp_path / "link", "empty"), (Path(), "here")):
+        with whole_folder(path) as part:
+            (part / "a").write_text("1")
+        assert (tmp_path / real / "a").read_text() == "1"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "here", "link"]
+
+
+def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.ismount", lambda path: str(path) == str(tmp_path / "volume"))
+    worked = False
+    with pytest.raises(OSError, match="a mount point"), whole_folder(tmp_path / "volume"):
+        worked = True
+    assert not worked
+
+
 def test_what_a_dead_process_left_half_filled_goes(tmp_path: Path) -> None:
     (tmp_path / ".folder.dead.part").mkdir()
     (tmp_path / ".folder.dead.part" / "half").write_text("1")
