@@ -167,11 +167,14 @@ def images_in(folder: Path, *, deep: bool = False) -> list[Path]:
         deep: those in its folders too.
 
     Raises:
-        SourceError: it holds no image.
+        SourceError: it holds no image, or cannot be looked into.
     """
-    there = folder.rglob("*") if deep else folder.iterdir()
-    files = (p for p in there if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-    found = sorted((p for p in files if p.is_file()), key=_natural)
+    try:
+        there = folder.rglob("*") if deep else folder.iterdir()
+        files = (p for p in there if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        found = sorted((p for p in files if p.is_file()), key=_natural)
+    except OSError as error:
+        raise cannot_read(str(folder), error) from error
     if not found:
         message = f"folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
         raise SourceError(message)

@@ -68,9 +68,10 @@ def bundle_path(model: str | os.PathLike[str]) -> Path:
         if (Path(text) / "manifest.json").is_file():
             logger.warning("%s is the shipped model; the folder of that name here is ./%s", text, text)
         return SHIPPED / text
-    if text and Path(text).is_dir():
+    # These two, unlike a Path's, say no of a name that is too long.
+    if text and os.path.isdir(text):  # noqa: PTH112
         return Path(text)
-    if Path(text).is_file():
+    if os.path.isfile(text):  # noqa: PTH113
         message = f"{text} is a file; a model is the folder of a bundle, here perhaps {Path(text).parent}"
         raise BundleError(message)
     hint = did_you_mean(text, model_names())
@@ -85,17 +86,18 @@ def detector_path(detector: str | os.PathLike[str], cache_dir: Path | None = Non
     ``$LFPOSE_CACHE``), and checked against its sha256 before it appears there.
 
     Raises:
-        BundleError: neither a file nor a known name, or the download failed or differs.
+        BundleError: neither a file nor a known name, or the download failed, differs, or cannot be kept.
     """
     text = os.fspath(detector)
-    if Path(text).is_file():
+    if os.path.isfile(text):  # noqa: PTH113
         return Path(text)
     if text not in DETECTORS:
         message = f"no detector {text!r}: neither a file nor a known name; {did_you_mean(text, DETECTORS)}"
         raise BundleError(message)
     folder = cache_dir or default_cache_dir()
     path = folder / f"{text}-{DETECTORS[text].sha256[:12]}.onnx"
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113
+        _require_room(path)
         _download(DETECTORS[text], path)
     return path
 
@@ -105,6 +107,18 @@ def default_cache_dir() -> Path:
     if given := os.environ.get("LFPOSE_CACHE"):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lfpose_edge"
+
+
+def _require_room(path: Path) -> None:
+    """BundleError where a file cannot be kept, before it is fetched; no folder is made yet."""
+    folders = path.absolute().parents
+    nearest = next(folder for folder in folders if os.path.lexists(folder))
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise _not_kept(path, f"{nearest} is no folder that can be written to")
+
+
+def _not_kept(path: Path, why: str) -> BundleError:
+    return BundleError(f"cannot keep {path.name}: {why}; name another folder with cache_dir or $LFPOSE_CACHE")
 
 
 def _download(source: Download, path: Path) -> None:
@@ -118,4 +132,7 @@ def _download(source: Download, path: Path) -> None:
     if found != source.sha256:
         message = f"{source.url} gave a file with sha256 {found}, expected {source.sha256}; it was not kept"
         raise BundleError(message)
-    write_bytes_whole(path, data)
+    try:
+        write_bytes_whole(path, data)
+    except OSError as error:
+        raise _not_kept(path, f"{error.filename}: {error.strerror}") from error

@@ -149,6 +149,21 @@ def test_a_download_that_breaks_off_says_what_to_do(tmp_path: Path, monkeypatch:
         zoo.detector_path("yolox-nano", tmp_path / "cache")
 
 
+def test_where_it_could_not_be_kept_nothing_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(zoo.urllib.request, "urlopen", lambda *_, **__: pytest.fail("it was fetched"))
+    with pytest.raises(BundleError, match=r"file is no folder that can be written to; .*LFPOSE_CACHE"):
+        zoo.detector_path("yolox-nano", tmp_path / "file" / "cache")
+
+
+@pytest.mark.parametrize("find", [zoo.bundle_path, zoo.detector_path])
+def test_a_name_that_is_too_long_for_a_file_is_no_name(find: Callable[[str], Path]) -> None:
+    with pytest.raises(BundleError, match="no (model|detector) 'aaaa"):
+        find("a" * 5000)
+
+
 def test_a_named_cache_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody() -> Path:
         raise RuntimeError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -352,3 +354,12 @@ def test_a_file_that_is_no_video(tmp_path: Path, capfd: pytest.CaptureFixture[st
     path.write_bytes(b"not a video" * 100)
     with pytest.raises(SourceError, match="cannot open"):
         list(frames(path))
+
+
+def test_a_folder_that_cannot_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(self: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(SourceError, match=f"cannot read {tmp_path}: Permission denied"):
+        next(iter(frames(tmp_path)))
