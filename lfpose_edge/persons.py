@@ -366,7 +366,7 @@ def unlabelled_persons(images: list[Path], boxes: NDArray[np.float64], skeleton:
         joints=np.zeros((n, k, 2)),
         labelled=np.zeros((n, k), bool),
         known=np.zeros((n, k), bool),
-        areas=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
+        areas=AREA_OF_BOX * np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
         skeleton=skeleton,
         exif=True,
     )

@@ -17,6 +17,7 @@ from lfpose_edge.console import plain_console
 from lfpose_edge.detection import resolve_detector
 from lfpose_edge.errors import SourceError
 from lfpose_edge.files import require_writable, write_text_whole
+from lfpose_edge.persons import AREA_OF_BOX
 from lfpose_edge.sources import Image, images_in, load_stored
 
 
@@ -80,7 +81,7 @@ def find_people(
                     "category_id": 1,
                     "iscrowd": 0,
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
+                    "area": AREA_OF_BOX * (x2 - x1) * (y2 - y1),
                     "score": score,
                 }
             )

@@ -43,6 +43,7 @@ def test_boxes_are_what_the_detector_finds_and_begin_a_sheet(
     table = read_coco_boxes(tmp_path / "people.json", photos, LSP14)
     assert [path.relative_to(photos).as_posix() for path in table.images] == ["a.png", *["more/c.png"] * 2]
     np.testing.assert_allclose(table.boxes, [[2, 3, 22, 33], [2, 3, 22, 33], [30.5, 4, 55, 39]])
+    np.testing.assert_allclose(table.areas, 0.53 * np.array([600, 600, 857.5]))  # nobody drew an outline
     tree = json.loads((tmp_path / "people.json").read_text())
     assert [round(a["score"], 3) for a in tree["annotations"]] == [0.9, 0.9, 0.5]
     assert tree["images"][0] == {"id": 1, "file_name": "a.png", "width": 60, "height": 40}

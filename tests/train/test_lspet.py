@@ -51,6 +51,8 @@ def test_the_parts_are_everybodys_and_the_joints_are_where_they_were(lfpose, pub
     seen = {}
     for part in ("train", "val", "test"):
         persons = read_coco_keypoints(folder / f"{part}.json", folder / "images", LSP14)
+        sides = persons.boxes[:, 2:] - persons.boxes[:, :2]
+        np.testing.assert_allclose(persons.areas, 0.53 * sides.prod(axis=1), rtol=1e-3)  # no outlines
         seen[part] = [int(i) - 1 for i in persons.annotation_ids]
         for row, number in enumerate(seen[part]):
             labelled = joints[:, 2, number] > 0

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lfpose_edge.errors import BackendUnavailable, SourceError
 from lfpose_edge.files import require_writable, write_json_whole
+from lfpose_edge.persons import AREA_OF_BOX
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.sources import load_stored
 
@@ -113,7 +114,7 @@ def _person(images: Path, row: int, joints: NDArray[np.float64]) -> Sequence[dic
         "category_id": 1,
         "iscrowd": 0,
         "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
-        "area": round((x2 - x1) * (y2 - y1), 1),
+        "area": round(AREA_OF_BOX * (x2 - x1) * (y2 - y1), 1),
         "keypoints": keypoints.ravel().tolist(),
         "num_keypoints": int(labelled.sum()),
     }
