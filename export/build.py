@@ -23,7 +23,7 @@ from lfpose_edge.export.search import Quantised, quantise_within
 from lfpose_edge.export.source import Source, open_source
 
 from lfpose_edge.backends import Request, load_backend
-from lfpose_edge.backends.tensorrt_api import Steps
+from lfpose_edge.backends.tensorrt_calls import Steps
 from lfpose_edge.bundle import VERSION, Bundle, Decode, Input, JointSet, write_manifest
 from lfpose_edge.errors import AccuracyGateError, BundleError
 from lfpose_edge.files import whole_folder

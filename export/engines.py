@@ -16,7 +16,9 @@ from lfpose_edge.export.proof import session
 
 from lfpose_edge.backends.engine_cache import Gpu
 from lfpose_edge.backends.engine_files import Fingerprint, write_engine
-from lfpose_edge.backends.tensorrt_api import BuildOptions, Flavour, Steps, TensorRt
+from lfpose_edge.backends.tensorrt import unfit_gpu
+from lfpose_edge.backends.tensorrt_api import BuildOptions, Flavour, TensorRt
+from lfpose_edge.backends.tensorrt_calls import Steps
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BackendUnavailable, BundleError, did_you_mean
 from lfpose_edge.ops.gpu import require_device
@@ -60,8 +62,8 @@ def require(wanted: Engines) -> None:
     tensorrt = TensorRt.load(wanted.kind)
     for gpu in wanted.gpus:
         tensorrt.require_target(gpu)
-    if not wanted.gpus:
-        gpu_here()
+    if not wanted.gpus and (reason := unfit_gpu(wanted.kind, gpu_here())):
+        raise BackendUnavailable(reason)
     if wanted.options.dla_core is not None and tensorrt.types_are_the_files:
         message = f"{tensorrt.name} builds nothing for a Jetson's DLA: leave out --dla-core"
         raise BackendUnavailable(message)
@@ -153,7 +155,9 @@ def build_engine(
     label, infer = f"{tensorrt.name} {precision} {gpu}", None
     if has_gpu(options.compute_capability):
         height, width = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
-        infer = engine_session(tensorrt, plan, len(bundle.skeleton), (height, width), options.batches[2])
+        infer = engine_session(
+            tensorrt, plan, len(bundle.skeleton), (height, width), options.batches[2], options.dla_core
+        )
         require_parity(label, infer, reference, manifest.input)
     fingerprint = Fingerprint(
         model_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),

@@ -58,7 +58,14 @@ def has_gpu(compute_capability: str | None) -> bool:
     return compute_capability in (None, f"SM{major}{minor}")
 
 
-def engine_session(tensorrt: TensorRt, plan: bytes, joints: int, cells: tuple[int, int], most: int) -> Infer:
+def engine_session(
+    tensorrt: TensorRt,
+    plan: bytes,
+    joints: int,
+    cells: tuple[int, int],
+    most: int,
+    dla_core: int | None = None,
+) -> Infer:
     """An engine as a function of crops, with torch's device memory.
 
     Args:
@@ -67,10 +74,11 @@ def engine_session(tensorrt: TensorRt, plan: bytes, joints: int, cells: tuple[in
         joints: K.
         cells: the CAMs' height and width.
         most: crops that it takes at once; more are given to it one part after the other.
+        dla_core: that it was built for.
     """
     import torch
 
-    engine = Engine(tensorrt, plan).new_context()
+    engine = Engine(tensorrt, plan, dla_core).new_context()
 
     def infer_part(crops: Floats) -> tuple[Floats, Floats]:
         tensors = {

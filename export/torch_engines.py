@@ -10,6 +10,7 @@ from lfpose_edge.export import on_gpu
 from lfpose_edge.export.on_gpu import BuiltEngine
 from lfpose_edge.export.proof import session
 
+from lfpose_edge.backends.engine_cache import Gpu
 from lfpose_edge.backends.engine_files import Fingerprint
 from lfpose_edge.backends.tensorrt_api import BuildOptions
 from lfpose_edge.backends.torch_tensorrt import SUFFIX, library_unavailable
@@ -70,7 +71,7 @@ def build_torch_engine(network: torch.nn.Module, bundle: Bundle, options: BuildO
 
     reference = session(onnx.load(bundle.model_file("fp32")))
     on_gpu.require_parity("torch_tensorrt fp16", infer, reference, bundle.manifest.input)
-    gpu = torch.cuda.get_device_name() if on_gpu.DEVICE == "cuda" else on_gpu.DEVICE
+    gpu = _gpu_here().label if on_gpu.DEVICE == "cuda" else on_gpu.DEVICE
     fingerprint = Fingerprint(
         model_sha256=bundle.manifest.files[bundle.manifest.models["fp32"]].sha256,
         library="torch_tensorrt",
@@ -86,6 +87,14 @@ def build_torch_engine(network: torch.nn.Module, bundle: Bundle, options: BuildO
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
         write_json_whole(path.with_suffix(".json"), {**vars(fingerprint), "engine_sha256": digest})
     return BuiltEngine(path, f"torch_tensorrt {torch_tensorrt.__version__} fp16 {gpu}", infer)
+
+
+def _gpu_here() -> Gpu:
+    """The GPU that torch computes on."""
+    import torch
+
+    facts = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return Gpu(facts.name, (facts.major, facts.minor), facts.multi_processor_count)
 
 
 def _in_half(network: torch.nn.Module) -> torch.nn.Module:

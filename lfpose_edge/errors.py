@@ -18,7 +18,7 @@ class BundleError(LFPoseError):
     """A model bundle is missing, damaged, or of another schema."""
 
 
-class EngineMismatch(LFPoseError):
+class EngineMismatch(BackendUnavailable):
     """A compiled engine was built for another model, GPU or library version."""
 
 

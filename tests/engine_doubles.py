@@ -22,6 +22,7 @@ class FakeTensorRt(ModuleType):
     Attributes:
         builds: how many engines were built.
         flags: that builders were given.
+        runtimes: that were made.
         refuses: whether an execution that is queued on a stream is refused.
     """
 
@@ -32,6 +33,7 @@ class FakeTensorRt(ModuleType):
         self.flags: list[int] = []
         self.timing_caches: list[bytes] = []
         self.contexts = 0
+        self.runtimes: list[Any] = []
         self.refuses: Callable[[Stream], bool] = lambda stream: False
         self.NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0, STRONGLY_TYPED=1)
         self.MemoryPoolType = SimpleNamespace(WORKSPACE=0)
@@ -100,7 +102,9 @@ class FakeTensorRt(ModuleType):
                 get_tensor_dtype=lambda name: "float32",
             )
 
-        return SimpleNamespace(deserialize_cuda_engine=read)
+        runtime = SimpleNamespace(deserialize_cuda_engine=read, DLA_core=None)
+        self.runtimes.append(runtime)
+        return runtime
 
     def _context(self, model: bytes, strategy: str | None) -> Any:
         import onnxruntime

@@ -18,7 +18,8 @@ from lfpose_edge.backends.engine_files import (
     read_engine,
     write_engine,
 )
-from lfpose_edge.backends.tensorrt_api import BuildOptions, Engine, Steps, TensorRt
+from lfpose_edge.backends.tensorrt_api import BuildOptions, Engine, TensorRt
+from lfpose_edge.backends.tensorrt_calls import Steps
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.errors import BackendUnavailable, EngineMismatch
 from lfpose_edge.files import locked
@@ -100,9 +101,9 @@ def open_engine(
         batches=batches_up_to(max_batch),
         size=bundle.manifest.input.size,
     )
-    for plan in _plans(bundle.path / "engines", cache, wanted, gpu):
+    for plan, dla_core in _plans(bundle.path / "engines", cache, wanted, gpu):
         try:
-            return Engine(tensorrt, plan)
+            return Engine(tensorrt, plan, dla_core)
         except EngineMismatch as error:
             logger.warning("%s; it is passed over", error)
     if precision == "fp16" and tensorrt.types_are_the_files:
@@ -115,8 +116,11 @@ def open_engine(
     return _build(file, tensorrt, wanted, gpu, cache)
 
 
-def _plans(shipped: Path, cache: Path, wanted: Fingerprint, gpu: Gpu) -> Iterator[bytes]:
-    """Engines that say they fit: the bundle's, with whatever options they were built, then the cache's."""
+def _plans(shipped: Path, cache: Path, wanted: Fingerprint, gpu: Gpu) -> Iterator[tuple[bytes, int | None]]:
+    """Engines that say they fit: the bundle's, with whatever options they were built, then the cache's.
+
+    With each the core of a Jetson's DLA that it was built for.
+    """
     for path in sorted(shipped.glob("*.engine")):
         try:
             facts, plan = check_engine(path)
@@ -128,12 +132,12 @@ def _plans(shipped: Path, cache: Path, wanted: Fingerprint, gpu: Gpu) -> Iterato
         if found.gpu == gpu.architecture:  # built ahead, for any of these
             alike = replace(alike, gpu=found.gpu)
         if found == alike and found.batches[0] == 1 and found.batches[2] >= wanted.batches[2]:
-            yield plan
+            yield plan, found.dla_core
         else:
             logger.info("%s does not fit: %s", path.name, "; ".join(wanted.differences(found)))
     if engine_path(cache, wanted).is_file():
         try:
-            yield read_engine(engine_path(cache, wanted), wanted)
+            yield read_engine(engine_path(cache, wanted), wanted), None
         except EngineMismatch as error:
             logger.warning("%s", error)
 

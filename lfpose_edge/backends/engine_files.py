@@ -38,6 +38,12 @@ class Fingerprint:
     options: str = ""
 
     @property
+    def dla_core(self) -> int | None:
+        """The core of a Jetson's DLA, where ``options`` name one (``dla 1``)."""
+        word, _, core = self.options.partition(" ")
+        return int(core) if word == "dla" and core.isdigit() else None
+
+    @property
     def key(self) -> str:
         """A short name that no other fingerprint has."""
         text = json.dumps(asdict(self), sort_keys=True)

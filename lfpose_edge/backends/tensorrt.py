@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("lfpose_edge")
 
 _OLDEST = (7, 5)  # that the package's kernels are built for
-_RTX = ((7, 5), (8, 0), (8, 6), (8, 9)), (12, 0)  # those, and from there on; 1.7.1 refuses engines on 9.0
+# Those, and from there on. 1.7.1 refuses engines on 9.0, and builds none in float32 for 7.5.
+_RTX = ((8, 0), (8, 6), (8, 9)), (12, 0)
 _DEVICE = re.compile(r"^(?:auto|cuda|cuda:(\d+))$")
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -37,13 +38,13 @@ def unavailable(flavour: Flavour = "tensorrt") -> str | None:
         from lfpose_edge._cuda import device_count
 
         with gpu.device_errors():
-            unfit = [_unfit(flavour, Gpu.of(device)) for device in range(device_count())]
+            unfit = [unfit_gpu(flavour, Gpu.of(device)) for device in range(device_count())]
     except BackendUnavailable as error:
         return str(error)
     return (unfit[0] if all(unfit) else None) or library_unavailable(flavour)
 
 
-def _unfit(flavour: str, found: Gpu) -> str | None:
+def unfit_gpu(flavour: str, found: Gpu) -> str | None:
     """Why a GPU runs no engine of TensorRT's, or of TensorRT for RTX's."""
     capability = "{}.{}".format(*found.capability)
     if found.capability < _OLDEST:
@@ -51,7 +52,7 @@ def _unfit(flavour: str, found: Gpu) -> str | None:
     some, onwards = _RTX
     if flavour == "tensorrt_rtx" and found.capability not in some and found.capability < onwards:
         return (
-            f"TensorRT for RTX runs on GPUs of compute capability 7.5, 8.0, 8.6, 8.9 and from 12.0 on, and "
+            f"TensorRT for RTX runs on GPUs of compute capability 8.0, 8.6, 8.9 and from 12.0 on, and "
             f"{found.name} is of {capability}: use TensorRT"
         )
     return None
@@ -97,7 +98,7 @@ class TensorRtBackend:
         cache = Path(request.cache_dir) if request.cache_dir else default_cache_dir()
         with gpu.device_errors():
             found = Gpu.of(device)
-            if reason := _unfit(tensorrt.trt.__name__, found):
+            if reason := unfit_gpu(tensorrt.trt.__name__, found):
                 raise BackendUnavailable(reason)
             with gpu.current_device(device):
                 engine = open_engine(bundle, tensorrt, precision, found, request.max_batch, cache / "engines")

@@ -8,21 +8,18 @@ for RTX has 11's rules and builds for GPUs that are not here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from lfpose_edge.backends.tensorrt_calls import Steps, log_of, make_monitor
 from lfpose_edge.errors import BackendUnavailable, BundleError, EngineMismatch
 from lfpose_edge.files import write_bytes_whole
 
 logger = logging.getLogger("lfpose_edge")
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
-Steps = Callable[[str, int, int], None]
-"""Called with a phase of the build, the steps done and the steps in all."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +101,9 @@ class TensorRt:
             BundleError: the parser or the builder refuses the model; the message names node and operator.
         """
         trt = self.trt
-        log = _log_of(trt)
+        log = log_of(trt)
         log.errors.clear()
+        log.raised.clear()
         builder = _made(trt.Builder, log, self.name)
         network = builder.create_network(self._network_flags())
         parser = trt.OnnxParser(network, log)
@@ -122,9 +120,11 @@ class TensorRt:
         self._set_precision(config, options)
         self._set_target(config, options, network)
         cache = self._open_timing_cache(config, options.timing_cache)
-        if steps is not None and hasattr(trt, "IProgressMonitor"):
-            config.progress_monitor = _make_monitor(trt, steps)
+        if hasattr(trt, "IProgressMonitor"):
+            config.progress_monitor = make_monitor(trt, steps, log.raised)
         plan = builder.build_serialized_network(network, config)
+        if log.raised:
+            raise log.raised[0]
         if plan is None:
             message = f"{self.name} cannot build the engine: {_reasons(log)}"
             raise (BackendUnavailable if _out_of_memory(log) else BundleError)(message)
@@ -153,7 +153,7 @@ class TensorRt:
     def require_target(self, compute_capability: str) -> Any:
         """TensorRT's word for a GPU such as ``SM86``; BackendUnavailable when it builds for none such."""
         known = getattr(self.trt, "ComputeCapability", None) if self.is_rtx else None
-        wanted = getattr(known, compute_capability, None)
+        wanted = getattr(known, compute_capability, None) if compute_capability.startswith("SM") else None
         if wanted is None:
             can = ", ".join(n for n in dir(known) if n.startswith("SM")) if known else "the GPU that is here"
             message = f"{self.name} cannot build for {compute_capability}; it builds for {can}"
@@ -193,6 +193,7 @@ class Engine:
     Args:
         tensorrt: of the version that built it.
         plan: the serialised engine.
+        dla_core: of a Jetson, which it runs on; None where it was built for none.
 
     Attributes:
         scratch_bytes: the memory that a context needs while it runs; 0 where each has its own.
@@ -202,11 +203,13 @@ class Engine:
         BackendUnavailable: the GPU has no memory left for it.
     """
 
-    def __init__(self, tensorrt: TensorRt, plan: bytes) -> None:
-        log = _log_of(tensorrt.trt)
+    def __init__(self, tensorrt: TensorRt, plan: bytes, dla_core: int | None = None) -> None:
+        log = log_of(tensorrt.trt)
         log.errors.clear()
         # Runtime, engine and context may go in any order: TensorRT's bindings keep what they need.
         self._runtime = _made(tensorrt.trt.Runtime, log, tensorrt.name)
+        if dla_core is not None:  # it is not the plan's: a plan for core 1 would run on 0
+            self._runtime.DLA_core = dla_core
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             message = f"{tensorrt.name} cannot read the engine: {_reasons(log)}"
@@ -321,47 +324,6 @@ def unavailable(flavour: Flavour) -> str | None:
     if flavour == "tensorrt" and not (8, 6) <= TensorRt(module).version < (12, 0):
         return f"tensorrt {module.__version__} is not known to this release: it needs 8.6, 10.x or 11.x"
     return None
-
-
-@cache
-def _log_of(trt: Any) -> Any:
-    """A logger that keeps errors for our message and passes warnings on to Python's logging.
-
-    One for the whole process: TensorRT keeps the first that it is given, and uses it until the end.
-    """
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(text.strip().splitlines()[0])
-            elif severity == trt.ILogger.Severity.WARNING:
-                logger.info("%s: %s", trt.__name__, text)
-
-    return Log()
-
-
-def _make_monitor(trt: Any, steps: Steps) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self._totals: dict[str, int] = {}
-
-        def phase_start(self, phase: str, parent: str | None, total: int) -> None:
-            self._totals[phase] = total
-            steps(phase, 0, total)
-
-        def step_complete(self, phase: str, step: int) -> bool:
-            steps(phase, step + 1, self._totals[phase])
-            return True
-
-        def phase_finish(self, phase: str) -> None:
-            steps(phase, self._totals[phase], self._totals[phase])
-
-    return Monitor()
 
 
 def _parser_message(name: str, parser: Any, onnx_file: bytes) -> str:

@@ -74,16 +74,20 @@ class TorchTensorRtBackend:
         torch_tensorrt, self._torch = import_module("torch_tensorrt"), import_module("torch")
         self._stream = gpu.open_device(device)
         with gpu.device_errors():
-            name = Gpu.of(device).name
-        path = _program_for(bundle, torch_tensorrt.__version__, name, max_batch)
+            found = Gpu.of(device)
+        path = _program_for(bundle, torch_tensorrt.__version__, found.label, max_batch)
         with self._torch.cuda.device(device):
-            self._program: Any = torch_tensorrt.load(str(path)).module()
+            try:
+                self._program: Any = torch_tensorrt.load(str(path)).module()
+            except Exception as error:  # torch's and TensorRT's, which share no public base class
+                message = f"torch_tensorrt {torch_tensorrt.__version__} cannot load {path}: {error}"
+                raise BackendUnavailable(message) from error
         self.device = device
         manifest = bundle.manifest
         rows, columns = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
         self._maps = (len(bundle.skeleton), rows, columns)
         self._lock = threading.Lock()
-        self.description = f"torch_tensorrt {torch_tensorrt.__version__} cuda:{device} ({name}) fp16"
+        self.description = f"torch_tensorrt {torch_tensorrt.__version__} cuda:{device} ({found.name}) fp16"
 
     def new_context(self, scratch: DeviceArray | None = None) -> TorchTensorRtBackend:
         """See :class:`lfpose_edge.backends.base.DeviceBackend`."""
@@ -120,13 +124,13 @@ class TorchTensorRtBackend:
         self._program = None
 
 
-def _program_for(bundle: Bundle, version: str, gpu_name: str, max_batch: int) -> Path:
+def _program_for(bundle: Bundle, version: str, gpu_label: str, max_batch: int) -> Path:
     """The bundle's program that fits; BackendUnavailable says why the others do not."""
     wanted = Fingerprint(
         model_sha256=hashlib.sha256(bundle.model_file("fp32").read_bytes()).hexdigest(),
         library="torch_tensorrt",
         version=version,
-        gpu=gpu_name,
+        gpu=gpu_label,
         precision="fp16",
         batches=(1, min(4, max_batch), max_batch),
         size=bundle.manifest.input.size,

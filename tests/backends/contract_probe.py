@@ -121,6 +121,9 @@ def main() -> None:
     shape = (2, 3, 192, 192)
     Engine(TensorRt(doubles()), b"plan").new_context(scratch=7).enqueue({"crops": shape}, {"crops": 1}, 0)
     used["run"] = sorted(set(USED))
+    USED.clear()
+    Engine(TensorRt(doubles()), b"plan", dla_core=1)
+    used["run on dla"] = sorted(set(USED))
     assert (folder / "timing.cache").read_bytes() == b"timings"
     result = {"version": real.__version__, "used": used, "refusal": refusal()}
     (folder / "probe.json").write_text(json.dumps(result))

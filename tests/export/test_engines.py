@@ -114,6 +114,32 @@ def test_an_unknown_gpu_is_named_with_those_that_can_be_had() -> None:
 
 
 @rtx
+@pytest.mark.parametrize("name", ["CURRENT", "NONE"])
+def test_words_of_tensorrts_own_are_no_gpu(name: str) -> None:
+    with pytest.raises(BackendUnavailable, match=f"cannot build for {name}; it builds for .*SM86"):
+        TensorRt.load("tensorrt_rtx").require_target(name)
+
+
+@rtx
+@pytest.mark.parametrize("phase_of_interest", ["first", "last"])
+def test_what_is_raised_while_it_builds_ends_the_build(phase_of_interest: str) -> None:
+    """Ctrl-C among it, which TensorRT's bindings drop: the build went on, or ended with another error."""
+    model = _fixed_size(blob_network()).SerializeToString()
+    options = BuildOptions(compute_capability="SM86")
+    told: list[tuple[str, int, int]] = []
+    TensorRt.load("tensorrt_rtx").build(model, options, lambda *step: told.append(step))
+    at = told[0] if phase_of_interest == "first" else told[-1]
+
+    def interrupted(*step: object) -> None:
+        if step == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        TensorRt.load("tensorrt_rtx").build(model, options, interrupted)
+    assert TensorRt.load("tensorrt_rtx").build(model, options)  # the next one is not ended by it
+
+
+@rtx
 def test_the_engine_of_the_shipped_model_lies_in_its_bundle_with_its_facts(tmp_path: Path) -> None:
     shutil.copytree(bundle_path("lfpose-lite"), tmp_path / "b")
     bundle = Bundle.open(tmp_path / "b")
@@ -219,7 +245,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     tensorrt = TensorRt(trt)
     monkeypatch.setattr(tensorrt, "build", lambda plan, options, steps: plan)
     monkeypatch.setattr(TensorRt, "load", lambda flavour: tensorrt)
-    monkeypatch.setattr(engines, "gpu_here", lambda: SimpleNamespace(label="Fake GPU"))
+    monkeypatch.setattr(
+        engines, "gpu_here", lambda: SimpleNamespace(label="Fake GPU", name="Fake GPU", capability=(8, 6))
+    )
     monkeypatch.setattr(on_gpu, "DEVICE", "cpu")
     return trt
 
@@ -303,6 +331,9 @@ def test_what_cannot_be_built_is_refused_before_the_long_work(
     monkeypatch.undo()
     monkeypatch.setattr(build, "load_calibration_set", too_late)
     monkeypatch.setattr(TensorRt, "load", lambda flavour: TensorRt(fake))
+    with monkeypatch.context() as here:
+        here.setattr(engines, "gpu_here", lambda: engines.Gpu("An H100", (9, 0), 132))
+        refused("and An H100 is of 9.0: use TensorRT", Engines("tensorrt_rtx"))
     monkeypatch.setitem(sys.modules, "lfpose_edge._cuda", None)
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)

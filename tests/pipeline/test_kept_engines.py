@@ -99,12 +99,14 @@ def test_an_engine_of_the_bundle_may_have_other_options_and_a_larger_batch(
     (engine,) = (tmp_path / "cache" / "engines").glob("*.engine")
     facts, plan = check_engine(engine)
     built = fingerprint_of(facts, engine)
-    for change in ({"options": "dla 0"}, {"gpu": "SM86"}, {"batches": (1, 8, 32)}):
+    for change in ({"options": "dla 1"}, {"gpu": "SM86"}, {"batches": (1, 8, 32)}):
         write_engine(bundle / "engines", replace(built, **change), plan)
         for file in (tmp_path / "cache" / "engines").iterdir():
             file.unlink()
+        tensorrt.runtimes.clear()
         on_gpu().close()
         assert tensorrt.builds == 1
+        assert [r.DLA_core for r in tensorrt.runtimes] == [1 if "options" in change else None]
         shutil.rmtree(bundle / "engines")
     write_engine(bundle / "engines", replace(built, batches=(1, 4, 8)), plan)
     on_gpu().close()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import engine_doubles
 import pytest
@@ -33,7 +33,7 @@ def torch_program(
         hashlib.sha256(model).hexdigest(),
         "torch_tensorrt",
         "2.11.0",
-        "Tester 4000",
+        "Tester 4000 SM86 x 46",
         "fp16",
         (1, 4, 16),
         Bundle.open(bundle).manifest.input.size,
@@ -68,7 +68,7 @@ def test_a_program_of_torch_tensorrt(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"gpu": "Orin"}, "gpu: Tester 4000, not Orin"),
+        ({"gpu": "Tester 4000 SM86 x 8"}, "gpu: Tester 4000 SM86 x 46, not Tester 4000 SM86 x 8"),
         ({"version": "2.8.0"}, "version: 2.11.0, not 2.8.0"),
         ({"batches": (1, 4, 8)}, r"batches: \(1, 4, 16\), not \(1, 4, 8\)"),
         ({"model_sha256": "0" * 64}, "model_sha256: "),
@@ -83,6 +83,19 @@ def test_a_program_that_does_not_fit_is_not_run(
     if change is None:
         path.write_bytes(b"half a program")
     with pytest.raises(BackendUnavailable, match=f"{words}.*--engine torch-tensorrt makes one"):
+        on_gpu(backend="torch_tensorrt", precision="auto")
+
+
+def test_a_program_that_does_not_load_is_unavailable(
+    torch_program: Callable[..., Path], on_gpu: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: str) -> NoReturn:
+        message = "CUDA out of memory"
+        raise RuntimeError(message)
+
+    torch_program()
+    monkeypatch.setattr(sys.modules["torch_tensorrt"], "load", full)
+    with pytest.raises(BackendUnavailable, match=r"cannot load .*program\.ep: CUDA out of memory"):
         on_gpu(backend="torch_tensorrt", precision="auto")
 
 
