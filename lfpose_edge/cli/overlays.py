@@ -9,12 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from lfpose_edge.errors import SourceError
 from lfpose_edge.files import whole_file, write_bytes_whole
 from lfpose_edge.opencv import cv2
 from lfpose_edge.sources import IMAGE_SUFFIXES, Frame, Image
 
 _FPS = 25.0  # of a video made from images
+_MP4_TICKS = 1 << 16  # a second, fewer than these
 _IMAGES = IMAGE_SUFFIXES - {".pgm"}  # which is grey
 # What every wheel of OpenCV encodes; a container that takes neither, as .webm or .mpg, is not written.
 _CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "MJPG"}
@@ -83,17 +86,21 @@ class OverlayWriter:
         return name
 
     def _write_video(self, overlay: Image, fps: float) -> None:
+        overlay = _with_even_sides(overlay)
         height, width = overlay.shape[:2]
         if self._video is None:
             temporary = self._file.enter_context(whole_file(self._path))
-            fourcc = cv2.VideoWriter.fourcc(*_CODECS[self._kind])
-            self._video = cv2.VideoWriter(str(temporary), fourcc, fps, (width, height))
+            codec = _CODECS[self._kind]
+            rate = _rate_in_mp4(fps) if codec == "mp4v" else fps
+            self._video = cv2.VideoWriter(
+                str(temporary), cv2.VideoWriter.fourcc(*codec), rate, (width, height)
+            )
             self._size, self._count = (width, height), 0
             self._file.enter_context(self._released(temporary))
             if not self._video.isOpened():
                 message = (
-                    f"cannot write {self._path}: OpenCV writes no {self._kind} of {width}x{height} frames "
-                    "here; try .avi, or a folder"
+                    f"cannot write {self._path}: OpenCV writes no {self._kind} of {width}x{height} frames at "
+                    f"{rate:g} a second here; try .avi, or a folder"
                 )
                 raise SourceError(message)
         if (width, height) != self._size:
@@ -116,6 +123,18 @@ class OverlayWriter:
                 "the disk full?"
             )
             raise SourceError(message)
+
+
+def _with_even_sides(image: Image) -> Image:
+    """An image whose last row or column is there twice where their number is odd: codecs leave it out."""
+    height, width = image.shape[:2]
+    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
+
+
+def _rate_in_mp4(fps: float) -> float:
+    """A rate that mp4v can hold: with up to three decimals, of which a high one leaves no room for some."""
+    decimals = next((d for d in (3, 2, 1) if fps * 10**d < _MP4_TICKS), 0)
+    return round(fps, decimals)
 
 
 def _count_frames(video: Path) -> int:

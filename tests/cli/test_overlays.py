@@ -27,12 +27,12 @@ def _small_disk(bytes_: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
-def _write(path: Path, count: int, height: int = 48, width: int = 64) -> None:
+def _write(path: Path, count: int, height: int = 48, width: int = 64, fps: float = 10.0) -> None:
     rng = np.random.default_rng(0)
     with OverlayWriter(path) as overlays:
         for i in range(count):
             image = rng.integers(0, 256, (height, width, 3), np.uint8)
-            overlays.write(Frame(image, f"frame {i}", i, fps=10.0), image)
+            overlays.write(Frame(image, f"frame {i}", i, fps=fps), image)
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4"])
@@ -51,7 +51,17 @@ def test_every_kind_of_video_can_be_read(tmp_path: Path, suffix: str, size: tupl
     path = tmp_path / f"out{suffix}"
     _write(path, 3, *size)
     capture = cv2.VideoCapture(str(path))
+    seen = [capture.get(side) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)]
+    assert seen == [48, 64]  # of an odd side none is lost: the last row or column is there twice
     assert sum(capture.read()[0] for _ in range(4)) == 3
+
+
+@pytest.mark.parametrize("fps", [23.976, 59.9401, 65.535, 119.737, 239.873, 999.9])
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".avi"])
+def test_a_video_of_any_rate_is_written(tmp_path: Path, suffix: str, fps: float) -> None:
+    path = tmp_path / f"out{suffix}"
+    _write(path, 3, fps=fps)
+    assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) == pytest.approx(fps, rel=1e-3)
 
 
 @pytest.mark.parametrize("suffix", [".webm", ".mpg", ".mpeg", ".pgm", ".docx"])
