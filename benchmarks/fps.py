@@ -56,8 +56,12 @@ def main() -> None:
 
 
 def _in_torch(model: str) -> Mapping[str, Way]:
-    """The same in torch, where it is installed and sees a GPU."""
-    if find_spec("torch") is None:
+    """The same in torch, where it is installed, with what a recipe's network needs, and sees a GPU."""
+    if find_spec("torch") is None or find_spec("yaml") is None:
+        return {}
+    import torch
+
+    if not torch.cuda.is_available():
         return {}
     from torch_frames import torch_ways
 

@@ -59,9 +59,7 @@ class TorchFrames:
 
 
 def torch_ways(bundle: Bundle) -> dict[str, TorchFrames]:
-    """What there is to compare with on this machine: nothing where torch sees no GPU."""
-    if not torch.cuda.is_available():
-        return {}
+    """What there is to compare with on this machine's first GPU."""
     name = torch.cuda.get_device_name()
     return {
         f"{way} {torch.__version__} cuda:0 ({name}) fp16": TorchFrames(bundle, compiled=compiled)

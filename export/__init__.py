@@ -18,6 +18,7 @@ def require_extra() -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
         import torch  # noqa: F401
+        import yaml  # noqa: F401
     except ImportError as error:
         message = f"{error.name} is missing: exporting needs the 'export' extra, pip install '.[export]'"
         raise BackendUnavailable(message) from error
