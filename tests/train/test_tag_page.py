@@ -184,7 +184,8 @@ const seen = () => new Promise((done) => {
 });
 async function browse() {
   const result = {};
-  result.unseen = [row, press("Enter"), row][2];
+  press("1"); press("ArrowRight"); press("ArrowLeft"); press("Enter");
+  result.unseen = row;
   await seen();
   const stage = at("stage").getBoundingClientRect();
   result.places = ["photo", "person", "region"].map((id) => {
@@ -192,6 +193,7 @@ async function browse() {
     return [left - stage.left, top - stage.top, width, height];
   });
   press("1"); press("2"); press("é", {code: "Digit2"}); press("Q"); press("3", {repeat: true});
+  for (let i = 0; i < 3; i++) press("-", {code: "Digit6"});  // a French keyboard's 6: yes, open, no
   press("Enter");
   result.second = row;
   await seen();
@@ -207,6 +209,8 @@ async function browse() {
   press("ArrowRight"); press("ArrowRight"); await seen(); press("-");
   result.last = [row, at("trouble").textContent];
   result.csv = sheet.toCsv();
+  at("place").value = "2.5"; at("place").onchange();
+  result.whole = row;
   result.kept = localStorage.getItem(kept) === sheet.state;
   const pre = document.createElement("pre");
   pre.id = "result";
@@ -235,7 +239,7 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
     assert (found["unseen"], found["second"], found["held"]) == (0, 2, 2)  # the second is answered already
     assert (found["back"], found["before"], found["review"]) == (0, ["yes", "", "no"], 1)
     assert found["last"] == [3, "All regions are answered: save the sheet."]
-    assert found["kept"]
+    assert (found["kept"], found["whole"]) == (True, 1)
     # The box is 31 pixels high, and a quarter of it is shown above and below, on 560.
     scale = 560 / (31 * 1.5)
     left, top = (1.5 + 21.25) / 2 - 280 / scale, (2.0 + 33.0) / 2 - 280 / scale
