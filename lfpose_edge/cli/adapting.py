@@ -113,6 +113,8 @@ def run_adapt(
         raise TrainingDiverged(what, _slower(plan, root, out, device)) from error
     if not run.finished:
         raise Stopped(run.stopped_by)
+    if not run.steps:
+        console.print(f"trained before, and nothing is done anew: {run.checkpoint}")
     how = (source.input_size, source.data.padding)
     verdict = judge(old, run.network, held_out, known, validation, *how)
     console.print(verdict_table(verdict, len(held_out)))
@@ -153,9 +155,10 @@ def _checkpoint(model: str) -> Path:
 
 
 def asked_for(frames: Path, detector: str | None, boxes: Path | None) -> dict[str, str | None]:
-    """What decides who the people are: a folder and the names in it, or a file of boxes and what it says."""
+    """What decides who the people are: a folder and the names and sizes in it, or a file of boxes."""
     if boxes is None:
-        names = "\n".join(file.relative_to(frames).as_posix() for file in image_files(frames))
+        files = ((file.relative_to(frames), file.stat().st_size) for file in image_files(frames))
+        names = "\n".join(f"{name.as_posix()} {size}" for name, size in files)
         return {"frames": _as_it_is(frames, names.encode()), "boxes": None, "detector": detector}
     return {"frames": str(frames.resolve()), "boxes": _as_it_is(boxes, boxes.read_bytes()), "detector": None}
 
@@ -252,7 +255,7 @@ def write_halves(found: dict[str, Any], out: Path) -> None:
 
 def _counted(name: str) -> list[tuple[int, str]]:
     """For frame 2 to come before frame 10."""
-    return [(int(part or 0), part) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part or 0), part) if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _points(gain: Interval) -> str:

@@ -8,6 +8,7 @@ step of the optimiser turns them as far as it would have turned those. The netwo
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lfpose_edge.bundle import Bundle
-from lfpose_edge.errors import BackendUnavailable, BundleError, RecipeError
+from lfpose_edge.errors import BackendUnavailable, BundleError, LFPoseError, RecipeError
 from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.train.checkpoint import load_checkpoint
 from lfpose_edge.train.networks import CamNetwork, build_network
@@ -57,7 +58,7 @@ def start_from(source: Path, network: CamNetwork, recipe: Recipe, crops: Iterabl
             message = f"start_from {source} was trained on locations, and this recipe uses none: leave it out"
             raise RecipeError(message)
         load_checkpoint_weights(network, source)
-        return {"checkpoint": source.name}
+        return {"checkpoint": source.name, "sha256": _sha256(source)}
     bundle = Bundle.open(bundle_path(str(source)))
     _require_same_facts(network, bundle, recipe.joints)
     load_bundle_weights(network, bundle)
@@ -65,6 +66,23 @@ def start_from(source: Path, network: CamNetwork, recipe: Recipe, crops: Iterabl
     manifest = bundle.manifest
     weights = manifest.files[manifest.models["fp32"]].sha256
     return {"bundle": manifest.name, "version": manifest.version, "sha256": weights}
+
+
+def require_same_start(origin: Origin | None, start: Path | None, path: Path) -> None:
+    """LFPoseError where a run's checkpoint began from other weights than lie there now."""
+    before = (origin or {}).get("sha256")
+    if before is None or start is None or not start.is_file():
+        return
+    if _sha256(start) != before:
+        message = (
+            f"{path} began from what {start} held then, and it holds other weights now; use another --out, "
+            "or remove it to start anew"
+        )
+        raise LFPoseError(message)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def trained_network(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[CamNetwork, Recipe]:

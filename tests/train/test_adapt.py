@@ -162,6 +162,11 @@ def test_frames_are_counted_and_not_spelled(tmp_path: Path) -> None:
     assert sorted(a["image_id"] for a in kept) == list(range(80, 100))
 
 
+def test_what_is_no_decimal_digit_is_a_letter() -> None:
+    parts = [(0, ""), (10, "10"), (0, "²"), (5, "5"), (0, ".jpg")]
+    assert adapting._counted("10²5.jpg") == parts
+
+
 def test_people_of_other_frames_are_not_taken_over(frames: Path, tmp_path: Path) -> None:
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps(find_people(frames, None, QUIET)))
@@ -180,6 +185,11 @@ def test_people_of_other_frames_are_not_taken_over(frames: Path, tmp_path: Path)
     rerun("frames and boxes and detector", frames, "mine.onnx", boxes)
     rerun("frames", Path(shutil.copytree(frames, tmp_path / "moved")), "mine.onnx", None)
     shutil.copy(frames / "000.png", frames / "more.png")
+    rerun("frames", frames, "mine.onnx", None)
+    (frames / "more.png").unlink()
+    rerun(None, frames, "mine.onnx", None)
+    with (frames / "000.png").open("ab") as file:
+        file.write(b"another picture of the same name")
     rerun("frames", frames, "mine.onnx", None)
 
     first_run(frames, "mine.onnx", boxes)

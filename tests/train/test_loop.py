@@ -297,6 +297,40 @@ def test_a_training_can_start_from_a_checkpoint(
         _train(other, figures, tmp_path / "third")
 
 
+def test_a_short_run_that_began_from_trained_weights_leaves_few_of_them_in_the_average(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    one = [{"epochs": 1, "size": [64, 64]}]
+    _train(make_recipe(stages=one), figures, tmp_path / "first")
+    start = str(tmp_path / "first" / "last.pt")
+    slow = {"batch_size": 8, "ema_decay": 0.9999, "warmup_steps": 1000}
+    _train(make_recipe(stages=one, start_from=start, optimizer=slow), figures, tmp_path / "second")
+    before, after = (load_checkpoint(tmp_path / run / "last.pt") for run in ("first", "second"))
+    began, ended, average = (
+        state["backbone.stem.0.0.weight"] for state in (before["ema"], after["network"], after["ema"])
+    )
+    assert (ended - began).norm() > 1e-3  # the warm-up came to its end
+    assert (average - began).norm() > 0.5 * (ended - began).norm()
+
+
+def test_a_run_does_not_go_on_from_other_weights_than_it_began_with(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    one = [{"epochs": 1, "size": [64, 64]}]
+    start = tmp_path / "start.pt"
+    for seed in (0, 1):
+        _train(make_recipe(stages=one, seed=seed), figures, tmp_path / str(seed))
+    shutil.copy(tmp_path / "0" / "last.pt", start)
+    recipe = make_recipe(stages=one, start_from=str(start))
+    _train(recipe, figures, tmp_path / "run")
+    assert _train(recipe, figures, tmp_path / "run").steps == 0
+    shutil.copy(tmp_path / "1" / "last.pt", start)
+    with pytest.raises(LFPoseError, match=r"last\.pt began from what .*start\.pt held then"):
+        _train(recipe, figures, tmp_path / "run")
+    start.unlink()  # what is gone cannot be compared
+    assert _train(recipe, figures, tmp_path / "run").steps == 0
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(
     figures: Path, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
