@@ -50,6 +50,7 @@ def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dic
         for number, part in enumerate(recipe.data.target)
         if part.locations
     ]
+    answered: dict[str, Tags] = {}
     parts: list[PersonCrops | TaggedCrops] = [PersonCrops(joined(source), view)] if source else []
     for file, folder, tags, of_target in _unlocated(recipe, root):
         for table in (*source, *few):  # a location says all that its person's tags could
@@ -57,7 +58,7 @@ def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dic
         if not len(tags):
             continue
         if tags.given:
-            require_both_answers(tags, str(file))
+            answered[str(file)] = tags
             _warn_of_contradictions(tags, file)
         elif not recipe.two_views and recipe.adapt is None:
             message = (
@@ -66,6 +67,10 @@ def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dic
             )
             raise RecipeError(message)
         parts.append(TaggedCrops(tags, folder, view, two_views=recipe.two_views, of_target=of_target))
+    if answered:
+        joints, located = recipe.joints.keypoints, (*source, *few)
+        taught = [name for k, name in enumerate(joints) if any(p.labelled[:, k].any() for p in located)]
+        require_both_answers([*answered.values()], ", ".join(answered), taught)
     if few:
         parts.append(PersonCrops(joined(few), view, of_target=True))
     return CropMixture(parts, _lengths(parts, recipe.data.located_share)), split

@@ -227,6 +227,8 @@ def test_a_joint_that_is_always_seen_is_an_error(root: Path, make_recipe: MakeRe
     with pytest.raises(SourceError, match="the answer about neck is always yes"):
         _train(make_recipe(data=TAGS_ONLY), root, tmp_path / "run")
     assert not (tmp_path / "run/last.pt").exists()
+    located = {**SETS, "train": SETS["val"]}  # other people, who have necks
+    assert len(make_training_set(make_recipe(data=located), root)[0].parts) == 2
 
 
 @pytest.mark.parametrize(

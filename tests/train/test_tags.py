@@ -291,10 +291,13 @@ def test_missing_and_broken_sheets_are_named(tmp_path: Path) -> None:
 def test_a_joint_without_both_answers_cannot_be_learned(answer: int, words: str) -> None:
     persons = table()
     tags = simulate_answers(make_questions(persons, Path("images"), 6), persons)
-    require_both_answers(tags, "sheet")
+    require_both_answers([tags], "sheet")
+    before = replace(tags, answers=tags.answers.copy())
     tags.answers[:, 1] = answer
     with pytest.raises(SourceError, match=f"right_eye is {words}"):
-        require_both_answers(tags, "sheet")
+        require_both_answers([tags], "sheet")
+    require_both_answers([tags, before], "two sheets")  # the other has what this one lacks
+    require_both_answers([tags], "sheet", taught=["right_eye"])  # by located persons
 
 
 def test_the_commands_make_and_answer_a_sheet(command, tmp_path: Path) -> None:

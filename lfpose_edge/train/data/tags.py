@@ -13,7 +13,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,7 @@ class Tags:
 
     def rates(self) -> NDArray[np.float64]:
         """(K,) how often the answer is yes; NaN where a joint was never asked about."""
-        asked = (self.answers != OPEN).sum(axis=0)
-        return np.divide(
-            (self.answers == YES).sum(axis=0), asked, where=asked > 0, out=np.full(len(asked), np.nan)
-        )
+        return _rates(self.answers)
 
     def without(self, persons: PersonTable, folder: Path) -> Tags:
         """What was asked about everybody else.
@@ -380,11 +377,23 @@ def _csv_rows(text: str) -> list[dict[str, str]]:
     return rows
 
 
-def require_both_answers(tags: Tags, where: str) -> None:
-    """SourceError when a joint is always, or never, seen: nothing about it can be learned from these tags."""
+def _rates(answers: NDArray[np.int8]) -> NDArray[np.float64]:
+    asked = (answers != OPEN).sum(axis=0)
+    return np.divide((answers == YES).sum(axis=0), asked, where=asked > 0, out=np.full(len(asked), np.nan))
+
+
+def require_both_answers(sheets: Sequence[Tags], where: str, taught: Collection[str] = ()) -> None:
+    """SourceError when a joint is always, or never, seen: nothing about it can be learned from these tags.
+
+    Args:
+        sheets: all that have answers, of one skeleton; one may lack what another has.
+        where: what they are called.
+        taught: joints that located persons have, which need no answer.
+    """
     faults: dict[str, list[str]] = {}
-    for joint, rate in zip(tags.skeleton.keypoints, tags.rates().tolist(), strict=True):
-        if not 0 < rate < 1:
+    rates = _rates(np.concatenate([tags.answers for tags in sheets]))
+    for joint, rate in zip(sheets[0].skeleton.keypoints, rates.tolist(), strict=True):
+        if joint not in taught and not 0 < rate < 1:
             said = {0.0: "never yes", 1.0: "always yes"}.get(rate, "never given")
             faults.setdefault(said, []).append(joint)
     if faults:
