@@ -26,7 +26,7 @@ ALLOWED = {
         "console": "",
         "errors": "",
         "files": "",
-        "machine": "",
+        "machine": "_core",
         "skeleton": "errors",
         "geometry": "",
         "opencv": "errors",

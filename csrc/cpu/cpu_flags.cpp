@@ -63,8 +63,8 @@ std::vector<std::string> cpu_flags() {
     };
     // Intel's Software Developer's Manual, volume 2A, CPUID.
     constexpr Flag kFlags[] = {
-        {"sse4_2", 1, 0, kEcx, 20, kXmm},       {"avx2", 7, 0, kEbx, 5, kYmm},
-        {"avx512bw", 7, 0, kEbx, 30, kZmm},     {"avx512_vnni", 7, 0, kEcx, 11, kZmm},
+        {"sse4_2", 1, 0, kEcx, 20, kXmm},   {"avx2", 7, 0, kEbx, 5, kYmm},
+        {"avx512bw", 7, 0, kEbx, 30, kZmm}, {"avx512_vnni", 7, 0, kEcx, 11, kZmm},
         {"avx_vnni", 7, 1, kEax, 4, kYmm},
     };
     const std::uint64_t kept = kept_registers();

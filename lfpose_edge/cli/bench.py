@@ -213,12 +213,12 @@ def _estimators(
                     threads=threads,
                     max_batch=max_batch,
                 )
+            except EngineMismatch as error:  # of which `lfpose doctor` knows nothing
+                logger.warning("%s %s is left out: %s", backend, precision, error)
+                continue
             except (BackendUnavailable, BundleError) as error:
                 refusals.setdefault(backend, error)
                 continue  # the table lists what can be had; `lfpose doctor` says why the rest cannot
-            except EngineMismatch as error:  # which it does not say
-                logger.warning("%s %s is left out: %s", backend, precision, error)
-                continue
             yield stack.enter_context(estimator)
 
 

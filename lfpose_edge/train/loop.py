@@ -38,7 +38,6 @@ from lfpose_edge.train.training_set import make_training_set, read_persons, targ
 logger = logging.getLogger("lfpose_edge")
 
 CHECKPOINT_SECONDS = 300.0
-_TURNOVERS = 3.0  # of the average in a run that began from trained weights: e^-3 of these are left in it
 
 
 @dataclass
@@ -168,9 +167,6 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
     appearances = {stage.size: target_appearance(train_set, recipe, stage.size) for stage in recipe.stages}
     steps_per_epoch = len(train_set.epoch_batches(options.batch_size, (recipe.seed, 0)))
     last_step = steps_per_epoch * recipe.epochs
-    # A recipe's memory and warm-up are meant for many steps; an adaptation to a few people has few.
-    longest = max(0.0, 1 - _TURNOVERS / last_step)
-    warmup_steps = min(options.warmup_steps, last_step // 5) if origin else options.warmup_steps
     began = step
     if step:
         logger.info("resuming %s at epoch %d of %d", path, step // steps_per_epoch + 1, recipe.epochs)
@@ -229,7 +225,7 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
 
             for batch, sample in zip(batches, loaded(loader), strict=True):
                 sample = type(sample)(*(fabric.to_device(t) for t in sample))
-                set_learning_rate(optimizer, step, last_step, warmup_steps)
+                set_learning_rate(optimizer, step, last_step, options.warmup_steps)
                 terms = objective(model, ema, sample, step / last_step)
                 require_finite("loss", terms.total, step, path)
                 fabric.backward(terms.total)
@@ -243,7 +239,7 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
                 share_buffers(fabric, network)
                 # A short memory at first: an average over the random start would be worth nothing. What
                 # started from a trained network is worth something from the first step on.
-                decay = min(options.ema_decay, longest if origin else (step + 1) / (step + 10))
+                decay = options.ema_decay if origin else min(options.ema_decay, (step + 1) / (step + 10))
                 update_average(ema, network, decay)
                 step += 1
                 now = time.monotonic()

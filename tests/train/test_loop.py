@@ -297,22 +297,6 @@ def test_a_training_can_start_from_a_checkpoint(
         _train(other, figures, tmp_path / "third")
 
 
-def test_a_short_run_that_began_from_trained_weights_leaves_few_of_them_in_the_average(
-    figures: Path, make_recipe: MakeRecipe, tmp_path: Path
-) -> None:
-    one = [{"epochs": 1, "size": [64, 64]}]
-    _train(make_recipe(stages=one), figures, tmp_path / "first")
-    start = str(tmp_path / "first" / "last.pt")
-    slow = {"batch_size": 8, "ema_decay": 0.9999, "warmup_steps": 1000}
-    _train(make_recipe(stages=one, start_from=start, optimizer=slow), figures, tmp_path / "second")
-    before, after = (load_checkpoint(tmp_path / run / "last.pt") for run in ("first", "second"))
-    began, ended, average = (
-        state["backbone.stem.0.0.weight"] for state in (before["ema"], after["network"], after["ema"])
-    )
-    assert (ended - began).norm() > 1e-3  # the warm-up came to its end
-    assert (average - began).norm() > 0.5 * (ended - began).norm()
-
-
 def test_a_run_does_not_go_on_from_other_weights_than_it_began_with(
     figures: Path, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
