@@ -39,4 +39,4 @@ os._exit(expected is not None and found != expected)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_child_forked_before_or_after_its_parent_shared_loops_gets_through(when: str) -> None:
-    subprocess.run([sys.executable, "-c", SCRIPT, when], check=True, timeout=120)
+    assert subprocess.run([sys.executable, "-c", SCRIPT, when], check=False, timeout=120).returncode == 0

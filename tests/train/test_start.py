@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,10 @@ from lfpose_edge.export import export_bundle
 
 from lfpose_edge.backends import Request, load_backend
 from lfpose_edge.bundle import Bundle
-from lfpose_edge.errors import BackendUnavailable, BundleError, RecipeError
+from lfpose_edge.errors import BackendUnavailable, BundleError, LFPoseError, RecipeError
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
-from lfpose_edge.train.loop import train
+from lfpose_edge.train.loop import Run, train
 from lfpose_edge.train.networks import CamNetwork, build_network
 from lfpose_edge.train.recipe import Recipe
 from lfpose_edge.train.start import start_from
@@ -258,3 +259,25 @@ def test_a_bundle_needs_onnx(
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(BackendUnavailable, match="pip install onnx"):
         start_from(bundle, build_network(recipe.network, LSP14, pretrained=False), recipe, [])
+
+
+def _trained(recipe: Recipe, root: Path, out: Path) -> Run:
+    return train(recipe, data_root=root, out=out, accelerator="cpu", validate_every=100)
+
+
+def test_a_run_does_not_go_on_from_other_weights_than_it_began_with(
+    figures: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    one = [{"epochs": 1, "size": [64, 64]}]
+    start = tmp_path / "start.pt"
+    for seed in (0, 1):
+        _trained(make_recipe(stages=one, seed=seed), figures, tmp_path / str(seed))
+    shutil.copy(tmp_path / "0" / "last.pt", start)
+    recipe = make_recipe(stages=one, start_from=str(start))
+    _trained(recipe, figures, tmp_path / "run")
+    assert _trained(recipe, figures, tmp_path / "run").steps == 0
+    shutil.copy(tmp_path / "1" / "last.pt", start)
+    with pytest.raises(LFPoseError, match=r"last\.pt began from what .*start\.pt held then"):
+        _trained(recipe, figures, tmp_path / "run")
+    start.unlink()  # what is gone cannot be compared
+    assert _trained(recipe, figures, tmp_path / "run").steps == 0

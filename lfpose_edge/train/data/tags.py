@@ -383,24 +383,16 @@ def _rates(answers: NDArray[np.int8]) -> NDArray[np.float64]:
 
 
 def require_both_answers(sheets: Sequence[Tags], where: str, taught: Collection[str] = ()) -> None:
-    """SourceError when a joint is always, or never, seen: nothing about it can be learned from these tags.
-
-    Args:
-        sheets: all that have answers, of one skeleton; one may lack what another has.
-        where: what they are called.
-        taught: joints that located persons have, which need no answer.
-    """
+    """SourceError when a joint is always, or never, seen in all sheets, unless located persons taught it."""
     faults: dict[str, list[str]] = {}
-    rates = _rates(np.concatenate([tags.answers for tags in sheets]))
-    for joint, rate in zip(sheets[0].skeleton.keypoints, rates.tolist(), strict=True):
+    rates = _rates(np.concatenate([tags.answers for tags in sheets])).tolist()
+    for joint, rate in zip(sheets[0].skeleton.keypoints, rates, strict=True):
         if joint not in taught and not 0 < rate < 1:
             said = {0.0: "never yes", 1.0: "always yes"}.get(rate, "never given")
             faults.setdefault(said, []).append(joint)
     if faults:
-        what = ", and ".join(
-            f"the answer about {', '.join(joints)} is {said}" for said, joints in faults.items()
-        )
-        message = f"{where}: {what}; a training needs examples of both for every joint"
+        parts = (f"the answer about {', '.join(joints)} is {said}" for said, joints in faults.items())
+        message = f"{where}: {', and '.join(parts)}; a training needs examples of both for every joint"
         raise SourceError(message)
 
 
