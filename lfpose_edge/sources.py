@@ -160,7 +160,7 @@ def local_path(text: str) -> str:
 def images_in(folder: Path, *, deep: bool = False) -> list[Path]:
     """The image files of a folder, in natural order: frame_2 before frame_10.
 
-    Hidden files, such as the previews that macOS leaves, are none of them.
+    Hidden files, such as the previews that macOS leaves, and those of hidden folders are none of them.
 
     Args:
         folder: of the images.
@@ -171,7 +171,8 @@ def images_in(folder: Path, *, deep: bool = False) -> list[Path]:
     """
     try:
         there = folder.rglob("*") if deep else folder.iterdir()
-        files = (p for p in there if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        images = (p for p in there if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = (p for p in images if not any(n.startswith(".") for n in p.relative_to(folder).parts))
         found = sorted((p for p in files if p.is_file()), key=_natural)
     except OSError as error:
         raise cannot_read(str(folder), error) from error

@@ -159,6 +159,8 @@ def test_a_folder_is_read_in_natural_order_without_what_is_no_picture(folder: Pa
         (folder / name).write_bytes(_encoded(".png"))
     (folder / "._a.png").write_bytes(b"what a Mac leaves beside a picture")
     (folder / "sub.png").mkdir()
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "a.png").write_bytes(_encoded(".png"))
     expected = ["2.png", "a.png", "b.PNG", "frame_02.png", "frame_2.png", "frame_10.png"]
     assert [Path(f.name).name for f in frames(folder)] == expected
     assert [Path(f.name).name for f in frames(str(folder / "*.[pP]*"))] == expected

@@ -106,7 +106,7 @@ def image_files(frames: Path) -> list[Path]:
         message = f"{frames} is no folder: give a folder of images"
         raise SourceError(message)
     files = images_in(frames, deep=True)
-    odd = next((p for p in files if not _is_text(p.name)), None)
+    odd = next((p for p in files if not _is_text(str(p.relative_to(frames)))), None)
     if odd is not None:
         message = f"the name of {str(odd)!r} is no text in UTF-8, and a JSON cannot hold it: rename it"
         raise SourceError(message)

@@ -117,6 +117,12 @@ def test_photos_that_no_json_can_name_and_previews(lfpose, photos: Path, tmp_pat
     shutil.copy(photos / "a.png", os.fsencode(photos) + b"/caf\xe9.png")
     done = lfpose("data", "people", photos, "--out", "people.json", "--detector", "none")
     assert (done.code, "rename it" in done.err) == (1, True)
+    odd = photos / os.fsdecode(b"caf\xe9")
+    odd.with_suffix(".png").unlink()
+    odd.mkdir()
+    shutil.copy(photos / "a.png", odd)
+    done = lfpose("data", "people", photos, "--out", "people.json", "--detector", "none")
+    assert (done.code, "rename it" in done.err) == (1, True)
 
 
 def test_keep_going_leaves_out_photos_that_cannot_be_read_and_says_so(
