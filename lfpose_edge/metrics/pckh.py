@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lfpose_edge.errors import SourceError
+from lfpose_edge.matlab import read_matlab
 from lfpose_edge.metrics.pck import PckResult, pck
 from lfpose_edge.persons import PersonTable
 from lfpose_edge.skeleton import MPII16
@@ -44,29 +44,17 @@ def read_mpii_truth(file: Path) -> MpiiTruth:
 
     Raises:
         SourceError: it is missing, or holds something else.
-        ImportError: scipy is not installed.
+        BackendUnavailable: scipy is not installed.
     """
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        message = "MPII's .mat files need scipy: pip install scipy"
-        raise ImportError(message) from error
-    try:
-        tree: dict[str, Any] = loadmat(str(file))
-        joints = np.asarray(tree["pos_gt_src"], np.float64).transpose(2, 0, 1)
-        missing = np.asarray(tree["jnt_missing"]).T
-        heads = np.asarray(tree["headboxes_src"], np.float64).transpose(2, 0, 1).reshape(-1, 4)
-        n = len(joints)
-        if joints.shape != (n, 16, 2) or missing.shape != (n, 16) or heads.shape != (n, 4):
-            message = f"shapes {joints.shape}, {missing.shape}, {heads.shape}"
-            raise ValueError(message)  # noqa: TRY301  (one message for every way to be something else)
-    except FileNotFoundError as error:
-        message = f"no file {file}"
-        raise SourceError(message) from error
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        message = f"{file} is not MPII's ground truth: {error}"
-        raise SourceError(message) from error
-    return MpiiTruth(joints, missing == 0, heads)
+    joints, missing, heads = read_matlab(file, "pos_gt_src", "jnt_missing", "headboxes_src")
+    n = joints.shape[-1] if joints.ndim else 0
+    if joints.shape != (16, 2, n) or missing.shape != (16, n) or heads.shape != (2, 2, n):
+        message = (
+            f"{file} is not MPII's ground truth: shapes {joints.shape}, {missing.shape} and {heads.shape}, "
+            "expected (16, 2, N), (16, N) and (2, 2, N)"
+        )
+        raise SourceError(message)
+    return MpiiTruth(joints.transpose(2, 0, 1), missing.T == 0, heads.transpose(2, 0, 1).reshape(-1, 4))
 
 
 def truth_of(persons: PersonTable, truth: MpiiTruth) -> MpiiTruth:

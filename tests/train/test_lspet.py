@@ -12,7 +12,7 @@ import pytest
 from scipy.io import savemat
 
 from lfpose_edge.cli import main as cli
-from lfpose_edge.persons import read_coco_keypoints
+from lfpose_edge.coco import read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.data.lspet import person_box, split
 
@@ -96,9 +96,20 @@ def _turned(folder: Path) -> None:
     savemat(folder / "joints.mat", {"joints": np.zeros((3, 14, 5))})
 
 
+def _broken(folder: Path, length: int | None, wrong: int = -1) -> None:
+    """Only so many bytes, or one of them another."""
+    data = bytearray((folder / "joints.mat").read_bytes()[:length])
+    if wrong >= 0:
+        data[wrong] ^= 0xFF
+    (folder / "joints.mat").write_bytes(bytes(data))
+
+
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
+        (partial(_broken, length=0), "no MATLAB file with the table 'joints'"),
+        (partial(_broken, length=60), "no MATLAB file with the table 'joints'"),
+        (partial(_broken, length=-1), "no MATLAB file with the table 'joints'"),
         (lambda folder: (folder / "joints.mat").unlink(), "joints.mat: give the folder of Leeds Sports Pose"),
         (lambda folder: (folder / "joints.mat").write_bytes(b"no"), "no MATLAB file with the table 'joints'"),
         (_no_table, "no MATLAB file with the table 'joints'"),

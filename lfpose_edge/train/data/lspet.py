@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lfpose_edge.errors import BackendUnavailable, SourceError
+from lfpose_edge.errors import SourceError
 from lfpose_edge.files import require_writable, write_json_whole
+from lfpose_edge.matlab import read_matlab
 from lfpose_edge.persons import AREA_OF_BOX
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.sources import load_stored
@@ -77,20 +78,10 @@ def person_box(joints: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np
 
 def _read_joints(path: Path) -> NDArray[np.float64]:
     """(N, 14, 3) x, y and whether the joint is labelled."""
-    try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ImportError as error:
-        message = f"reading {path} needs scipy: pip install '.[train]'"
-        raise BackendUnavailable(message) from error
     if not path.is_file():
         message = f"no {path}: give the folder of Leeds Sports Pose Extended, with joints.mat and images"
         raise SourceError(message)
-    try:
-        table = np.asarray(loadmat(str(path))["joints"], np.float64)
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, MatReadError) as error:
-        message = f"{path} is no MATLAB file with the table 'joints' ({type(error).__name__}: {error})"
-        raise SourceError(message) from error
+    (table,) = read_matlab(path, "joints")
     if table.ndim != 3 or table.shape[:2] != (len(LSP14), 3):
         message = f"{path}: joints must be 14 x 3 x N, got {' x '.join(map(str, table.shape))}"
         raise SourceError(message)
