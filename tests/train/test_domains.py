@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from benchmark_scripts import benchmark
 
-from lfpose_edge.persons import PersonTable, read_coco_keypoints
+from lfpose_edge.coco import read_coco_keypoints
+from lfpose_edge.persons import PersonTable
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.data.domains import (
     Camera,
@@ -103,6 +104,15 @@ def test_persons_through_a_camera_are_read_again(persons: PersonTable, tmp_path:
         bent = camera.places(corners, some.image(row).shape[:2])
         np.testing.assert_allclose(found.boxes[row], [*bent.min(axis=0), *bent.max(axis=0)], atol=0.02)
         assert np.abs(found.boxes[row] - some.boxes[row]).max() > 1
+
+
+def test_ids_of_one_person_an_image_share_no_file(persons: PersonTable, tmp_path: Path) -> None:
+    some = replace(persons.chosen(range(3)), annotation_ids=np.ones(3, np.int64))
+    through_camera(some, PLAIN, tmp_path, seed=1)
+    found = read_coco_keypoints(tmp_path / "annotations.json", tmp_path / "images", LSP14)
+    before, after = ([table.image(row).astype(float) for row in range(3)] for table in (some, found))
+    difference = [[np.abs(a - b).mean() for b in before] for a in after]
+    assert np.argmin(difference, axis=1).tolist() == [0, 1, 2]
 
 
 def test_halves_share_no_image(persons: PersonTable) -> None:

@@ -98,7 +98,7 @@ def through_camera(
     for row in show(range(len(persons))):
         image = persons.image(row)
         height, width = image.shape[:2]
-        name = f"{int(persons.annotation_ids[row]):06d}.jpg"
+        name = f"{row + 1:06d}.jpg"  # an annotation's id may be of one person an image
         shot = camera.photograph(image, np.random.default_rng((seed, int(persons.annotation_ids[row]))))
         with whole_file(out / "images" / name) as temporary:
             good, data = cv2.imencode(".jpg", shot, [cv2.IMWRITE_JPEG_QUALITY, camera.jpeg])
