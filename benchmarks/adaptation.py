@@ -35,7 +35,8 @@ from recording import commit, print_table, write
 from trainings import COUNTS, compare, device_name, evaluate, folder_of, mean_auc, recorded, train
 
 from lfpose_edge.cli.training import require_device
-from lfpose_edge.persons import PersonTable, data_root, joined, read_coco_boxes, read_coco_keypoints
+from lfpose_edge.coco import read_coco_boxes, read_coco_keypoints
+from lfpose_edge.persons import PersonTable, data_root, joined
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.adapt import SelfAgreement, Verdict, self_agreement, with_statistics_of
 from lfpose_edge.train.data.domains import Camera, by_posture, halves, through_camera, write_persons

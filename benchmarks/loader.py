@@ -23,7 +23,8 @@ from recording import print_table, write
 from torch.utils.data import DataLoader
 
 from lfpose_edge.cli.predict import PHOTO
-from lfpose_edge.persons import data_root, read_coco_keypoints
+from lfpose_edge.coco import read_coco_keypoints
+from lfpose_edge.persons import data_root
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture
 from lfpose_edge.train.loop import collate, loader_workers

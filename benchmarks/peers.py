@@ -26,11 +26,12 @@ from recording import percentiles, print_table, write
 
 from lfpose_edge import PoseEstimator, ops
 from lfpose_edge.backends import available
+from lfpose_edge.coco import read_coco_keypoints
 from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.geometry import apply_affine, crop_affines
 from lfpose_edge.metrics import box_thresholds, pck
 from lfpose_edge.metrics.pck import LIMB_JOINTS
-from lfpose_edge.persons import PersonTable, read_coco_keypoints
+from lfpose_edge.persons import PersonTable
 from lfpose_edge.skeleton import COCO17, SKELETONS
 
 Floats = NDArray[np.float32]

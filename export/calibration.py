@@ -19,9 +19,10 @@ from lfpose_edge.export.proof import judged_joints
 from numpy.typing import NDArray
 
 from lfpose_edge.bundle import Input
+from lfpose_edge.coco import read_coco_keypoints
 from lfpose_edge.detection import Detector, resolve_detector
 from lfpose_edge.errors import CalibrationError, SourceError, did_you_mean
-from lfpose_edge.persons import PersonTable, read_coco_keypoints, unlabelled_persons
+from lfpose_edge.persons import PersonTable, unlabelled_persons
 from lfpose_edge.skeleton import COCO17, LSP14, Skeleton
 from lfpose_edge.sources import images_in, load_image
 

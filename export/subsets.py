@@ -8,6 +8,7 @@ from typing import Any
 
 from lfpose_edge.export.calibration import FEWEST_TO_SPLIT, annotation_order
 
+from lfpose_edge.coco import coco_tree, is_crowd, persons_of
 from lfpose_edge.errors import CalibrationError
 from lfpose_edge.files import write_text_whole
 
@@ -20,7 +21,7 @@ def make_subset(
     least_joints: int = 8,
     least_side: float = 96.0,
 ) -> int:
-    """Write the part of a COCO-keypoints JSON that a calibration needs.
+    """Write the part of a COCO-keypoints JSON, or of MPII's annotation list, that a calibration needs.
 
     Of the non-crowd persons with enough labelled joints and a large enough box, those whose annotation ids
     have the smallest SHA-256: a choice that does not depend on the file's order, and that a growing data
@@ -43,13 +44,11 @@ def make_subset(
         message = f"--out {out} is the file to choose from: give another path"
         raise CalibrationError(message)
     try:
-        tree: dict[str, Any] = json.loads(annotations.read_text(encoding="utf-8-sig"))
-        others = {c["id"] for c in tree["categories"] if c.get("name", "person") != "person"}
+        tree: dict[str, Any] = coco_tree(annotations)
         usable = [
             person
-            for person in tree["annotations"]
-            if not person.get("iscrowd")
-            and person.get("category_id") not in others
+            for person in persons_of(tree)
+            if not is_crowd(person)
             and sum(v > 0 for v in (person.get("keypoints") or ())[2::3]) >= least_joints
             and min(person["bbox"][2:]) >= least_side
         ]

@@ -37,18 +37,21 @@ ALLOWED = {
         "zoo": "bundle errors files",
         "draw": "opencv results skeleton",
         "mpii": "skeleton",
-        "persons": "errors mpii skeleton sources",
-        "metrics": "errors files geometry opencv persons results skeleton",
+        "matlab": "errors",
+        "persons": "skeleton sources",
+        "coco": "errors mpii persons skeleton",
+        "metrics": "errors files geometry matlab opencv persons results skeleton",
         "ops": "_core _cuda errors geometry",
         "backends": "_cuda bundle errors files machine ops zoo",
         "pipeline": "_cuda backends errors ops sources",
         "detection": "errors geometry opencv ops zoo",
         "estimator": "arguments backends bundle detection errors geometry ops pipeline results skeleton "
         "sources zoo",
-        "cli": "arguments backends bundle console detection errors estimator files machine "
+        "cli": "arguments backends bundle coco console detection errors estimator files machine "
         "metrics opencv package persons results skeleton sources zoo",
-        "train": "bundle console errors files geometry metrics opencv ops persons skeleton sources zoo",
-        "export": "backends bundle cli console detection errors estimator files "
+        "train": "bundle coco console errors files geometry matlab metrics opencv ops persons skeleton "
+        "sources zoo",
+        "export": "backends bundle cli coco console detection errors estimator files "
         "geometry machine metrics opencv ops persons skeleton sources zoo",
     }.items()
 }

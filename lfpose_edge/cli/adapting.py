@@ -17,6 +17,7 @@ from rich.table import Table
 from lfpose_edge.cli import training
 from lfpose_edge.cli.errors import Stopped, list_left_out
 from lfpose_edge.cli.people import find_people, image_files, opened
+from lfpose_edge.coco import read_coco_boxes
 from lfpose_edge.console import plain_console
 from lfpose_edge.errors import (
     AccuracyGateError,
@@ -26,7 +27,7 @@ from lfpose_edge.errors import (
     TrainingDiverged,
 )
 from lfpose_edge.files import require_writable, write_text_whole
-from lfpose_edge.persons import PersonTable, data_root, joined, read_coco_boxes
+from lfpose_edge.persons import PersonTable, data_root, joined
 from lfpose_edge.skeleton import Skeleton
 
 if TYPE_CHECKING:

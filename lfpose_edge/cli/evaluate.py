@@ -13,22 +13,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lfpose_edge.coco import coco_tree, read_coco_keypoints, uncounted_persons
 from lfpose_edge.console import plain_console
 from lfpose_edge.errors import BackendUnavailable, SourceError
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.files import require_writable, write_json_whole
 from lfpose_edge.metrics.accuracy import Accuracy, as_coco, measure, predict_persons
 from lfpose_edge.metrics.bootstrap import pck_difference, pck_interval
-from lfpose_edge.metrics.oks_ap import CROWD_LEVELS, crowd_ap
+from lfpose_edge.metrics.oks_ap import CROWD_LEVELS, CrowdAp, crowd_ap
 from lfpose_edge.metrics.pck import PckResult
 from lfpose_edge.metrics.pckh import MpiiTruth, pckh, read_mpii_truth, truth_of
 from lfpose_edge.metrics.reference_lines import centre_of_box, mean_pose
 from lfpose_edge.metrics.report import Evaluation, require_drawing, write_evaluation
-from lfpose_edge.persons import PersonTable, data_root, read_coco_keypoints
+from lfpose_edge.persons import PersonTable, data_root
 from lfpose_edge.skeleton import CROWDPOSE14, MPII16, Skeleton
 
 
@@ -97,7 +97,8 @@ def run_eval(
             raise SourceError(message)
         keypoints, scores, presence = predictor.predict(persons)
         has_oks = find_spec("pycocotools") is not None
-        accuracy = measure(keypoints, persons, scores if has_oks else None, presence)
+        uncounted = uncounted_persons(root / annotations)
+        accuracy = measure(keypoints, persons, scores if has_oks else None, presence, uncounted=uncounted)
         console = plain_console()
         title = f"{model} on {annotations}: {len(persons)} persons, own boxes, {predictor.runs_on}"
         console.print(_joint_table(title, accuracy))
@@ -110,11 +111,16 @@ def run_eval(
         console.print(f"drawing persons anew: {found.low:.3f} to {found.high:.3f} in 95 of 100 draws")
         if other is not None:
             console.print(f"against {against}: {_difference(accuracy.pck_box, *other)}")
+        crowd = None
         if accuracy.oks is not None:
             oks = accuracy.oks
             console.print(f"OKS AP {oks.ap:.3f}  AP50 {oks.ap50:.3f}  AP75 {oks.ap75:.3f}")
             if predictor.skeleton == CROWDPOSE14:
-                _print_levels(console, root / annotations, persons, keypoints, scores)
+                coco = as_coco(keypoints, scores, persons, uncounted)
+                crowd = _crowd_ap(root / annotations, persons, *coco)
+            if crowd is not None:
+                levels = "  ".join(f"{name} {getattr(crowd, name):.3f}" for name in CROWD_LEVELS)
+                console.print(f"CrowdPose AP {crowd.ap:.3f}  {levels}")
         else:
             console.print("OKS AP: not measured, it needs pycocotools (pip install pycocotools)")
         heads = {}
@@ -128,6 +134,7 @@ def run_eval(
                 "runs_on": predictor.runs_on,
                 **_plain(accuracy),
                 **{name: {"mean": found.mean, "per_joint": found.per_joint} for name, found in heads.items()},
+                **({} if crowd is None else {"crowdpose": asdict(crowd)}),
                 "lines": {name: _plain(line) for name, line in lines.items()},
                 "who": _names(persons),
                 "per_person": accuracy.pck_box.per_person,
@@ -166,25 +173,20 @@ def _truth_of(persons: PersonTable, file: Path) -> MpiiTruth:
     return truth_of(persons, read_mpii_truth(file))
 
 
-def _print_levels(
-    console: Console, annotations: Path, persons: PersonTable, keypoints: Any, scores: Any
-) -> None:
-    """CrowdPose's own measures, where the file has its crowd indices."""
-    tree = json.loads(annotations.read_text(encoding="utf-8-sig"))
-    if isinstance(tree, list) or not all("crowdIndex" in image for image in tree["images"]):
-        return
-    index = {image["id"]: image["crowdIndex"] for image in tree["images"]}
-    visible = {a["id"]: a["num_keypoints"] for a in tree["annotations"] if "num_keypoints" in a}
-    truth, predictions = as_coco(
-        keypoints, scores, persons
-    )  # the file's joints may be others, or in another order
+def _crowd_ap(
+    annotations: Path, persons: PersonTable, truth: dict[str, Any], predictions: list[dict[str, Any]]
+) -> CrowdAp | None:
+    """CrowdPose's own measures, of a file that has its crowd indices."""
+    tree = coco_tree(annotations)  # its joints may be others than the truth's, or in another order
+    index = {image["id"]: image.get("crowdIndex") for image in tree["images"]}
     for image in truth["images"]:
         image["crowdIndex"] = index[image["id"]]
-    for person, number in zip(truth["annotations"], persons.annotation_ids.tolist(), strict=True):
+        if not isinstance(image["crowdIndex"], (int, float)) or not math.isfinite(image["crowdIndex"]):
+            return None
+    visible = {a["id"]: a["num_keypoints"] for a in tree["annotations"] if "num_keypoints" in a}
+    for person, number in zip(truth["annotations"], persons.annotation_ids.tolist(), strict=False):
         person["num_keypoints"] = visible.get(number, person["num_keypoints"])
-    crowd = crowd_ap(truth, predictions, CROWDPOSE14)
-    levels = "  ".join(f"{name} {getattr(crowd, name):.3f}" for name in CROWD_LEVELS)
-    console.print(f"CrowdPose AP {crowd.ap:.3f}  {levels}")
+    return crowd_ap(truth, predictions, CROWDPOSE14)
 
 
 def _plain(accuracy: Accuracy) -> dict[str, Any]:

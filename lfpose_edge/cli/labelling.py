@@ -10,9 +10,9 @@ from rich.progress import track
 
 from lfpose_edge.cli.errors import list_left_out
 from lfpose_edge.cli.tagging import skeleton_named
+from lfpose_edge.coco import read_coco_keypoints
 from lfpose_edge.console import plain_console
 from lfpose_edge.errors import SourceError
-from lfpose_edge.persons import read_coco_keypoints
 
 
 def run_label(

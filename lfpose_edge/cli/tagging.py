@@ -11,11 +11,11 @@ from rich.progress import track
 from rich.table import Table
 
 from lfpose_edge.cli.errors import require_no_input
+from lfpose_edge.coco import read_coco_boxes, read_coco_keypoints
 from lfpose_edge.console import plain_console
 from lfpose_edge.errors import RecipeError, SourceError, did_you_mean
 from lfpose_edge.files import require_writable
 from lfpose_edge.metrics.accuracy import measure
-from lfpose_edge.persons import read_coco_boxes, read_coco_keypoints
 from lfpose_edge.skeleton import SKELETONS, Skeleton
 
 if TYPE_CHECKING:

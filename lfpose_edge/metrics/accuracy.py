@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,8 @@ def measure(
     persons: PersonTable,
     scores: NDArray[np.float32] | None = None,
     presence: NDArray[np.float32] | None = None,
+    *,
+    uncounted: Sequence[dict[str, Any]] = (),
 ) -> Accuracy:
     """Compare predicted joints with a person table.
 
@@ -87,6 +89,8 @@ def measure(
         persons: the truth.
         scores: (N, K); with them OKS AP is measured too.
         presence: (N, K); with it the area under its ROC curve is measured too.
+        uncounted: of these OKS AP takes a prediction for neither right nor wrong
+            (:func:`lfpose_edge.coco.uncounted_persons`).
     """
     skeleton = persons.skeleton
     box = box_thresholds(persons.boxes)
@@ -100,7 +104,7 @@ def measure(
         pck_either_side=pck(keypoints, truth, labelled, box, skeleton, limbs, either_side=True),
         pck_torso=pck(keypoints, truth, labelled, torso, skeleton),
         presence_auc=None if presence is None else _presence_auc(presence, persons),
-        oks=None if scores is None else _oks(keypoints, scores, persons),
+        oks=None if scores is None else oks_ap(*as_coco(keypoints, scores, persons, uncounted), skeleton),
     )
 
 
@@ -111,16 +115,16 @@ def _presence_auc(presence: NDArray[np.float32], persons: PersonTable) -> dict[s
     }
 
 
-def _oks(keypoints: NDArray[np.float32], scores: NDArray[np.float32], persons: PersonTable) -> OksAp:
-    return oks_ap(*as_coco(keypoints, scores, persons), persons.skeleton)
-
-
 def as_coco(
-    keypoints: NDArray[np.float32], scores: NDArray[np.float32], persons: PersonTable
+    keypoints: NDArray[Any],
+    scores: NDArray[np.float32],
+    persons: PersonTable,
+    uncounted: Sequence[dict[str, Any]] = (),
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Located persons and what was predicted of each, (N, K, 2) and (N, K), as COCO stores them.
 
-    Pixel indices, joints in the skeleton's order, those that lack a label at 0 with v = 0.
+    Pixel indices, joints in the skeleton's order, those that lack a label at 0 with v = 0. The persons come
+    first, in their order; behind them those of ``uncounted`` that are in their images.
     """
     truth = np.concatenate([persons.joints - 0.5, 2.0 * persons.labelled[..., None]], axis=2)
     truth *= persons.labelled[..., None]
@@ -133,7 +137,7 @@ def as_coco(
         annotations.append(
             {
                 **common,
-                "id": i + 1,  # pycocotools takes an annotation of id 0 for nobody
+                "id": i + 1,
                 "keypoints": truth[i].ravel().tolist(),
                 "num_keypoints": int(persons.labelled[i].sum()),
                 "bbox": xywh[i].tolist(),
@@ -142,8 +146,12 @@ def as_coco(
             }
         )
         predictions.append({**common, "keypoints": guess[i].ravel().tolist(), "score": score})
+    images = {a["image_id"] for a in annotations}
+    nobody = {"category_id": 1, "keypoints": [0] * 3 * len(persons.skeleton), "num_keypoints": 0}
+    beside = [person for person in uncounted if person["image_id"] in images]
+    annotations += [{**nobody, "id": i, **a} for i, a in enumerate(beside, len(annotations) + 1)]
     tree = {
-        "images": [{"id": i} for i in sorted({a["image_id"] for a in annotations})],
+        "images": [{"id": i} for i in sorted(images)],
         "categories": [{"id": 1, "name": "person", "keypoints": list(persons.skeleton.keypoints)}],
         "annotations": annotations,
     }

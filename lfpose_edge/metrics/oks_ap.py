@@ -55,6 +55,8 @@ class CrowdAp:
     hard: float
 
 
+_NOWHERE = -1e4  # pixels
+
 CROWD_LEVELS = {"easy": (-np.inf, 0.2), "medium": (0.2, 0.8), "hard": (0.8, np.inf)}
 """From which crowd index of an image on, and below which, as CrowdPose's evaluation code has it."""
 
@@ -126,18 +128,28 @@ def _evaluated(
     skeleton: Skeleton,
     images: list[int] | None = None,
 ) -> Any:
-    """pycocotools' evaluation of all images, or of some."""
+    """pycocotools' evaluation of all images, or of some; of the categories that have joints."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         message = "OKS AP needs pycocotools: pip install pycocotools"
         raise ImportError(message) from error
+    # pycocotools takes an annotation of id 0 for nobody, and a joint that is not a number for a perfect one.
+    persons = [{**person, "id": number} for number, person in enumerate(truth["annotations"], 1)]
+    tables = [np.asarray(guess["keypoints"], np.float64) for guess in predictions]
+    guesses = [
+        {**guess, "keypoints": np.where(np.isfinite(table), table, _NOWHERE).tolist()}
+        for guess, table in zip(predictions, tables, strict=True)
+    ]
+    located = [category["id"] for category in truth["categories"] if category.get("keypoints")]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports by printing
         ground = COCO()
-        ground.dataset = truth
+        ground.dataset = {**truth, "annotations": persons}
         ground.createIndex()
-        evaluator = COCOeval(ground, ground.loadRes(list(predictions)), "keypoints")
+        evaluator = COCOeval(ground, ground.loadRes(guesses), "keypoints")
+        if located:
+            evaluator.params.catIds = located
         evaluator.params.kpt_oks_sigmas = np.array(skeleton.sigmas)
         if images is not None:
             evaluator.params.imgIds = images

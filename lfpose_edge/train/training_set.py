@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from lfpose_edge.coco import read_coco_boxes, read_coco_keypoints
 from lfpose_edge.errors import RecipeError
-from lfpose_edge.persons import PersonTable, joined, read_coco_boxes, read_coco_keypoints
+from lfpose_edge.persons import PersonTable, joined
 from lfpose_edge.train.data.appearance import Appearance, Pictures, estimate_appearance
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture

@@ -83,6 +83,26 @@ def test_a_subset_of_ones_own_data(lfpose, tmp_path: Path) -> None:
     assert not (tmp_path / "out.json").exists()
 
 
+def test_a_subset_is_of_the_persons_that_an_evaluation_reads(lfpose, tmp_path: Path) -> None:
+    place = {"image_id": 1, "bbox": [0, 0, 100, 100], "keypoints": [1, 1, 2] * 9, "iscrowd": "0"}
+    people = [{**place, "id": i, "category_id": 1} for i in range(60)]
+    crowd = {**place, "id": 90, "category_id": 1, "iscrowd": "1"}
+    horse = {**place, "id": 91, "category_id": 2}
+    kinds = [{"id": 1, "name": "human", "keypoints": list("abcdefghi")}, {"id": 2, "name": "horse"}]
+    tree = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [*people, crowd, horse],
+        "categories": kinds,
+    }
+    (tmp_path / "all.json").write_text(json.dumps(tree))
+    done = lfpose("data", "make-subset", "all.json", "--out", "some.json")
+    assert done.out == "wrote some.json: 60 persons of the 512 asked for\n", done.err
+    one = {"image": "a.jpg", "center": [9, 9], "scale": 1, "joints": [[1, 1]] * 16, "joints_vis": [1] * 16}
+    (tmp_path / "mpii.json").write_text(json.dumps([one] * 60))
+    done = lfpose("data", "make-subset", "mpii.json", "--out", "some.json")
+    assert done.out == "wrote some.json: 60 persons of the 512 asked for\n", done.err
+
+
 def test_outputs_and_devices_are_checked_before_the_work(lfpose, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     done = lfpose("eval", "a.json", "images", "--json", "file/out.json")

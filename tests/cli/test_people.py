@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lfpose_edge.cli import people
-from lfpose_edge.persons import read_coco_boxes
+from lfpose_edge.coco import read_coco_boxes
 from lfpose_edge.skeleton import LSP14
 
 

@@ -17,8 +17,9 @@ from lfpose_edge.export.proof import session
 from nets import write_blob_bundle
 
 from lfpose_edge.bundle import Bundle
+from lfpose_edge.coco import read_coco_keypoints
 from lfpose_edge.errors import CalibrationError
-from lfpose_edge.persons import PersonTable, read_coco_keypoints, unlabelled_persons
+from lfpose_edge.persons import PersonTable, unlabelled_persons
 from lfpose_edge.zoo import bundle_path
 
 PERSONS = 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from lfpose_edge.coco import read_coco_boxes, read_coco_keypoints, uncounted_persons
 from lfpose_edge.errors import SourceError
 from lfpose_edge.metrics.accuracy import measure
 from lfpose_edge.metrics.oks_ap import crowd_ap, oks_ap
 from lfpose_edge.metrics.pckh import MpiiTruth, pckh, read_mpii_truth
 from lfpose_edge.mpii import mpii_as_coco
-from lfpose_edge.persons import read_coco_boxes, read_coco_keypoints
 from lfpose_edge.results import person_scores
 from lfpose_edge.skeleton import COCO17, CROWDPOSE14, LSP14, MPII16
 
@@ -143,9 +144,49 @@ def test_cocos_numbers_are_those_of_its_own_evaluation() -> None:
     ranked = [
         {**g, "score": score} for g, score in zip(guesses, person_scores(table[..., 2]).tolist(), strict=True)
     ]
-    asked = [a for a in truth["annotations"] if a["num_keypoints"] and not a["iscrowd"]]
-    ours = measure(table[..., :2] + 0.5, persons, table[..., 2]).oks
-    assert vars(ours) == pytest.approx(vars(oks_ap({**truth, "annotations": asked}, ranked, COCO17)))
+    uncounted = uncounted_persons(EVAL.parent / "coco_mini/train.json")
+    assert len(uncounted) == len(truth["annotations"]) - len(persons) > 0
+    ours = measure(table[..., :2] + 0.5, persons, table[..., 2], uncounted=uncounted).oks
+    assert vars(ours) == pytest.approx(vars(oks_ap(truth, ranked, COCO17)))
+    held_against = measure(table[..., :2] + 0.5, persons, table[..., 2]).oks
+    assert held_against.ap < ours.ap - 0.005
+
+
+def _perfect() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Everybody's joints, found to the pixel."""
+    truth, _ = crowd()
+    return truth, [{**a, "score": 1.0} for a in truth["annotations"]]
+
+
+def test_a_joint_that_is_not_a_number_is_never_right() -> None:
+    truth, perfect = _perfect()
+    nowhere = [{**p, "keypoints": [math.nan] * len(p["keypoints"])} for p in perfect]
+    assert oks_ap(_with_areas(truth), perfect, CROWDPOSE14).ap == pytest.approx(1.0)
+    assert set(vars(oks_ap(_with_areas(truth), nowhere, CROWDPOSE14)).values()) == {0.0}
+    assert crowd_ap(truth, nowhere, CROWDPOSE14).ap == 0.0
+    one = [{**p, "keypoints": [math.inf, *p["keypoints"][1:]]} for p in perfect]
+    assert 0 < oks_ap(_with_areas(truth), one, CROWDPOSE14).ap < 1
+
+
+def _with_areas(truth: dict[str, Any]) -> dict[str, Any]:
+    people = [{**a, "area": a["bbox"][2] * a["bbox"][3]} for a in truth["annotations"]]
+    return {**truth, "annotations": people}
+
+
+def test_ids_and_other_categories_are_no_matter() -> None:
+    truth, perfect = _perfect()
+    expected = crowd_ap(truth, perfect, CROWDPOSE14)
+    assert (expected.easy, expected.medium, expected.hard) == pytest.approx((1.0, 1.0, 1.0))
+    same = [{**a, "id": 0} for a in truth["annotations"]]
+    dog = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 1, 9, 9], "keypoints": []}
+    odd = {
+        **truth,
+        "annotations": [*same, dog],
+        "categories": [*truth["categories"], {"id": 2, "name": "dog"}],
+    }
+    assert crowd_ap(odd, perfect, CROWDPOSE14) == expected
+    odd["annotations"] = [*_with_areas(truth)["annotations"], dog]
+    assert oks_ap(odd, perfect, CROWDPOSE14) == oks_ap(_with_areas(truth), perfect, CROWDPOSE14)
 
 
 def _mpii(n: int = 40) -> MpiiTruth:
@@ -214,7 +255,7 @@ def test_mpiis_mat_file_is_read(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="is not MPII's ground truth: shapes"):
         read_mpii_truth(file)
     file.write_bytes(b"no mat file at all, but long enough to be looked at" * 9)
-    with pytest.raises(SourceError, match="is not MPII's ground truth"):
+    with pytest.raises(SourceError, match="no MATLAB file with the table 'pos_gt_src' and 'jnt_missing'"):
         read_mpii_truth(file)
     with pytest.raises(SourceError, match="no file"):
         read_mpii_truth(tmp_path / "nothing.mat")

@@ -23,6 +23,7 @@ from lfpose_edge.bundle import Bundle
 from lfpose_edge.cli import adapting, people
 from lfpose_edge.cli.adapting import read_boxes, run_adapt, write_halves
 from lfpose_edge.cli.people import find_people
+from lfpose_edge.coco import read_coco_boxes
 from lfpose_edge.errors import (
     AccuracyGateError,
     BackendUnavailable,
@@ -31,7 +32,6 @@ from lfpose_edge.errors import (
     SourceError,
     TrainingDiverged,
 )
-from lfpose_edge.persons import read_coco_boxes
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train import adapt, bridge
 from lfpose_edge.train.adapt import SelfAgreement, Verdict

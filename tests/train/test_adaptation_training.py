@@ -12,8 +12,8 @@ import pytest
 import torch
 from lfpose_edge.export.to_onnx import to_onnx
 
+from lfpose_edge.coco import read_coco_keypoints
 from lfpose_edge.errors import RecipeError
-from lfpose_edge.persons import read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train import loop
 from lfpose_edge.train.adapt import adaptation_recipe, with_statistics_of

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
+from lfpose_edge.coco import read_coco_keypoints
 from lfpose_edge.errors import SourceError
-from lfpose_edge.persons import PersonTable, read_coco_keypoints
+from lfpose_edge.persons import PersonTable
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.data import crowding
 from lfpose_edge.train.data.crowding import (
@@ -153,7 +154,9 @@ def test_the_command(figures: Path, tmp_path: Path) -> None:
     tree["annotations"][1]["image_id"] = tree["annotations"][0]["image_id"]
     unseen = {**tree["annotations"][2], "id": 90, "keypoints": [0] * 42}
     crowd = {**tree["annotations"][3], "id": 91, "iscrowd": 1}
-    tree["annotations"] += [unseen, crowd]
+    dog = {**tree["annotations"][5], "id": 92, "category_id": 2}
+    tree["annotations"] += [unseen, crowd, dog]
+    tree["categories"].append({"id": 2, "name": "dog"})
     source = tmp_path / "source"
     source.mkdir()
     (source / "images").symlink_to(figures / "train" / "images")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lfpose_edge.persons import joined, read_coco_keypoints
+from lfpose_edge.coco import read_coco_keypoints
+from lfpose_edge.persons import joined
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.data.augment import coarsen, intrude, random_crop_affine, random_part, random_pixels
 from lfpose_edge.train.data.crops import CropView, PersonCrops

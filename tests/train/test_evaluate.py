@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from scipy.io import loadmat, savemat
 
 from lfpose_edge.cli import evaluate
 from lfpose_edge.cli import main as cli
-from lfpose_edge.console import plain_console
+from lfpose_edge.coco import read_coco_keypoints, uncounted_persons
+from lfpose_edge.metrics.accuracy import as_coco
+from lfpose_edge.metrics.oks_ap import CrowdAp
 from lfpose_edge.metrics.pckh import pckh, read_mpii_truth
-from lfpose_edge.persons import read_coco_keypoints
 from lfpose_edge.skeleton import CROWDPOSE14, LSP14, MPII16
 from lfpose_edge.train.checkpoint import save_checkpoint
 from lfpose_edge.train.evaluate import predict_persons
@@ -148,7 +150,7 @@ def test_the_tables_say_what_their_columns_say(
     ("joints", "category"), [(list(CROWDPOSE14.keypoints), 1), (list(LSP14.keypoints), 7)]
 )
 def test_crowdposes_levels_are_shown_of_its_people(
-    joints: tuple[str, ...], category: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    joints: tuple[str, ...], category: int, tmp_path: Path
 ) -> None:
     """Also of a file that has its joints in another order and under another category."""
     rng = np.random.default_rng(0)
@@ -173,11 +175,32 @@ def test_crowdposes_levels_are_shown_of_its_people(
         (tmp_path / str(image["file_name"])).touch()
     (tmp_path / "a.json").write_text(json.dumps(tree))
     persons = read_coco_keypoints(tmp_path / "a.json", tmp_path, CROWDPOSE14)
-    evaluate._print_levels(plain_console(), tmp_path / "a.json", persons, persons.joints, np.ones((3, 14)))
-    assert "CrowdPose AP 1.000  easy 1.000  medium 1.000  hard -1.000" in capsys.readouterr().out
-    (tmp_path / "a.json").write_text(json.dumps([{"image": "0.png"}]))  # MPII's list has no levels
-    evaluate._print_levels(plain_console(), tmp_path / "a.json", persons, persons.joints, np.ones((3, 14)))
-    assert capsys.readouterr().out == ""
+    coco = as_coco(persons.joints, np.ones((3, 14)), persons, uncounted_persons(tmp_path / "a.json"))
+    crowd = evaluate._crowd_ap(tmp_path / "a.json", persons, *coco)
+    assert crowd is not None
+    assert (crowd.ap, crowd.easy, crowd.medium, crowd.hard) == pytest.approx((1.0, 1.0, 1.0, -1.0))
+    for nothing in (None, "0.3", float("nan")):
+        images[1]["crowdIndex"] = nothing
+        (tmp_path / "a.json").write_text(json.dumps(tree))
+        assert evaluate._crowd_ap(tmp_path / "a.json", persons, *coco) is None
+
+
+def test_crowdposes_figures_are_in_the_result(
+    lfpose, make_recipe: Callable[..., Recipe], figures: Path, tmp_path: Path
+) -> None:
+    tree = json.loads((figures / "val" / "annotations.json").read_text())
+    for number, image in enumerate(tree["images"]):
+        image["crowdIndex"] = 0.9 * (number % 2)
+    (tmp_path / "crowded.json").write_text(json.dumps(tree))
+    recipe = make_recipe(skeleton="crowdpose14")
+    state = build_network(recipe.network, CROWDPOSE14).state_dict()
+    save_checkpoint(tmp_path / "c.pt", {"recipe": recipe.model_dump(mode="json"), "ema": state, "step": 1})
+    images = str(figures / "val" / "images")
+    done = lfpose("eval", "crowded.json", images, "--model", "c.pt", "--json", "result.json")
+    assert done.code == 0, done.err
+    crowd = json.loads((tmp_path / "result.json").read_text())["crowdpose"]
+    assert f"CrowdPose AP {crowd['ap']:.3f}  easy {crowd['easy']:.3f}  medium -1.000" in done.out
+    assert set(crowd) == {f.name for f in fields(CrowdAp)}
 
 
 def test_a_checkpoint_has_no_backend_to_choose(lfpose, checkpoint: Path, figures: Path) -> None:

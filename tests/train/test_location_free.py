@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from lfpose_edge.coco import read_coco_keypoints
 from lfpose_edge.errors import LFPoseError, RecipeError, SourceError
-from lfpose_edge.persons import read_coco_keypoints
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train import loop
 from lfpose_edge.train.checkpoint import load_checkpoint

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from bundles import write_spot_bundle
 
+from lfpose_edge.coco import read_coco_keypoints
 from lfpose_edge.errors import BackendUnavailable, BundleError, SourceError
-from lfpose_edge.persons import read_coco_keypoints
 from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.train.data.pseudo_labels import Views, label_persons, look, open_teacher
 

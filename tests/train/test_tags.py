@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from lfpose_edge.cli.main import main
+from lfpose_edge.coco import read_coco_boxes, read_coco_keypoints
 from lfpose_edge.errors import SourceError
-from lfpose_edge.persons import PersonTable, read_coco_boxes, read_coco_keypoints
+from lfpose_edge.persons import PersonTable
 from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.train.data.tags import (
     NO,

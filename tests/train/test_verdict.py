@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 
 from lfpose_edge.cli.adapting import verdict_table
-from lfpose_edge.persons import joined, read_coco_keypoints
+from lfpose_edge.coco import read_coco_keypoints
+from lfpose_edge.persons import joined
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.adapt import (
     SelfAgreement,

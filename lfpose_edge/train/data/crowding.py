@@ -17,11 +17,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lfpose_edge.coco import coco_tree, persons_of
 from lfpose_edge.errors import SourceError
 from lfpose_edge.files import whole_file, whole_folder, write_text_whole
 from lfpose_edge.geometry import apply_affine
 from lfpose_edge.opencv import cv2
-from lfpose_edge.persons import PersonTable, coco_tree
+from lfpose_edge.persons import PersonTable
 
 Level = Literal["easy", "medium", "hard"]
 LEVELS: dict[Level, tuple[float, float]] = {"easy": (0.0, 0.2), "medium": (0.2, 0.8), "hard": (0.8, 2.5)}
@@ -52,7 +53,7 @@ class Crowded:
 
 def alone(persons: PersonTable, annotations: Path) -> PersonTable:
     """Those in whose image their file has nobody else, be it a crowd or somebody without a joint."""
-    count = Counter(person["image_id"] for person in coco_tree(annotations)["annotations"])
+    count = Counter(person["image_id"] for person in persons_of(coco_tree(annotations)))
     return persons.chosen([row for row, image in enumerate(persons.image_ids.tolist()) if count[image] == 1])
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge import ops
+from lfpose_edge.coco import coco_persons
 from lfpose_edge.errors import BackendUnavailable, BundleError, SourceError
 from lfpose_edge.files import require_writable, write_text_whole
 from lfpose_edge.geometry import apply_affine, crop_affines
-from lfpose_edge.persons import coco_persons
 from lfpose_edge.skeleton import COCO17, Skeleton
 from lfpose_edge.sources import load_stored
 

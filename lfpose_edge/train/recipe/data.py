@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from lfpose_edge.persons import Unlabelled
+from lfpose_edge.coco import Unlabelled
 from lfpose_edge.train.recipe.base import Fraction, Positive, Section
 
 
