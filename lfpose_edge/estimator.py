@@ -20,7 +20,7 @@ from lfpose_edge.arguments import check_choice, check_count, writable_folder
 from lfpose_edge.backends import Backend, Request, load_backend
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.detection import Detector, resolve_detector
-from lfpose_edge.errors import BackendUnavailable, BundleError, SourceError
+from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.geometry import clip_boxes, crop_affines
 from lfpose_edge.pipeline import Stages, cut, open_pipeline
 from lfpose_edge.results import ActivationMaps, DevicePoses, PoseResult, StageTimings
@@ -224,7 +224,7 @@ class PoseEstimator:
                     yield arrive()
             while on_their_way:
                 yield arrive()
-        except SourceError:  # of a later frame: those before it are on their way
+        except Exception:  # of a later frame: those before it are on their way
             while on_their_way:
                 yield arrive()
             raise

@@ -32,18 +32,19 @@ def test_a_stream_keeps_the_order_and_a_frame_ahead(on_gpu: Make, on_cpu: PoseEs
     assert seen == [2, 3, 4, 5, 6, 7, 7]
 
 
+@pytest.mark.parametrize("kind", [SourceError, TypeError, RuntimeError])
 def test_a_source_that_breaks_off_gives_every_frame_before_it_says_so(
-    on_gpu: Make, on_cpu: PoseEstimator
+    kind: type[Exception], on_gpu: Make, on_cpu: PoseEstimator
 ) -> None:
     def source() -> Any:
         yield from map(make_picture, range(3))
         message = "no more frames"
-        raise SourceError(message)
+        raise kind(message)
 
     results = on_gpu().stream(source())
     for seed in range(3):
         assert_same(next(results), on_cpu(make_picture(seed)))
-    with pytest.raises(SourceError, match="no more frames"):
+    with pytest.raises(kind, match="no more frames"):
         next(results)
 
 
