@@ -28,6 +28,26 @@ class Stopped(BaseException):
         self.exit_code = 128 + number
 
 
+@contextmanager
+def stops_held() -> Iterator[None]:
+    """Whoever asks to stop while the block finishes something is heard at its end."""
+    heard: list[int] = []
+    previous: dict[int, Any] = {}
+    try:
+        for number in _SIGNALS:
+            if callable(signal.getsignal(number)):
+                previous[number] = signal.signal(number, lambda number, _: heard.append(number))
+    except ValueError:  # not in the main thread, which is the one that hears
+        previous.clear()
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if heard:
+        signal.raise_signal(heard[0])
+
+
 def require_no_input(out: Path, *inputs: Path) -> None:
     """SourceError when an output is one of the files that the command reads."""
     for path in inputs:

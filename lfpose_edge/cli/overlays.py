@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lfpose_edge.cli.errors import stops_held
 from lfpose_edge.errors import SourceError
 from lfpose_edge.files import whole_file, write_bytes_whole
 from lfpose_edge.opencv import cv2
@@ -39,6 +40,7 @@ class OverlayWriter:
         self._kind = "" if path.is_dir() else path.suffix.lower()
         self._image: Image | None = None
         self._video: Any = None
+        self._shown: Image | None = None
         self._file = contextlib.ExitStack()
         self._names: set[str] = set()
         if self._kind not in {"", *_IMAGES, *_CODECS}:
@@ -54,14 +56,15 @@ class OverlayWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.__exit__(kind, value, trace)
+        with stops_held():
+            self._file.__exit__(kind, value, trace)
         if self._image is not None and kind is None:
             _write_image(self._path, self._image)
 
     def write(self, frame: Frame, overlay: Image) -> None:
         """Add one frame's overlay."""
         if self._kind in _CODECS:
-            self._write_video(overlay, frame.fps or _FPS)
+            self._write_video(overlay, frame)
         elif self._kind in _IMAGES:
             if self._image is not None:
                 message = (
@@ -85,13 +88,15 @@ class OverlayWriter:
         self._names.add(name)
         return name
 
-    def _write_video(self, overlay: Image, fps: float) -> None:
+    def _write_video(self, overlay: Image, frame: Frame) -> None:
+        """Add a frame of a file; one of a camera or a stream stands until the next one comes, as it did."""
         overlay = _with_even_sides(overlay)
         height, width = overlay.shape[:2]
         if self._video is None:
             temporary = self._file.enter_context(whole_file(self._path))
             codec = _CODECS[self._kind]
-            rate = _rate_in_mp4(fps) if codec == "mp4v" else fps
+            fps = frame.fps or _FPS
+            self._rate = rate = _rate_in_mp4(fps) if codec == "mp4v" else fps
             self._video = cv2.VideoWriter(
                 str(temporary), cv2.VideoWriter.fourcc(*codec), rate, (width, height)
             )
@@ -106,6 +111,16 @@ class OverlayWriter:
         if (width, height) != self._size:
             message = f"cannot write {self._path}: frames differ in size ({self._size} and {(width, height)})"
             raise SourceError(message)
+        is_live = frame.time_s is not None and frame.count is None
+        due = round((frame.time_s or 0.0) * self._rate) if is_live else self._count
+        # One frame early or late is how cameras are: what follows them closer stutters.
+        for _ in range(self._count, due - 1):
+            self._add(overlay if self._shown is None else self._shown)
+        if self._count <= due + 1:
+            self._add(overlay)
+        self._shown = overlay
+
+    def _add(self, overlay: Image) -> None:
         self._video.write(overlay)
         self._count += 1
 
@@ -117,7 +132,7 @@ class OverlayWriter:
         finally:
             self._video.release()
         count = _count_frames(temporary)
-        if count != self._count:
+        if count < self._count:  # who stops it between a frame and its count leaves one more
             message = (
                 f"cannot write {self._path} whole: {count} of its {self._count} frames can be read back; is "
                 "the disk full?"
@@ -138,8 +153,11 @@ def _rate_in_mp4(fps: float) -> float:
 
 
 def _count_frames(video: Path) -> int:
-    """How many frames of a video can be read; 0 where it is none."""
-    capture = cv2.VideoCapture(str(video))
+    """How many frames a video holds; 0 where it is none."""
+    undecoded = [cv2.CAP_PROP_FORMAT, -1]  # FFmpeg's packets: an hour's are counted in seconds
+    capture = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG, undecoded)
+    if not capture.isOpened():  # an OpenCV without FFmpeg
+        capture = cv2.VideoCapture(str(video))
     try:
         return sum(1 for _ in iter(capture.grab, False))
     finally:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import typer
@@ -26,7 +27,7 @@ from lfpose_edge.arguments import given_path
 from lfpose_edge.cli.errors import Stopped, list_left_out
 from lfpose_edge.cli.overlays import OverlayWriter
 from lfpose_edge.console import plain_console
-from lfpose_edge.errors import SourceError
+from lfpose_edge.errors import LFPoseError, SourceError
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.files import whole_file
 from lfpose_edge.results import PoseResult
@@ -68,7 +69,7 @@ def run_predict(options: PredictOptions) -> None:
     left_out: list[SourceError] = []
     leave_out = left_out.append if options.keep_going else None
     total, persons = 0, 0
-    ended: Stopped | SourceError | None = None
+    ended: Stopped | LFPoseError | OSError | None = None
     with contextlib.ExitStack() as stack:
         estimator = stack.enter_context(
             PoseEstimator(
@@ -81,7 +82,7 @@ def run_predict(options: PredictOptions) -> None:
             )
         )
         overlays = stack.enter_context(OverlayWriter(save)) if save else None
-        lines = stack.enter_context(_open_whole(json)) if json else None
+        write_line = stack.enter_context(_open_lines(json)) if json else None
         try:
             found = frames(source, on_unreadable=leave_out)
             for frame in shown(found, bar=bool(outputs) or not console.is_terminal):
@@ -96,14 +97,14 @@ def run_predict(options: PredictOptions) -> None:
                     continue
                 if overlays:
                     overlays.write(frame, result.draw(frame.image))
-                if lines:
-                    lines.write(_json_line(frame, result))
+                if write_line:
+                    write_line(_json_line(frame, result))
                 if not outputs:
                     console.print(f"{frame.name}: {len(result)} person(s), {result.timings.total_ms:.1f} ms")
                     for pose_table in joint_tables(result):
                         console.print(pose_table)
                 total, persons = total + 1, persons + len(result)
-        except (Stopped, SourceError) as error:
+        except (Stopped, LFPoseError, OSError) as error:
             if not (is_live and total):
                 raise
             ended = error  # what was done until now is the result
@@ -227,9 +228,20 @@ def parse_boxes(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 @contextlib.contextmanager
-def _open_whole(path: Path) -> Iterator[IO[str]]:
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        yield file
+def _open_lines(path: Path) -> Iterator[Callable[[str], None]]:
+    """Writes lines, each whole: what a full disk leaves of one is taken back before it is an error."""
+    with whole_file(path) as temporary, temporary.open("wb", buffering=0) as file:
+
+        def write(line: str) -> None:
+            data, start = line.encode(), file.tell()
+            try:
+                if file.write(data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            except OSError:
+                file.truncate(start)
+                raise
+
+        yield write
 
 
 def _json_line(frame: Frame, result: PoseResult) -> str:

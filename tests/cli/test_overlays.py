@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from lfpose_edge.cli import overlays as module
+from lfpose_edge.cli.errors import Stopped
 from lfpose_edge.cli.overlays import OverlayWriter
 from lfpose_edge.errors import SourceError
-from lfpose_edge.sources import Frame
+from lfpose_edge.sources import Frame, frames
 
 
 @contextmanager
@@ -62,6 +66,89 @@ def test_a_video_of_any_rate_is_written(tmp_path: Path, suffix: str, fps: float)
     path = tmp_path / f"out{suffix}"
     _write(path, 3, fps=fps)
     assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) == pytest.approx(fps, rel=1e-3)
+
+
+def _stopping_at(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who writes that many frames is stopped at once, before anybody counts them."""
+    original = cv2.VideoWriter
+
+    class Writer:
+        def __init__(self, *arguments: Any) -> None:
+            self._inner, self._left = original(*arguments), count
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        def write(self, image: np.ndarray) -> None:
+            self._inner.write(image)
+            self._left -= 1
+            if not self._left:
+                raise Stopped
+
+    Writer.fourcc = original.fourcc  # type: ignore[attr-defined]
+    monkeypatch.setattr(cv2, "VideoWriter", Writer)
+
+
+def test_a_stop_between_a_frame_and_its_count_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, path = np.zeros((48, 64, 3), np.uint8), tmp_path / "out.avi"
+    _stopping_at(3, monkeypatch)
+    with OverlayWriter(path) as overlays:
+        for i in range(5):
+            try:
+                overlays.write(Frame(image, "camera 0", i, fps=10.0), image)
+            except Stopped:
+                break
+    assert _length(path) == 3
+
+
+def test_a_second_stop_waits_until_the_video_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, count = tmp_path / "out.mp4", module._count_frames
+
+    def stopped_meanwhile(video: Path) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return count(video)
+
+    def stop(number: int, _: object) -> None:
+        raise Stopped(number)
+
+    monkeypatch.setattr(module, "_count_frames", stopped_meanwhile)
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(Stopped):
+            _write(path, 3)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert _length(path) == 3
+
+
+@pytest.mark.parametrize(
+    ("every_s", "count", "expected"),
+    [
+        (0.1, 30, 30),  # as fast as it says
+        (0.5, 6, 25),  # five times slower: each stands until the next one
+        (0.05, 60, 31),  # twice as fast: every other one
+    ],
+)
+def test_a_cameras_video_takes_as_long_as_it_took(
+    every_s: float, count: int, expected: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "out.avi"
+    with OverlayWriter(path) as overlays:
+        for i in range(count):
+            image = np.full((48, 64, 3), 8 * (i + 1) % 256, np.uint8)
+            overlays.write(Frame(image, "camera 0", i, time_s=i * every_s, fps=10.0), image)
+    assert _length(path) == pytest.approx(expected, abs=1)
+    if every_s == 0.5:
+        levels = [round(float(f.image.mean()) / 8) for f in frames(path)]
+        assert [levels[k] for k in (2, 7, 12, 17)] == [1, 2, 3, 4]
+
+
+def _length(path: Path) -> int:
+    return len(list(frames(path)))
 
 
 @pytest.mark.parametrize("suffix", [".webm", ".mpg", ".mpeg", ".pgm", ".docx"])

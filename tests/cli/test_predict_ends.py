@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from lfpose_edge.cli import predict
-from lfpose_edge.errors import SourceError
+from lfpose_edge.errors import BackendUnavailable, SourceError
+from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.sources import Frame
 
 
@@ -29,6 +33,50 @@ def test_what_a_stream_gave_until_it_dropped_out_is_kept(
     assert "3 frame(s)" in done.out
     assert len((tmp_path / "live.jsonl").read_text().splitlines()) == 3
     assert cv2.VideoCapture(str(tmp_path / "live.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+def _few_lines(monkeypatch: pytest.MonkeyPatch, error: Exception, after: int = 3) -> None:
+    """A stream that goes on, and an estimator that fails after some frames."""
+    original, left = PoseEstimator.__call__, itertools.count(after, -1)
+
+    def stream(*_: object, **__: object) -> Iterator[Frame]:
+        for i in itertools.count():
+            yield Frame(np.zeros((48, 64, 3), np.uint8), f"frame {i}", i, fps=10.0)
+
+    def estimate(self: PoseEstimator, *arguments: Any, **options: Any) -> Any:
+        if not next(left):
+            raise error
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(predict, "frames", stream)
+    monkeypatch.setattr(PoseEstimator, "__call__", estimate)
+
+
+@pytest.mark.parametrize("error", [BackendUnavailable("the GPU is gone"), OSError(5, "no more")], ids=str)
+def test_what_a_stream_gave_until_something_else_failed_is_kept(
+    error: Exception, lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _few_lines(monkeypatch, error)
+    done = lfpose("predict", "rtsp://camera", "--json", "live.jsonl")
+    assert (done.code, done.err.count("error: ")) == (1, 1)
+    assert len((tmp_path / "live.jsonl").read_text().splitlines()) == 3
+
+
+def test_on_a_full_disk_a_streams_lines_stay_whole(
+    lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    _few_lines(monkeypatch, BackendUnavailable("nobody saw that the disk is full"), after=100)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, usual[1]))
+    try:
+        done = lfpose("predict", "rtsp://camera", "--json", "live.jsonl")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert (done.code, "live.jsonl" in done.err) == (1, True), done.err
+    lines = (tmp_path / "live.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == list(range(len(lines)))
+    assert lines
 
 
 def test_a_video_that_is_cut_off_is_an_error_unless_one_keeps_going(lfpose, tmp_path: Path) -> None:
