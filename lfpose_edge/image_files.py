@@ -13,7 +13,9 @@ from lfpose_edge.opencv import cv2
 
 logger = logging.getLogger("lfpose_edge")
 
-VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
+VIDEO_SUFFIXES = frozenset(
+    (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mjpg", ".mjpeg")
+)
 _LONG, _SHORT = 400, 60  # characters of a name that is shortened in messages, and those left of it
 _JPEG = b"\xff\xd8"
 

@@ -22,6 +22,7 @@ from lfpose_edge.image_files import (
     warn_of_more,
 )
 from lfpose_edge.opencv import cv2
+from lfpose_edge.videos import read_video, without_password
 
 Color = Literal["bgr", "rgb", "nv12"]
 Image = NDArray[np.uint8]
@@ -35,9 +36,10 @@ class Frame:
 
     Attributes:
         image: (H, W, 3) uint8, or as it came when the source is a sequence of arrays.
-        name: the file's path, or the source's with the frame's number.
+        name: the file's path, or the source's with the frame's number; of a URL without its password.
         index: counts from 0.
-        time_s: seconds since the start of a video; None for images.
+        time_s: seconds since the start of a video, or since a camera's or a stream's first frame came; None
+            for images.
         count: how many the source says it has; None where it does not say.
         fps: frames a second of a video that says so.
     """
@@ -201,7 +203,7 @@ def _path_frames(
     except OSError as error:  # it is too long, or out of reach
         raise cannot_read(text, error) from error
     if is_video:
-        yield from _video(text, text, color, on_unreadable)
+        yield from _video(text, without_password(text), color, on_unreadable)
         return
     if is_folder:
         files = images_in(path)
@@ -244,42 +246,9 @@ def _camera(number: int, color: Color) -> Iterator[Frame]:
 def _video(
     source: str | int, name: str, color: Color, on_cut_off: Callable[[SourceError], None] | None = None
 ) -> Iterator[Frame]:
-    capture = cv2.VideoCapture(source)
-    try:
-        if not capture.isOpened():
-            message = f"cannot open {name}: no such camera, stream or video, or a codec that OpenCV lacks"
-            raise SourceError(message)
-        # Cameras and streams answer 0, -1 or nonsense.
-        announced = int(max(0.0, min(capture.get(cv2.CAP_PROP_FRAME_COUNT), 1e9))) or None
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        fps = rate if 0 < rate < 1000 else None
-        index = 0
-        while True:
-            good, image = capture.read()
-            if not good:
-                break
-            time_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            yield Frame(_ordered(image, color), f"{name} frame {index}", index, time_s, announced, fps)
-            index += 1
-        if index == 0:
-            message = f"{name} opened, but holds no frame that can be decoded"
-            raise SourceError(message)
-        if isinstance(source, int) or (announced is None and "://" in source):
-            message = f"{name} gives no more frames after {index}: look whether it is still there"
-            raise SourceError(message)
-        # Containers estimate their length, so a little less is no sign of anything; and where frames come
-        # irregularly it is their time that tells how far they reach.
-        reached = max(index, time_s * rate + 1)
-        if announced and reached < 0.9 * announced:
-            cut_off = SourceError(
-                f"{name} announces {announced} frames, but only {index} can be read: it may be cut off "
-                "(`lfpose predict --keep-going` takes what there is)"
-            )
-            if on_cut_off is None:
-                raise cut_off
-            on_cut_off(cut_off)
-    finally:
-        capture.release()
+    for index, shot in enumerate(read_video(source, name, on_cut_off)):
+        image = _ordered(shot.image, color)
+        yield Frame(image, f"{name} frame {index}", index, shot.time_s, shot.count, shot.fps)
 
 
 def image_size(image: Image, color: Color) -> tuple[int, int]:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import os
+import signal
+import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -309,6 +314,60 @@ class _Stream:
         self.left = 0
 
 
+@pytest.mark.parametrize("source", ["rtsp://camera/stream", 0])
+def test_the_clock_says_when_a_cameras_or_streams_frames_came(
+    source: str | int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", _Stream)
+    monkeypatch.setattr("lfpose_edge.videos.monotonic", itertools.count(500.0, 0.25).__next__)
+    found = frames(source)
+    assert [next(found).time_s for _ in range(2)] == [0.25, 0.5]  # the first one begins it
+
+
+def test_a_password_stays_where_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    class Stream(_Stream):
+        def __init__(self, source: str) -> None:
+            opened.append(source)
+            super().__init__("rtsp://camera/stream")
+
+    monkeypatch.setattr(cv2, "VideoCapture", Stream)
+    found = frames("rtsp://admin:p@ss@camera/stream?at=2")
+    assert next(found).name == "rtsp://camera/stream?at=2 frame 0"
+    assert opened == ["rtsp://admin:p@ss@camera/stream?at=2"]
+    with pytest.raises(SourceError, match="^rtsp://camera/stream"):
+        list(found)
+
+
+def test_a_stop_is_heard_while_a_stream_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, opened = threading.Event(), threading.Event()
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    def connect(source: str) -> _Stream:
+        opened.set()
+        answers.wait(60)
+        return _Stream(source)
+
+    monkeypatch.setattr(cv2, "VideoCapture", connect)
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        asking = threading.Thread(target=lambda: opened.wait(60) and os.kill(os.getpid(), signal.SIGINT))
+        asking.start()
+        with pytest.raises(Stop):
+            next(frames("rtsp://camera/stream"))
+        assert not answers.is_set()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        answers.set()
+        asking.join()
+
+
 def test_a_stream_says_neither_its_length_nor_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", _Stream)
     stream = frames("rtsp://camera/stream")
@@ -349,6 +408,55 @@ def test_frames_that_come_irregularly_are_no_cut_off_video(
     (tmp_path / "a.webm").touch()
     monkeypatch.setattr(cv2, "VideoCapture", _Recording)
     assert [f.time_s for f in frames(tmp_path / "a.webm")] == [0.0, 10.0]
+
+
+class _Bare(_Stream):
+    """Frames whose time is not stored, as in MPEG's own streams."""
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return True
+
+    def get(self, fact: int) -> float:
+        return {cv2.CAP_PROP_FPS: 20.0, cv2.CAP_PROP_FRAME_COUNT: 2.0}.get(fact, 0.0)
+
+
+def test_where_a_file_has_no_times_its_rate_makes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.mpg").touch()
+    monkeypatch.setattr(cv2, "VideoCapture", _Bare)
+    assert [f.time_s for f in frames(tmp_path / "a.mpg")] == [0.0, 0.05]
+
+
+def _trimmed(path: Path, part: float) -> None:
+    """Hide all but the last part of an MP4's frames, as telephones trim: by its header and edit list."""
+    data = bytearray(path.read_bytes())
+    movie, media, edit = (data.index(name) + 4 for name in (b"mvhd", b"mdhd", b"elst"))
+    (plays,) = struct.unpack_from(">I", data, movie + 16)
+    (stored,) = struct.unpack_from(">I", data, media + 16)
+    struct.pack_into(">I", data, movie + 16, round(plays * part))
+    struct.pack_into(">Ii", data, edit + 8, round(plays * part), round(stored * (1 - part)))
+    path.write_bytes(data)
+
+
+def test_a_trimmed_video_is_no_cut_off_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    for level in range(0, 240, 6):
+        writer.write(np.full((48, 64, 3), level, np.uint8))
+    writer.release()
+    assert [f.count for f in frames(path)] == [40] * 40
+    _trimmed(path, 0.4)
+    found = list(frames(path))
+    assert [f.count for f in found] == [16] * 16
+    assert found[0].time_s == 0
+    assert found[0].image.mean() == pytest.approx(24 * 6, abs=4)
+
+
+def test_bare_jpegs_one_after_the_other_are_a_video(tmp_path: Path) -> None:
+    for suffix in (".mjpeg", ".mjpg"):
+        (tmp_path / f"a{suffix}").write_bytes(5 * _encoded(".jpg"))
+        assert [f.index for f in frames(tmp_path / f"a{suffix}")] == [0, 1, 2, 3, 4]
 
 
 def test_a_file_that_is_no_video(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
