@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -43,7 +44,21 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
     commands = [line.strip() for block in blocks[:2] for line in block.strip().splitlines()]
     assert commands == ["pip install . && lfpose demo", 'pip install ".[test]" && pytest -n auto']
     script = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert [line for line in script if line in commands] == commands
+    assert script[-2:] == [f"{{ {command}; }} || exit 1" for command in commands]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="bash")
+@pytest.mark.parametrize("fails", ["pip", "lfpose", "pytest", None])
+def test_ci_fails_where_any_of_its_commands_does(fails: str | None, tmp_path: Path) -> None:
+    for name in ("python3", "pip", "lfpose", "pytest"):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{'exit 1' if name == fails else 'exit 0'}\n")
+        (tmp_path / name).chmod(0o755)
+    script = (ROOT / ".ci" / "run").read_text().replace('source "$environment/bin/activate"', "")
+    (tmp_path / "run").write_text(script)
+    done = subprocess.run(
+        ["bash", str(tmp_path / "run")], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False
+    )
+    assert done.returncode == (fails is not None)
 
 
 def test_only_bind_knows_python_and_nobody_knows_torch() -> None:
