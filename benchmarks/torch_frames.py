@@ -43,15 +43,20 @@ class TorchFrames:
         started = perf_counter()
         affines = crop_affines(boxes, self._how.size, padding=self._how.padding)
         up = (torch.from_numpy(a).to(self._device) for a in (frame, affines.astype(np.float32)))
-        joints = self._work(*up)
+        constants = unfused.crop_constants(
+            frame.shape[:2], self._how.size, self._how.mean, self._how.std, self._device
+        )
+        joints = self._work(*up, constants)
         queued = perf_counter()
         keypoints, scores, presence = (values.cpu().numpy() for values in joints)
         times = StageTimings(preprocess_ms=(queued - started) * 1e3, infer_ms=(perf_counter() - queued) * 1e3)
         return SimpleNamespace(keypoints=keypoints, scores=scores, presence=presence, timings=times)
 
-    def _joints(self, frame: torch.Tensor, affines: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        how, decode = self._how, self._decode
-        crops = unfused.crop(frame, affines, how.size, how.mean, how.std)
+    def _joints(
+        self, frame: torch.Tensor, affines: torch.Tensor, constants: unfused.CropConstants
+    ) -> tuple[torch.Tensor, ...]:
+        decode = self._decode
+        crops = unfused.crop(frame, affines, self._how.size, constants)
         output = self._network(crops.to(self._kind, memory_format=torch.channels_last))
         return unfused.decode(
             output[0].float(), output[1].float(), affines, decode.upsample, decode.blur_sigma

@@ -2,45 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def crop(
-    frame: Tensor, affines: Tensor, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
-) -> Tensor:
+class CropConstants(NamedTuple):
+    """What every crop of frames of one size needs, on the device beforehand.
+
+    Attributes:
+        scale: (2, 3), of an affine from crop to image coordinates to torch's, -1 to 1 from edge to edge.
+        mean, std: (1, 3, 1, 1), in the order of the output.
+    """
+
+    scale: Tensor
+    mean: Tensor
+    std: Tensor
+
+
+@cache
+def crop_constants(
+    frame_size: tuple[int, int],
+    size: tuple[int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: str,
+) -> CropConstants:
+    """Of frames and crops of (height, width)."""
+    (rows, columns), (height, width) = frame_size, size
+    scale = [[width / columns, height / columns, 2 / columns], [width / rows, height / rows, 2 / rows]]
+    levels = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
+    return CropConstants(torch.tensor(scale, device=device), *levels)
+
+
+def crop(frame: Tensor, affines: Tensor, size: tuple[int, int], constants: CropConstants) -> Tensor:
     """Sample crops with ``grid_sample``, reverse the channels, normalise.
 
     Args:
         frame: (H, W, 3) uint8.
         affines: (N, 2, 3) float32, crop to image coordinates.
         size: crop height and width.
-        mean, std: in the order of the output.
+        constants: of frames and crops of these sizes.
 
     Returns:
         (N, 3, height, width) float32.
     """
-    rows, columns = frame.shape[:2]
     height, width = size
-    half_crop = torch.tensor([width / 2, height / 2], device=frame.device)
-    half_image = torch.tensor([columns / 2, rows / 2], device=frame.device)
-    linear, offset = affines[:, :, :2], affines[:, :, 2]
-    theta = torch.cat(
-        [
-            linear * half_crop / half_image[:, None],
-            ((linear @ half_crop + offset) / half_image - 1)[..., None],
-        ],
-        dim=2,
-    )
+    scaled = affines * constants.scale
+    theta = torch.cat([scaled[:, :, :2], scaled.sum(dim=2, keepdim=True) - 1], dim=2)
     grid = F.affine_grid(theta, [len(affines), 3, height, width], align_corners=False)
     picture = frame.permute(2, 0, 1).float()[None].expand(len(affines), -1, -1, -1)
     crops = F.grid_sample(picture, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    shape = (1, 3, 1, 1)
-    levels = [torch.tensor(values, device=frame.device).view(shape) for values in (mean, std)]
-    return (crops.flip(1) - levels[0]) / levels[1]
+    return (crops.flip(1) - constants.mean) / constants.std
 
 
 def decode(
