@@ -49,7 +49,7 @@ def versions() -> dict[str, str]:
 
 
 def cpu_model() -> str:
-    """The processor's own name; clouds hide it, so its family, model and best vector set are added."""
+    """The processor's own name; clouds hide it, so its family, model and what it computes with are added."""
     entries = _cpu_entries()
     if not entries:
         return platform.processor() or platform.machine()
@@ -57,8 +57,9 @@ def cpu_model() -> str:
     if "cpu family" in entries:
         name += f" (family {entries['cpu family']}, model {entries.get('model', '?')})"
     flags = cpu_flags()
-    best = next((flag for flag in ("avx512bw", "avx2", "sse4_2") if flag in flags), None)
-    return f"{name}, {best}" if best else name
+    vectors = [flag for flag in ("avx512bw", "avx2", "sse4_2") if flag in flags][:1]
+    integers = [flag for flag in ("avx512_vnni", "avx_vnni", "amx_int8") if flag in flags]
+    return ", ".join([name, *vectors, *integers])
 
 
 def cpu_flags() -> frozenset[str]:

@@ -26,3 +26,14 @@ def test_without_a_word_of_vnni_int8_may_overflow_on_x86_alone(monkeypatch: pyte
     for name, overflows in (("AMD64", True), ("arm64", False)):
         monkeypatch.setattr(machine.platform, "machine", lambda name=name: name)
         assert machine.int8_overflows() is overflows
+
+
+def test_a_result_names_what_its_processor_computes_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {"model name": "Xeon", "cpu family": "6", "model": "207"}
+    for flags, shown in (
+        ("fpu avx2 avx512bw amx_int8 avx512_vnni", ", avx512bw, avx512_vnni, amx_int8"),
+        ("sse4_2 avx2 avx_vnni", ", avx2, avx_vnni"),
+        ("fpu", ""),
+    ):
+        monkeypatch.setattr(machine, "_cpu_entries", lambda flags=flags: {**entries, "flags": flags})
+        assert machine.cpu_model() == f"Xeon (family 6, model 207){shown}"
