@@ -193,18 +193,19 @@ class PoseEstimator:
             raise ValueError(message)
         return [self(image, b) for image, b in zip(given, per_image, strict=True)]
 
-    def stream(self, source: object) -> Iterator[PoseResult]:
+    def stream(self, source: object, *, latest: bool = False) -> Iterator[PoseResult]:
         """Find the poses in every frame of a source, one result at a time.
 
         Args:
             source: a video or image file, a folder, a glob pattern, a camera's number, a stream's URL, or
                 an iterable of images. To have the frames as well, iterate over
                 :func:`lfpose_edge.frames` and call the estimator on each.
+            latest: as there: a camera's newest frame, however long the last one took.
 
         Raises:
             TypeError, SourceError: as :func:`lfpose_edge.frames`.
         """
-        iterator = iter(frames(source, self._color))
+        iterator = iter(frames(source, self._color, latest=latest))
         on_their_way: deque[tuple[float, Callable[[], Any]]] = deque()
 
         def arrive() -> PoseResult:

@@ -22,7 +22,7 @@ from lfpose_edge.image_files import (
     warn_of_more,
 )
 from lfpose_edge.opencv import cv2
-from lfpose_edge.videos import read_video, without_password
+from lfpose_edge.videos import latest_of, read_video, without_password
 
 Color = Literal["bgr", "rgb", "nv12"]
 Image = NDArray[np.uint8]
@@ -37,7 +37,7 @@ class Frame:
     Attributes:
         image: (H, W, 3) uint8, or as it came when the source is a sequence of arrays.
         name: the file's path, or the source's with the frame's number; of a URL without its password.
-        index: counts from 0.
+        index: counts from 0, also those that are passed over.
         time_s: seconds since the start of a video, or since a camera's or a stream's first frame came; None
             for images.
         count: how many the source says it has; None where it does not say.
@@ -113,7 +113,11 @@ def load_stored(path: Path, *, upright: bool = False) -> Image:
 
 
 def frames(
-    source: object, color: Color = "bgr", *, on_unreadable: Callable[[SourceError], None] | None = None
+    source: object,
+    color: Color = "bgr",
+    *,
+    on_unreadable: Callable[[SourceError], None] | None = None,
+    latest: bool = False,
 ) -> Iterator[Frame]:
     """The images of a source, one at a time.
 
@@ -124,6 +128,8 @@ def frames(
         on_unreadable: called with the error of each file of a folder or glob that cannot be read, which is
             then left out, and with that of a video file which lacks its end. None raises it, which ends the
             iteration.
+        latest: of a camera or a stream only the newest frame whenever one is asked for. Otherwise those that
+            come while one is worked on wait, and whoever is slower than they come falls more and more behind.
 
     Raises:
         TypeError, SourceError: as :func:`load_image`; a folder without images; a video that cannot be read;
@@ -133,7 +139,12 @@ def frames(
         message = "a source is a path, a camera's number or a sequence of images, got bool"
         raise TypeError(message)
     if isinstance(source, int | np.integer):
-        yield from _camera(int(source), color)
+        yield from _camera(int(source), color, latest)
+    elif isinstance(source, str) and "://" in source and local_path(source) == source:
+        yield from _video(source, without_password(source), color, latest=latest)
+    elif latest:
+        message = f"latest is for a camera's number or a stream's URL, got {source!r:.80}"
+        raise ValueError(message)
     elif isinstance(source, str | os.PathLike):
         yield from _path_frames(str(os.fspath(source)), color, on_unreadable)
     elif isinstance(source, np.ndarray | bytes | bytearray | memoryview) or on_gpu(source):
@@ -199,11 +210,11 @@ def _path_frames(
     text = local_path(text)
     path = Path(text)
     try:
-        is_folder, is_video = path.is_dir(), "://" in text or (path.is_file() and _is_video(path))
+        is_folder, is_video = path.is_dir(), path.is_file() and _is_video(path)
     except OSError as error:  # it is too long, or out of reach
         raise cannot_read(text, error) from error
     if is_video:
-        yield from _video(text, without_password(text), color, on_unreadable)
+        yield from _video(text, text, color, on_unreadable)
         return
     if is_folder:
         files = images_in(path)
@@ -236,19 +247,25 @@ def _is_video(path: Path) -> bool:
     return path.stat().st_size > 0 and not cv2.haveImageReader(str(path))
 
 
-def _camera(number: int, color: Color) -> Iterator[Frame]:
+def _camera(number: int, color: Color, latest: bool) -> Iterator[Frame]:
     if not 0 <= number < 2**31:
         message = f"no camera {number}: cameras are numbered from 0"
         raise SourceError(message)
-    yield from _video(number, f"camera {number}", color)
+    yield from _video(number, f"camera {number}", color, latest=latest)
 
 
 def _video(
-    source: str | int, name: str, color: Color, on_cut_off: Callable[[SourceError], None] | None = None
+    source: str | int,
+    name: str,
+    color: Color,
+    on_cut_off: Callable[[SourceError], None] | None = None,
+    *,
+    latest: bool = False,
 ) -> Iterator[Frame]:
-    for index, shot in enumerate(read_video(source, name, on_cut_off)):
+    shots = read_video(source, name, on_cut_off, live=latest)
+    for shot in latest_of(shots) if latest else shots:
         image = _ordered(shot.image, color)
-        yield Frame(image, f"{name} frame {index}", index, shot.time_s, shot.count, shot.fps)
+        yield Frame(image, f"{name} frame {shot.index}", shot.index, shot.time_s, shot.count, shot.fps)
 
 
 def image_size(image: Image, color: Color) -> tuple[int, int]:

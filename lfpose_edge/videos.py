@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, Queue
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,14 +27,19 @@ class VideoFrame:
     """One frame; see :class:`lfpose_edge.sources.Frame`."""
 
     image: NDArray[np.uint8]
+    index: int
     time_s: float
     count: int | None
     fps: float | None
 
 
 def read_video(
-    source: str | int, name: str, on_cut_off: Callable[[SourceError], None] | None = None
-) -> Iterator[VideoFrame]:
+    source: str | int,
+    name: str,
+    on_cut_off: Callable[[SourceError], None] | None = None,
+    *,
+    live: bool = False,
+) -> Generator[VideoFrame]:
     """The frames of a video file, a camera or a stream, (H, W, 3) BGR.
 
     Their times are the file's; those of a camera or a stream, which say other things, are the clock's since
@@ -42,10 +49,11 @@ def read_video(
         source: a path, a URL, or a camera's number.
         name: to call it by.
         on_cut_off: as :func:`lfpose_edge.sources.frames` takes it.
+        live: refuse what is no camera and no stream.
 
     Raises:
-        SourceError: it cannot be read; after its last frame, a camera or stream that gives no more, or a
-            video file that is cut off.
+        SourceError: it cannot be read, or is a recording; after its last frame, a camera or stream that gives
+            no more, or a video file that is cut off.
     """
     capture = _opened(source)
     try:
@@ -59,6 +67,9 @@ def read_video(
         if announced and fps and isinstance(source, str) and (plays := _seconds(source)):
             announced = max(1, min(announced, round(plays * fps)))
         is_live = isinstance(source, int) or (announced is None and "://" in source)
+        if live and not is_live:
+            message = f"{name} is a recording, all of whose frames wait: latest is for cameras and streams"
+            raise SourceError(message)
         index, began, time_s, has_times = 0, 0.0, 0.0, True
         while True:
             good, image = capture.read()
@@ -72,7 +83,7 @@ def read_video(
                 if index == 1 and fps and not position > time_s:
                     has_times = False  # MPEG's own streams, and bare H.264
                 time_s = max(time_s, position) if has_times or not fps else index / fps
-            yield VideoFrame(image, time_s, announced, fps)
+            yield VideoFrame(image, index, time_s, announced, fps)
             index += 1
         if index == 0:
             message = f"{name} opened, but holds no frame that can be decoded"
@@ -93,6 +104,52 @@ def read_video(
             on_cut_off(cut_off)
     finally:
         capture.release()
+
+
+def latest_of(shots: Generator[VideoFrame]) -> Iterator[VideoFrame]:
+    """The newest frame whenever one is asked for; those that came before it meanwhile are passed over.
+
+    Args:
+        shots: of a camera or a stream, which is read beside whoever works on its frames.
+
+    Raises:
+        SourceError: what ended them, after the last one.
+    """
+    slot: Queue[VideoFrame | BaseException | None] = Queue(1)
+    is_left = threading.Event()
+
+    def read() -> None:
+        try:
+            for shot in shots:
+                if is_left.is_set():
+                    return
+                with suppress(Empty):
+                    slot.get_nowait()
+                slot.put(shot)
+            slot.put(None)
+        except BaseException as error:  # whatever it is, who asks for a frame is told
+            slot.put(error)
+        finally:
+            shots.close()
+
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+    try:
+        while True:
+            try:
+                shot = slot.get(timeout=0.2)  # a stop is heard in between
+            except Empty:
+                continue
+            if shot is None:
+                return
+            if isinstance(shot, BaseException):
+                raise shot
+            yield shot
+    finally:
+        is_left.set()
+        with suppress(Empty):
+            slot.get_nowait()
+        reading.join(1.0)  # a camera's next frame is soon there, and then it is free again
 
 
 def without_password(url: str) -> str:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
-import os
-import signal
-import struct
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,21 +192,6 @@ def test_an_unreadable_file_ends_a_folder_or_is_reported_and_left_out(folder: Pa
     assert ["ab.jpg is empty" in str(e) for e in errors] == [True]
 
 
-def _write_video(path: Path, levels: tuple[int, ...]) -> None:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for level in levels:
-        writer.write(np.full((48, 64, 3), level, np.uint8))
-    writer.release()
-
-
-def test_a_video_under_another_name_is_still_a_video(tmp_path: Path) -> None:
-    _write_video(tmp_path / "a.avi", (0, 100))
-    (tmp_path / "a.avi").rename(tmp_path / "recording")
-    assert len(list(frames(tmp_path / "recording"))) == 2
-    (tmp_path / "picture").write_bytes(_encoded(".png"))
-    assert [f.time_s for f in frames(tmp_path / "picture")] == [None]
-
-
 @pytest.mark.parametrize("read", [load_image, lambda path: next(frames(path)).image], ids=["image", "frames"])
 def test_an_image_file_of_several_pictures_is_warned_about(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, read: Any
@@ -224,44 +204,6 @@ def test_an_image_file_of_several_pictures_is_warned_about(
     cv2.imwrite(str(path), _image())
     read(path)
     assert caplog.text == ""
-
-
-def test_a_gif_that_moves_is_a_video(tmp_path: Path) -> None:
-    if not hasattr(cv2, "Animation"):
-        pytest.skip("this OpenCV writes no GIF")
-    animation = cv2.Animation()
-    animation.frames, animation.durations = [_image()] * 3, np.array([100, 500, 100], np.int32)
-    cv2.imwriteanimation(str(tmp_path / "a.gif"), animation)
-    assert [f.time_s for f in frames(tmp_path / "a.gif")] == pytest.approx([0, 0.1, 0.6])
-    cv2.imwrite(str(tmp_path / "b.gif"), _image())
-    assert [f.time_s for f in frames(tmp_path / "b.gif")] == [None]
-
-
-def test_a_video_that_was_cut_off_is_an_error_after_its_last_frame(tmp_path: Path) -> None:
-    path = tmp_path / "a.avi"
-    _write_video(path, tuple(range(0, 200, 5)))
-    whole = path.read_bytes()
-    assert len(list(frames(path))) == 40
-    path.write_bytes(whole[: len(whole) // 2])
-    errors: list[SourceError] = []
-    count = len(list(frames(path, on_unreadable=errors.append)))
-    assert 0 < count < 36
-    (error,) = errors
-    assert f"{path} announces 40 frames, but only {count} can be read: it may be cut off" in str(error)
-    found = frames(path)
-    assert [next(found).index for _ in range(count)] == list(range(count))
-    with pytest.raises(SourceError, match="announces 40 frames"):
-        next(found)
-
-
-def test_a_video_gives_its_frames(tmp_path: Path) -> None:
-    path = tmp_path / "a.avi"
-    _write_video(path, (0, 100, 200))
-    found = list(frames(path))
-    assert [round(float(f.image.mean()), -2) for f in found] == [0, 100, 200]
-    assert [f.index for f in found] == [0, 1, 2]
-    assert [f.time_s for f in found] == pytest.approx([0, 0.1, 0.2], abs=0.01)
-    assert [(f.count, f.fps) for f in found] == [(3, 10.0)] * 3
 
 
 @pytest.mark.parametrize("name", ["a.png", "", "*.png", "red.avi"])
@@ -292,178 +234,6 @@ def test_sources_that_give_nothing(tmp_path: Path, source: Any, error: type[Exce
     where = tmp_path / source if isinstance(source, str) else source
     with pytest.raises(error, match=words):
         list(frames(where))
-
-
-class _Stream:
-    """A stream of two frames, as OpenCV opens one."""
-
-    def __init__(self, source: str) -> None:
-        self.source, self.left = source, 2
-
-    def isOpened(self) -> bool:  # noqa: N802
-        return self.source in ("rtsp://camera/stream", 0)
-
-    def get(self, fact: int) -> float:
-        return {cv2.CAP_PROP_FPS: 90000.0, cv2.CAP_PROP_FRAME_COUNT: -9.2e18}.get(fact, 0.0)
-
-    def read(self) -> tuple[bool, np.ndarray | None]:
-        self.left -= 1
-        return (True, _image()) if self.left >= 0 else (False, None)
-
-    def release(self) -> None:
-        self.left = 0
-
-
-@pytest.mark.parametrize("source", ["rtsp://camera/stream", 0])
-def test_the_clock_says_when_a_cameras_or_streams_frames_came(
-    source: str | int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cv2, "VideoCapture", _Stream)
-    monkeypatch.setattr("lfpose_edge.videos.monotonic", itertools.count(500.0, 0.25).__next__)
-    found = frames(source)
-    assert [next(found).time_s for _ in range(2)] == [0.25, 0.5]  # the first one begins it
-
-
-def test_a_password_stays_where_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-
-    class Stream(_Stream):
-        def __init__(self, source: str) -> None:
-            opened.append(source)
-            super().__init__("rtsp://camera/stream")
-
-    monkeypatch.setattr(cv2, "VideoCapture", Stream)
-    found = frames("rtsp://admin:p@ss@camera/stream?at=2")
-    assert next(found).name == "rtsp://camera/stream?at=2 frame 0"
-    assert opened == ["rtsp://admin:p@ss@camera/stream?at=2"]
-    with pytest.raises(SourceError, match="^rtsp://camera/stream"):
-        list(found)
-
-
-def test_a_stop_is_heard_while_a_stream_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers, opened = threading.Event(), threading.Event()
-
-    class Stop(Exception):
-        pass
-
-    def stop(*_: object) -> None:
-        raise Stop
-
-    def connect(source: str) -> _Stream:
-        opened.set()
-        answers.wait(60)
-        return _Stream(source)
-
-    monkeypatch.setattr(cv2, "VideoCapture", connect)
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        asking = threading.Thread(target=lambda: opened.wait(60) and os.kill(os.getpid(), signal.SIGINT))
-        asking.start()
-        with pytest.raises(Stop):
-            next(frames("rtsp://camera/stream"))
-        assert not answers.is_set()
-    finally:
-        signal.signal(signal.SIGINT, before)
-        answers.set()
-        asking.join()
-
-
-def test_a_stream_says_neither_its_length_nor_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cv2, "VideoCapture", _Stream)
-    stream = frames("rtsp://camera/stream")
-    found = [next(stream), next(stream)]
-    assert [(f.name, f.count, f.fps) for f in found] == [
-        ("rtsp://camera/stream frame 0", None, None),
-        ("rtsp://camera/stream frame 1", None, None),
-    ]
-    with pytest.raises(SourceError, match="cannot open rtsp://other"):
-        list(frames("rtsp://other"))
-
-
-@pytest.mark.parametrize("source", ["rtsp://camera/stream", 0])
-def test_a_camera_or_stream_that_drops_out_is_an_error(
-    source: str | int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cv2, "VideoCapture", _Stream)
-    found = frames(source)
-    assert [next(found).index for _ in range(2)] == [0, 1]
-    with pytest.raises(SourceError, match="gives no more frames after 2: look whether it is still there"):
-        next(found)
-
-
-class _Recording(_Stream):
-    """Two frames, ten seconds apart; the container counts as if there were a hundred a second."""
-
-    def isOpened(self) -> bool:  # noqa: N802
-        return True
-
-    def get(self, fact: int) -> float:
-        facts = {cv2.CAP_PROP_FPS: 100.0, cv2.CAP_PROP_FRAME_COUNT: 1001.0}
-        return facts.get(fact, 10_000.0 * (1 - self.left))  # or else how far it is, in milliseconds
-
-
-def test_frames_that_come_irregularly_are_no_cut_off_video(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a.webm").touch()
-    monkeypatch.setattr(cv2, "VideoCapture", _Recording)
-    assert [f.time_s for f in frames(tmp_path / "a.webm")] == [0.0, 10.0]
-
-
-class _Bare(_Stream):
-    """Frames whose time is not stored, as in MPEG's own streams."""
-
-    def isOpened(self) -> bool:  # noqa: N802
-        return True
-
-    def get(self, fact: int) -> float:
-        return {cv2.CAP_PROP_FPS: 20.0, cv2.CAP_PROP_FRAME_COUNT: 2.0}.get(fact, 0.0)
-
-
-def test_where_a_file_has_no_times_its_rate_makes_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a.mpg").touch()
-    monkeypatch.setattr(cv2, "VideoCapture", _Bare)
-    assert [f.time_s for f in frames(tmp_path / "a.mpg")] == [0.0, 0.05]
-
-
-def _trimmed(path: Path, part: float) -> None:
-    """Hide all but the last part of an MP4's frames, as telephones trim: by its header and edit list."""
-    data = bytearray(path.read_bytes())
-    movie, media, edit = (data.index(name) + 4 for name in (b"mvhd", b"mdhd", b"elst"))
-    (plays,) = struct.unpack_from(">I", data, movie + 16)
-    (stored,) = struct.unpack_from(">I", data, media + 16)
-    struct.pack_into(">I", data, movie + 16, round(plays * part))
-    struct.pack_into(">Ii", data, edit + 8, round(plays * part), round(stored * (1 - part)))
-    path.write_bytes(data)
-
-
-def test_a_trimmed_video_is_no_cut_off_one(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp4"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
-    for level in range(0, 240, 6):
-        writer.write(np.full((48, 64, 3), level, np.uint8))
-    writer.release()
-    assert [f.count for f in frames(path)] == [40] * 40
-    _trimmed(path, 0.4)
-    found = list(frames(path))
-    assert [f.count for f in found] == [16] * 16
-    assert found[0].time_s == 0
-    assert found[0].image.mean() == pytest.approx(24 * 6, abs=4)
-
-
-def test_bare_jpegs_one_after_the_other_are_a_video(tmp_path: Path) -> None:
-    for suffix in (".mjpeg", ".mjpg"):
-        (tmp_path / f"a{suffix}").write_bytes(5 * _encoded(".jpg"))
-        assert [f.index for f in frames(tmp_path / f"a{suffix}")] == [0, 1, 2, 3, 4]
-
-
-def test_a_file_that_is_no_video(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "a.avi"
-    path.write_bytes(b"not a video" * 100)
-    with pytest.raises(SourceError, match="cannot open"):
-        list(frames(path))
 
 
 def test_a_folder_that_cannot_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
