@@ -21,6 +21,7 @@ from lfpose_edge.export.ranges import RangeMethod, observe
 from lfpose_edge.export.report import Report, write_report
 from lfpose_edge.export.search import Quantised, quantise_within
 from lfpose_edge.export.source import Source, open_source
+from lfpose_edge.export.to_onnx import store_as_half
 
 from lfpose_edge.backends import Request, load_backend
 from lfpose_edge.backends.tensorrt_calls import Steps
@@ -209,6 +210,8 @@ def _quantise(
     )
     for style, quantised_model in quantised.models.items():
         name = f"model.int8-{style}.onnx"
+        if style == "cpu":  # the float file's weights are halves already
+            store_as_half(quantised_model, exactly=True)
         onnx.save(quantised_model, folder / name)
         facts["models"] = {**facts["models"], f"int8-{style}": name}
     quantised.calibration.write(folder / "calibration.json")

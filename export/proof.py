@@ -18,6 +18,7 @@ from lfpose_edge.bundle import Decode
 from lfpose_edge.errors import CalibrationError
 from lfpose_edge.metrics.bootstrap import pck_difference
 from lfpose_edge.metrics.pck import LIMB_JOINTS, PckResult, box_thresholds, pck
+from lfpose_edge.results import LEAST_SCORE
 from lfpose_edge.skeleton import Skeleton
 
 Floats = NDArray[np.float32]
@@ -84,7 +85,8 @@ class Judge:
 
     Attributes:
         labelled: whether the crops have joints to be right or wrong about. Where they have none, the
-            original's own are the truth once :meth:`trust` has them: a drop is then the share that moved.
+            original's own are the truth once :meth:`trust` has them: a drop is then the share that moved of
+            those that it finds.
     """
 
     def __init__(self, crops: CropSet, skeleton: Skeleton, decode: Decode) -> None:
@@ -112,14 +114,20 @@ class Judge:
     def trust(self, original: Predictions) -> None:
         """Take the original's joints as the truth where there are no labels."""
         if not self.labelled:
-            seen = original.presence >= self._threshold
+            found = self._found(original)
             joints = original.joints.astype(float)
-            self._truth = replace(self._crops.persons, joints=joints, labelled=seen, known=np.ones_like(seen))
+            self._truth = replace(
+                self._crops.persons, joints=joints, labelled=found, known=np.ones_like(found)
+            )
             self._believed = original.presence
 
     def sees_joints(self, predictions: Predictions) -> bool:
-        """Whether any joint is present at all."""
-        return bool((predictions.presence >= self._threshold).any())
+        """Whether any joint is found at all."""
+        return bool(self._found(predictions).any())
+
+    def _found(self, predictions: Predictions) -> NDArray[np.bool_]:
+        """(N, K) joints that are there and have a place: where a map is empty, its peak is anywhere."""
+        return (predictions.presence >= self._threshold) & (predictions.scores >= LEAST_SCORE)
 
     def points(self, predictions: Predictions) -> float:
         """PCK at 0.1 of the box's longer side, in points (0 to 100), of the limb joints or of all."""
@@ -137,7 +145,8 @@ class Judge:
         NaN where that is known of none. Where the original is the truth, a joint that it was unsure about may
         change sides by a little.
         """
-        right = (predictions.presence >= self._threshold) == self._truth.labelled
+        there = self._truth.labelled if self._believed is None else self._believed >= self._threshold
+        right = (predictions.presence >= self._threshold) == there
         if self._believed is not None:
             right |= np.abs(predictions.presence - self._believed) <= LITTLE
         known = self._truth.known
@@ -177,12 +186,12 @@ class Judge:
         return pck(predictions.joints, truth.joints, truth.labelled, thresholds, self._skeleton, joints)
 
     def moved(self, predictions: Predictions, original: Predictions) -> NDArray[np.float64]:
-        """(N, K) how far each joint moved, as a part of its box's longer side; NaN where none was seen."""
+        """(N, K) how far each joint moved, as a part of its box's longer side; NaN where none was found."""
         sides = box_thresholds(self._crops.persons.boxes, 1.0)[:, None]
         return self._distance(predictions, original) / sides
 
     def pixels(self, predictions: Predictions, original: Predictions) -> dict[str, float]:
-        """How far the joints that are present moved, in image pixels: median, 95th percentile, most."""
+        """How far the joints that are found moved, in image pixels: median, 95th percentile, most."""
         distance = self._distance(predictions, original)
         seen = distance[np.isfinite(distance)]
         if seen.size == 0:
@@ -195,7 +204,7 @@ class Judge:
 
     def _distance(self, predictions: Predictions, original: Predictions) -> NDArray[np.float64]:
         distance = np.linalg.norm(predictions.joints - original.joints, axis=2).astype(np.float64)
-        return np.where(original.presence >= self._threshold, distance, np.nan)
+        return np.where(self._found(original), distance, np.nan)
 
 
 def onnx_session(model: onnx.ModelProto) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from lfpose_edge.bundle import REPORT, Bundle
 from lfpose_edge.errors import AccuracyGateError, LFPoseError
 from lfpose_edge.files import write_json_whole
 from lfpose_edge.machine import machine
+
+logger = logging.getLogger("lfpose_edge")
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +69,7 @@ def write_report(folder: Path, report: Report, bundle: Bundle, engines: Sequence
         AccuracyGateError: an engine, or the ONNX file, costs more than it may.
     """
     tree = _tree(report, bundle, engines)
+    _warn_of_no_gain(tree["latency"])
     write_json_whole(folder / f"{REPORT}.json", tree)
     pictures = _draw(folder, tree)
     (folder / f"{REPORT}.md").write_text(markdown(tree, pictures), encoding="utf-8")
@@ -212,6 +216,18 @@ def _latency(report: Report, bundle: Bundle) -> list[dict[str, Any]]:
             for backend in backends.values():
                 backend.close()
     return rows
+
+
+def _warn_of_no_gain(rows: Sequence[dict[str, Any]]) -> None:
+    """Say so where INT8 takes as long as float: with many layers in float that can be."""
+    for row in rows:
+        if row["precision"] == "int8" and row["threads"] == 1 and row["speedup"] <= 1:
+            logger.warning(
+                "INT8 is no faster than fp32 on %s here (%.2f times as fast): use --precision fp32 with this "
+                "bundle there",
+                row["engine"],
+                row["speedup"],
+            )
 
 
 def _of_one_crop(backend: Backend, report: Report) -> Callable[[], object]:

@@ -137,8 +137,11 @@ def forget_origin(model: onnx.ModelProto) -> None:
     model.producer_name, model.producer_version = "lfpose-export", ""
 
 
-def store_as_half(model: onnx.ModelProto) -> None:
-    """Halve the file: large float32 weights become float16 with a Cast that runtimes fold when loading."""
+def store_as_half(model: onnx.ModelProto, *, exactly: bool = False) -> None:
+    """Halve the file: large float32 weights become float16 with a Cast that runtimes fold when loading.
+
+    ``exactly`` leaves those that would change by it as they are.
+    """
     import onnx
     from onnx import numpy_helper
 
@@ -149,8 +152,10 @@ def store_as_half(model: onnx.ModelProto) -> None:
         values = numpy_helper.to_array(initializer)
         if values.size < SMALLEST_TO_HALVE:
             continue
-        name = initializer.name
-        half = numpy_helper.from_array(values.astype(np.float16), f"{name}_half")
+        name, halved = initializer.name, values.astype(np.float16)
+        if exactly and not np.array_equal(halved, values):
+            continue
+        half = numpy_helper.from_array(halved, f"{name}_half")
         initializer.CopyFrom(half)
         casts.append(
             onnx.helper.make_node("Cast", [half.name], [name], name=f"{name}_cast", to=onnx.TensorProto.FLOAT)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge.opencv import cv2
+from lfpose_edge.results import LEAST_SCORE
 from lfpose_edge.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def draw_poses(
     joint_radius: float | None = None,
     thickness: float | None = None,
     boxes: bool = False,
-    least_score: float = 0.1,
+    least_score: float = LEAST_SCORE,
 ) -> NDArray[np.uint8]:
     """Draw the bones and joints that are present and have a place, on a copy of the image.
 
@@ -73,8 +74,8 @@ def draw_poses(
     areas = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1, dtype=np.float64)
     widest = float(max(canvas.shape[:2]))  # OpenCV's integers end not far above
     for i in np.argsort(areas, kind="stable").tolist():
-        visible = result.visible[i] & np.isfinite(result.keypoints[i]).all(axis=1)
-        visible &= result.scores[i] >= least_score
+        visible = (result.presence[i] >= result.presence_threshold) & (result.scores[i] >= least_score)
+        visible &= np.isfinite(result.keypoints[i]).all(axis=1)
         points = np.clip(result.keypoints[i].astype(np.float64), -_FAR_PX, _FAR_PX)
         width = thickness or _bone_width(points[visible], result.boxes[i], canvas.shape[:2])
         width = min(width, widest)

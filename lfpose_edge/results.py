@@ -25,6 +25,10 @@ COUNTED_SCORE = 0.2
 """Joints below it do not count in a person's score, by which an evaluation ranks (as HRNet and MMPose do)."""
 
 
+LEAST_SCORE = 0.1
+"""Joints below it are nowhere, whatever their presence: their map is empty, and its peak is anywhere."""
+
+
 def person_scores(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Joint scores (N, K) to the persons' (N,): the mean of those above ``COUNTED_SCORE``, 0 without one."""
     counted = scores > COUNTED_SCORE
@@ -254,8 +258,8 @@ class PoseResult:
 
     @property
     def visible(self) -> NDArray[np.bool_]:
-        """(N, K) whether each joint's presence reaches the threshold."""
-        return self.presence >= self.presence_threshold
+        """(N, K) whether each joint is there: present by the threshold, with a score of ``LEAST_SCORE``."""
+        return (self.presence >= self.presence_threshold) & (self.scores >= LEAST_SCORE)
 
     def draw(self, image: NDArray[np.uint8], **style: Any) -> NDArray[np.uint8]:
         """A copy of the image with the poses drawn; see :func:`lfpose_edge.draw.draw_poses`."""

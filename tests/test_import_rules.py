@@ -53,7 +53,7 @@ ALLOWED = {
         "train": "bundle coco console errors files geometry matlab metrics opencv ops persons skeleton "
         "sources zoo",
         "export": "backends bundle cli coco console detection errors estimator files "
-        "geometry machine metrics opencv ops persons skeleton sources zoo",
+        "geometry machine metrics opencv ops persons results skeleton sources zoo",
     }.items()
 }
 IN_FUNCTIONS = {

@@ -132,6 +132,10 @@ def test_visible_uses_the_threshold_inclusively() -> None:
     presence = np.full((1, 14), 0.25, np.float32)
     presence[0, :2] = (0.2, np.nan)
     assert mock_result(1, presence=presence).visible[0].tolist() == [False] * 2 + [True] * 12
+    scores = np.full((1, 14), np.float32(0.1))
+    scores[0, 2:4] = (0.09, np.nan)  # whose maps are empty
+    visible = mock_result(1, presence=presence, scores=scores).visible[0]
+    assert visible.tolist() == [False] * 4 + [True] * 10
 
 
 def test_results_are_frozen() -> None:

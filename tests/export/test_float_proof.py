@@ -76,6 +76,27 @@ def test_a_checkpoint_is_compared_with_its_network_in_pixels(
     assert "| torch to fp32 |" in (tmp_path / "b/report.md").read_text()
 
 
+def test_int8_that_wins_no_time_is_said_aloud(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = {"p50_ms": 5.0, "p95_ms": 6.0}
+    rows = [
+        {"engine": engine, "threads": threads, "precision": precision, "speedup": speedup, **times}
+        for engine, threads, precision, speedup in (
+            ("onnxruntime", 1, "fp32", 1.0),
+            ("onnxruntime", 1, "int8", 0.94),
+            ("openvino", 1, "int8", 1.1),
+            ("openvino", 2, "int8", 0.9),  # of one thread it is known already
+        )
+    ]
+    monkeypatch.setattr(report, "_latency", lambda *_: rows)
+    checkpoint = write_checkpoint(tmp_path / "last.pt")
+    export_bundle(checkpoint, tmp_path / "b", proof=_persons(tmp_path / "mine", LSP14.keypoints, 16))
+    said = [r.getMessage() for r in caplog.records if "no faster" in r.getMessage()]
+    assert [line.split(" here")[0] for line in said] == ["INT8 is no faster than fp32 on onnxruntime"]
+    assert "0.94 times as fast" in said[0]
+
+
 def test_persons_are_found_beside_the_user_too(
     run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

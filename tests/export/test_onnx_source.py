@@ -77,6 +77,24 @@ def test_an_onnx_file_is_simplified(
     assert (onnx.TensorProto.FLOAT16 in stored) == halved
 
 
+def test_weights_are_stored_as_halves_where_nothing_is_lost() -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        "half": rng.normal(size=300).astype(np.float16).astype(np.float32),
+        "full": rng.normal(size=300),
+    }
+    model = blob_network()
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()
+    )
+    to_onnx.store_as_half(model, exactly=True)
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert stored["half_half"].dtype == np.float16
+    np.testing.assert_array_equal(stored["half_half"].astype(np.float32), weights["half"])
+    assert stored["full"].dtype == np.float32
+    assert [n.output[0] for n in model.graph.node if n.op_type == "Cast"] == ["half"]
+
+
 def test_without_onnxsim_the_export_says_that_it_is_left_out(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -72,6 +72,17 @@ def test_without_labels_the_original_is_the_truth_where_it_is_sure() -> None:
     moved = PLACES.copy()
     moved[:, 0] += 40  # a joint that the original does not see
     assert judge.drop(_says(moved, there), original).pck == 0
+    weak, fewer = original.scores.copy(), there.copy()
+    weak[:, 2], fewer[:3, 2] = 0.05, 0.2  # one that it places anywhere
+    original = Predictions(PLACES, weak, there)
+    judge.trust(original)
+    assert judge.presence_points(original) == 100
+    moved = PLACES.copy()
+    moved[:, 2] += 40
+    found = Predictions(moved, weak, there)
+    assert judge.drop(found, original).worst == 0
+    assert np.isnan(judge.moved(found, original)[:, :3:2]).all()
+    assert judge.drop(_says(PLACES, fewer), original).presence == pytest.approx(100 * 3 / (6 * JOINTS))
     just_below, just_above = there.copy(), there.copy()
     just_below[:, 1], just_above[:, 1] = judge._threshold - 0.01, judge._threshold + 0.01
     judge.trust(_says(PLACES, just_above))
