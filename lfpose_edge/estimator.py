@@ -361,7 +361,7 @@ class PoseEstimator:
         boxes = clip_boxes(cut_out, (height, width))
         if box_scores is None:
             box_scores = np.ones(len(boxes), np.float32)
-        t1 = perf_counter()
+        detect_ms = (perf_counter() - t0) * 1e3 if given is None else 0.0
 
         skeleton = self._bundle.skeleton
         common: dict[str, Any] = {
@@ -369,7 +369,7 @@ class PoseEstimator:
             "presence_threshold": self._presence_threshold,
         }
         if len(boxes) == 0 and not stay:
-            timings = StageTimings(detect_ms=(t1 - t0) * 1e3)
+            timings = StageTimings(detect_ms=detect_ms)
             empty = PoseResult.empty(skeleton, (height, width), timings=timings, **common)
             return lambda: empty
 
@@ -379,7 +379,6 @@ class PoseEstimator:
 
         def finish() -> PoseResult | DevicePoses:
             located = wait()
-            detect_ms = (t1 - t0) * 1e3 if given is None else 0.0
             return (DevicePoses if stay else PoseResult)(
                 located.keypoints,
                 located.scores,

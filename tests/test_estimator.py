@@ -164,6 +164,12 @@ def test_a_detector_is_asked_when_no_boxes_are_given(bundle: Path) -> None:
     assert result.timings.detect_ms > 0
 
 
+@pytest.mark.parametrize("boxes", [[60, 40, 150, 160], np.zeros((0, 4))], ids=["somebody", "nobody"])
+def test_who_gives_boxes_waits_for_no_detector(bundle: Path, boxes: Any) -> None:
+    with PoseEstimator(bundle, detector=lambda image: pytest.fail("was asked")) as estimator:
+        assert estimator(spots(), boxes).timings.detect_ms == 0
+
+
 class _NeedsGradient:
     """What torch's tensors do that are still being learned."""
 
