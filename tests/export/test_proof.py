@@ -88,3 +88,18 @@ def test_without_labels_the_original_is_the_truth_where_it_is_sure() -> None:
     judge.trust(_says(PLACES, just_above))
     doubtful = judge.drop(_says(PLACES, just_below), _says(PLACES, just_above))
     assert doubtful.presence == 0  # nothing that anybody would see
+
+
+@pytest.mark.parametrize(("before", "after", "counts"), [(0.9, 0.1, 1), (0.55, 0.44, 1), (0.55, 0.46, 0)])
+def test_without_labels_a_joint_that_changes_sides_by_more_than_a_little_counts(
+    before: float, after: float, counts: int
+) -> None:
+    judge = _judge(labelled=False)
+    there = np.full((PERSONS, JOINTS), before, np.float32)
+    original = _says(PLACES, there)
+    judge.trust(original)
+    changed = there.copy()
+    changed[2] = after
+    drop = judge.drop(_says(PLACES, changed), original)
+    assert drop.presence == pytest.approx(counts * 100 / PERSONS)
+    assert drop.pck == 0

@@ -1,4 +1,4 @@
-"""Ranges, and Q/DQ pairs in two styles."""
+"""What is observed, and Q/DQ pairs in two styles."""
 
 from __future__ import annotations
 
@@ -21,18 +21,8 @@ from lfpose_edge.export.quantize import (
     tail_layers,
     weighted_layers,
 )
-from lfpose_edge.export.ranges import (
-    METHODS,
-    Observation,
-    RangeMethod,
-    calibration_from,
-    choose_range,
-    observe,
-    range_method,
-)
+from lfpose_edge.export.ranges import calibration_from, observe
 from nets import blob_network, spot_image
-
-from lfpose_edge.errors import CalibrationError
 
 STYLES: list[Style] = ["cpu", "trt"]
 
@@ -68,44 +58,11 @@ def test_observation_has_the_exact_extremes() -> None:
     assert len(seen["b"].kept) == 10 * min(2048, 8 * 16 * 12)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_range_covers_the_bulk_and_zero(method: RangeMethod) -> None:
-    rng = np.random.default_rng(0)
-    values = np.abs(rng.normal(0, 1, 200_000)).astype(np.float32) + 0.5
-    values[0] = 1000.0  # an outlier that a finer grid should give up
-    low, high = choose_range(Observation(float(values.min()), 1000.0, values), method)
-    assert low == 0.0
-    assert np.mean(values <= high) > 0.99
-    if method == "percentile":
-        assert high < 6
-    if method == "minmax":
-        assert high == 1000.0
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_constant_tensor_has_a_range(method: RangeMethod) -> None:
-    zeros = Observation(0.0, 0.0, np.zeros(1000, np.float32))
-    assert choose_range(zeros, method) == (0.0, 0.0)
-    assert np.isfinite(Grid.over(0.0, 0.0, "cpu").scale)
-
-
-def test_the_mse_range_has_no_more_error_than_the_widest() -> None:
-    rng = np.random.default_rng(1)
-    values = rng.laplace(0, 1, 100_000).astype(np.float32)
-    seen = Observation(float(values.min()), float(values.max()), values)
-
-    def error(bounds: tuple[float, float]) -> float:
-        grid = Grid.over(*bounds, "cpu")
-        integers = np.clip(np.rint(values / grid.scale) + grid.zero_point, 0, 255)
-        return float(np.mean(((integers - grid.zero_point) * grid.scale - values) ** 2))
-
-    assert error(choose_range(seen, "mse")) < error(choose_range(seen, "minmax"))
-
-
-def test_an_unknown_way_suggests_the_nearest() -> None:
-    assert range_method("auto") is None
-    with pytest.raises(CalibrationError, match="did you mean 'entropy'"):
-        range_method("entrophy")
+def test_the_extremes_are_of_all_batches() -> None:
+    crops = _crops(10)
+    crops[0, 0, 0, 0], crops[1, 0, 0, 0] = -7, 99  # both in the first of three
+    seen = observe(blob_network(), ["crops"], crops, batch=4)["crops"]
+    assert (seen.low, seen.high) == (-7, 99)
 
 
 def test_ranges_survive_their_file(calibration, tmp_path: Path) -> None:
@@ -245,6 +202,17 @@ def test_a_hidden_gemm_has_a_scale_for_each_of_its_outputs(
     assert np.abs(ours - presence).max() < 0.05 * np.ptp(presence)
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_what_an_integer_layer_makes_for_one_in_float_has_a_pair_on_the_cpu_alone(style: Style) -> None:
+    model = _gemm_in_the_middle()
+    seen = observe(model, quantised_tensors(Graph(model)), _crops(40))
+    ranges = calibration_from(seen, "minmax", crops=40, source_sha256="0" * 64)
+    graph = Graph(quantise(model, ranges, style, in_float=["head", "presence_head"]))
+    pairs = {node.input[0] for node in graph.nodes if node.op_type == "QuantizeLinear"}
+    assert "i" in pairs  # what it reads
+    assert ("j" in pairs) is (style == "cpu")
+
+
 def test_layers_without_names_are_quantised_too(calibration) -> None:
     model = blob_network()
     for node in model.graph.node:
@@ -367,6 +335,10 @@ def test_a_grid_reaches_both_ends_of_its_range(style: Style, low: float, high: f
     assert step * (float(ends.max) - float(grid.zero_point)) >= high - step
 
 
+def test_zero_is_at_the_nearest_integer() -> None:
+    assert Grid.over(-1.0, 1.56, "cpu").zero_point == 100  # 99.6 steps above the lowest
+
+
 def test_every_filter_has_a_scale_of_its_own() -> None:
     weights = np.array([1.0, 10.0, 0.1])[:, None] * np.ones((3, 4))
     np.testing.assert_allclose(quantise_weights(weights)[1], np.array([1.0, 10.0, 0.1]) / 127, rtol=1e-5)
@@ -381,12 +353,3 @@ def test_what_is_kept_of_a_tensor_is_of_every_crop_and_from_all_over_it(
     flat = crops.reshape(10, -1)
     columns = np.linspace(0, flat.shape[1] - 1, 5).astype(int)
     np.testing.assert_array_equal(seen.kept.reshape(10, 5), flat[:, columns])
-
-
-def test_entropy_gives_up_outliers_and_mse_keeps_the_ranges_form() -> None:
-    values = np.random.default_rng(0).normal(0, 1, 200_000).astype(np.float32)
-    values[:2] = (-60, 60)
-    assert choose_range(Observation(-60.0, 60.0, values), "entropy")[1] < 30
-    low, high = choose_range(Observation(-60.0, 30.0, values), "mse")
-    assert low / high == pytest.approx(-2)
-    assert low > -60
