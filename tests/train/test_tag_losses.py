@@ -59,6 +59,14 @@ def test_a_region_that_the_crop_cuts_can_only_be_denied() -> None:
     assert no[0].tolist() == [[False, True, False], [False, True, False], [False] * 3]
 
 
+def test_a_yes_counts_of_a_region_that_lost_next_to_nothing_to_the_crop() -> None:
+    covered = torch.tensor([[1.0, 0.91, 0.89, 0.8, 0.0]])
+    masks = torch.ones(1, 5, 2, 2, dtype=torch.bool)
+    yes, no = judged_answers(torch.full((1, 5, 1), YES, dtype=torch.int8), masks, covered)
+    assert yes.flatten().tolist() == [True, True, False, False, False]
+    assert not no.any()
+
+
 def _case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     cams = torch.randn(2, 3, 4, 5, generator=generator)

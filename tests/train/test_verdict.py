@@ -100,6 +100,16 @@ def test_the_verdict(after: SelfAgreement, source_after: float, words: str | Non
 
 
 @pytest.mark.parametrize(
+    ("field", "least"), [("agreement", 0.595), ("turned", 0.28), ("spread", 0.2), ("source", 0.77)]
+)
+def test_the_verdict_turns_at_its_bounds(field: str, least: float) -> None:
+    for change, faults in ((1e-4, 0), (-1e-4, 1)):
+        after = GOOD if field == "source" else replace(GOOD, **{field: least + change})
+        source_after = least + change if field == "source" else 0.8
+        assert len(Verdict(GOOD, after, 0.8, source_after, 0.1).faults()) == faults
+
+
+@pytest.mark.parametrize(
     ("people", "gained", "by_chance"),
     [(10, 1, True), (400, 1, False), (10, 3, False), (10, -1, True)],
     ids=["a little, of few", "a little, of many", "much, of few", "lost a little, of few"],
@@ -216,7 +226,8 @@ def test_a_verdict_is_of_the_right_people(figures: Path) -> None:
     verdict = judge(*networks, held_out, known, validation, *how)
     assert verdict.before == self_agreement(networks[0], held_out, *how)
     for found in (verdict.before, verdict.after):
-        assert np.sum(found.persons, axis=0)[1] == 9 * 3 * len(LSP14)
+        for counts in (found.persons, found.persons_turned):  # in three views each
+            assert np.sum(counts, axis=0)[1] == 9 * 3 * len(LSP14)
         assert found.agreement == pytest.approx(np.divide(*np.sum(found.persons, axis=0)))
         assert found.turned == pytest.approx(np.divide(*np.sum(found.persons_turned, axis=0)))
     assert verdict.after == self_agreement(networks[1], held_out, *how)

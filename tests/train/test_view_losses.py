@@ -196,6 +196,20 @@ def _two_peaks(sample: TagSample, joints: np.ndarray) -> tuple[PoseOutput, np.nd
     return high._replace(cams=torch.maximum(low.cams, high.cams)), decoy
 
 
+def test_a_teacher_is_heard_from_the_sureness_on_that_the_recipe_asks_for() -> None:
+    sample, joints = _persons({})
+    taught, _ = _two_peaks(sample, joints)
+    found = {}
+    for sure in (0.0, 0.5):
+        weights = WEIGHTS.model_copy(update={"teacher_sure": sure})
+        found[sure] = teacher_places(taught, sample, MIRROR, STRIDE, weights)[1]
+    median = found[0.0].median()
+    assert found[0.0].min() < median < found[0.0].max()
+    weights = WEIGHTS.model_copy(update={"teacher_sure": median.item()})
+    _, trust = teacher_places(taught, sample, MIRROR, STRIDE, weights)
+    assert torch.equal(trust, torch.where(found[0.0] >= median, found[0.0], 0.0))
+
+
 def test_answers_strike_out_places() -> None:
     sample, joints = _persons({"flip": True})
     taught, decoy = _two_peaks(sample, joints)
