@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,26 @@ def test_a_file_appears_with_its_folder_and_replaces_the_old_one(tmp_path: Path)
     write_text_whole(path, "tw\u00f6")
     assert path.read_text(encoding="utf-8") == "tw\u00f6"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be replaced there")
+def test_who_reads_the_old_file_keeps_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with path.open() as before:
+        write_text_whole(path, "new")
+        assert before.read() == "old"
+    assert path.read_text() == "new"
+
+
+def test_two_writers_have_files_of_their_own_and_the_last_to_end_wins(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with whole_file(path) as ours:
+        ours.write_text("ours")
+        with ThreadPoolExecutor(1) as other:
+            other.submit(write_text_whole, path, "theirs").result()
+        assert (path.read_text(), ours.read_text()) == ("theirs", "ours")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "ours")]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lfpose_edge.backends import engine_files
 from lfpose_edge.backends.engine_files import Fingerprint, engine_path, read_engine, write_engine
 from lfpose_edge.errors import EngineMismatch
 
@@ -41,6 +43,16 @@ def test_every_field_makes_another_engine_and_the_message_names_it(tmp_path: Pat
     with pytest.raises(EngineMismatch, match="was built for another case") as caught:
         read_engine(path, other)
     assert f"{name}: {value}, not {getattr(ONE, name)}" in str(caught.value)
+
+
+def test_an_engine_without_a_sidecar_never_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, _: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(engine_files, "write_bytes_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_engine(tmp_path, ONE, b"plan")
+    assert [path.name for path in tmp_path.iterdir()] == [f"{ONE.key}.json"]
 
 
 def _flip(path: Path) -> None:

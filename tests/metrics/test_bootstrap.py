@@ -29,6 +29,12 @@ def test_persons_weigh_what_they_show() -> None:
     assert pck_interval([(12, 12), (0, 3), (0, 0)]).value == 12 / 15
 
 
+def test_in_the_draws_persons_weigh_what_they_show_too() -> None:
+    found = pck_interval([(12, 12)] * 50 + [(0, 1)] * 50)
+    assert found.value == 600 / 650
+    assert 0.85 < found.low < found.value < found.high < 0.97
+
+
 def test_a_difference_is_surer_than_its_parts() -> None:
     rng = np.random.default_rng(0)
     before = [(int(rng.integers(0, 11)), 12) for _ in range(300)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
@@ -64,6 +65,23 @@ def test_an_evaluation_tells_numbers_lines_and_pictures(
     assert (tmp_path / "page/index.html").is_file()
     assert (tmp_path / "page/cams.jpg").stat().st_size > 1000
     assert np.isfinite(tree["oks"]["ap"])
+
+
+def test_without_pycocotools_the_rest_is_measured(
+    lfpose, figures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    done = lfpose("eval", "val/annotations.json", "val/images", "--data", figures)
+    assert (done.code, "OKS AP: not measured, it needs pycocotools" in done.out) == (0, True), done.err
+
+
+def test_a_package_that_cannot_be_imported_is_one_line_on_stderr(
+    lfpose, figures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)  # it is installed, and a part of it broken
+    done = lfpose("eval", "val/annotations.json", "val/images", "--data", figures)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "error: OKS AP needs pycocotools: pip install pycocotools\n"
 
 
 def test_a_joint_may_be_called_otherwise_by_the_file(
