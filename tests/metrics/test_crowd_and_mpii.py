@@ -20,8 +20,6 @@ from lfpose_edge.mpii import mpii_as_coco
 from lfpose_edge.results import person_scores
 from lfpose_edge.skeleton import COCO17, CROWDPOSE14, LSP14, MPII16
 
-EVAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "eval"
-
 
 def crowd(seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """People in twelve images of every crowd index, and guesses that are the worse the fuller an image is."""
@@ -105,9 +103,8 @@ def test_a_level_without_images_is_not_0() -> None:
         crowd_ap(empty, predictions, CROWDPOSE14)
 
 
-@pytest.mark.skipif(not EVAL.is_dir(), reason="../shared is not here: the field's own fixtures")
-def test_crowdposes_own_people() -> None:
-    folder = EVAL / "crowdpose"
+def test_crowdposes_own_people(shared_data: Path) -> None:
+    folder = shared_data / "data" / "eval" / "crowdpose"
     persons = read_coco_keypoints(folder / "test_crowdpose.json", folder, CROWDPOSE14)
     truth = json.loads((folder / "test_crowdpose.json").read_text())
     with_joints = [a for a in truth["annotations"] if any(a["keypoints"][2::3])]
@@ -125,26 +122,25 @@ def test_crowdposes_own_people() -> None:
     assert levels == pytest.approx({name: 1.0 if there[name] else -1.0 for name in levels})
 
 
-@pytest.mark.skipif(not EVAL.is_dir(), reason="../shared is not here: the field's own fixtures")
-def test_cocos_numbers_are_those_of_its_own_evaluation() -> None:
+def test_cocos_numbers_are_those_of_its_own_evaluation(shared_data: Path) -> None:
     """MoveNet's joints on real people; pycocotools was given the files as they are."""
-    truth = json.loads((EVAL.parent / "coco_mini" / "train.json").read_text())
-    guesses = json.loads((EVAL / "movenet_lightning_int8_on_coco_mini_train_gtbox.json").read_text())
-    expected = json.loads((EVAL / "expected_coco_mini_pycocotools.json").read_text())["train"]
+    annotations, images = (shared_data / "data" / "coco_mini" / name for name in ("train.json", "images"))
+    folder = shared_data / "data" / "eval"
+    truth = json.loads(annotations.read_text())
+    guesses = json.loads((folder / "movenet_lightning_int8_on_coco_mini_train_gtbox.json").read_text())
+    expected = json.loads((folder / "expected_coco_mini_pycocotools.json").read_text())["train"]
     stats = dict(zip(expected["names"], expected["stats"], strict=True))
     found = oks_ap(truth, guesses, COCO17)
     names = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_medium": "APm", "ap_large": "APl", "ar": "AR"}
     assert vars(found) == pytest.approx({ours: stats[theirs] for ours, theirs in names.items()})
     # Read as persons the same boxes are asked for, and ranked as the field ranks.
-    persons = read_coco_keypoints(
-        EVAL.parent / "coco_mini/train.json", EVAL.parent / "coco_mini/images", COCO17
-    )
+    persons = read_coco_keypoints(annotations, images, COCO17)
     table = np.array([g["keypoints"] for g in guesses]).reshape(-1, 17, 3)
     assert len(table) == len(persons)
     ranked = [
         {**g, "score": score} for g, score in zip(guesses, person_scores(table[..., 2]).tolist(), strict=True)
     ]
-    uncounted = uncounted_persons(EVAL.parent / "coco_mini/train.json")
+    uncounted = uncounted_persons(annotations)
     assert len(uncounted) == len(truth["annotations"]) - len(persons) > 0
     ours = measure(table[..., :2] + 0.5, persons, table[..., 2], uncounted=uncounted).oks
     assert vars(ours) == pytest.approx(vars(oks_ap(truth, ranked, COCO17)))
@@ -303,9 +299,8 @@ def test_a_broken_list_is_refused(broken: dict[str, Any], tmp_path: Path) -> Non
         read_coco_keypoints(tmp_path / "mpii.json", tmp_path, MPII16)
 
 
-@pytest.mark.skipif(not EVAL.is_dir(), reason="../shared is not here: the field's own fixtures")
-def test_mpiis_own_people_stand_in_their_boxes() -> None:
-    folder = EVAL / "mpii"
+def test_mpiis_own_people_stand_in_their_boxes(shared_data: Path) -> None:
+    folder = shared_data / "data" / "eval" / "mpii"
     persons = read_coco_keypoints(folder / "test_mpii.json", folder, MPII16)
     assert len(persons) == 5
     inside = (persons.joints >= persons.boxes[:, None, :2]) & (persons.joints <= persons.boxes[:, None, 2:])
