@@ -84,6 +84,7 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as ``{"command", "commit", "machine", "rows"}``; the file appears whole or not at all."""
     record = {"command": command(), "commit": commit(), "machine": machine(), "rows": list(rows)}
     write_text_whole(path, json.dumps(record, indent=1) + "\n")
+    print(f"wrote {path}")
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:

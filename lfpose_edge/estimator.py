@@ -275,6 +275,10 @@ class PoseEstimator:
             "max_batch": self._stages.max_batch,
         }
 
+    def __repr__(self) -> str:
+        model = self._bundle.manifest
+        return f"<PoseEstimator: {model.name} {model.version} on {self._backend.description}>"
+
     @property
     def skeleton(self) -> Skeleton:
         """The joints of the model."""

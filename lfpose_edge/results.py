@@ -102,6 +102,10 @@ class Pose:
         x, y = self.keypoints[k].tolist()
         return Joint(x, y, float(self.scores[k]), float(self.presence[k]))
 
+    def __repr__(self) -> str:
+        box = ", ".join(f"{value:.0f}" for value in self.box.tolist())
+        return f"<Pose: {len(self)} joints of {self.skeleton.name} in the box {box}>"
+
     def __len__(self) -> int:
         """K."""
         return len(self.scores)
@@ -220,6 +224,11 @@ class PoseResult:
         shapes = ((0, k, 2), (0, k), (0, k), (0, 4), (0,))
         keypoints, scores, presence, boxes, box_scores = (np.zeros(shape, np.float32) for shape in shapes)
         return cls(keypoints, scores, presence, boxes, box_scores, skeleton, image_size, **rest)
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        persons = "1 person" if len(self) == 1 else f"{len(self)} persons"
+        return f"<PoseResult: {persons} of {self.skeleton.name} in {width}x{height} pixels, {self.backend}>"
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,7 +87,18 @@ def load_image(source: object, color: Color = "bgr") -> Image:
     message = (
         f"an image is a uint8 array, a path or the bytes of an encoded image, got {type(source).__name__}"
     )
-    raise TypeError(message)
+    raise TypeError(message + _hint_for(source))
+
+
+def _hint_for(source: object) -> str:
+    """How what is no image becomes one, where that is known."""
+    if source is None:
+        return ": cv2.imread gives None where it cannot read a file"
+    if isinstance(source, list | tuple):
+        return ": for several images there are predict() and stream()"
+    if type(source).__module__.partition(".")[0] == "PIL":
+        return ": give numpy.asarray(image.convert('RGB')), and color='rgb' to the estimator"
+    return ""
 
 
 def load_stored(path: Path, *, upright: bool = False) -> Image:
@@ -125,9 +136,9 @@ def frames(
         source: an image or video file, a folder of images, a glob pattern, any of them as a ``file://`` URL,
             a camera's number, the URL of a stream, or an iterable of anything that :func:`load_image` takes.
         color: channel order of what is decoded.
-        on_unreadable: called with the error of each file of a folder or glob that cannot be read, which is
-            then left out, and with that of a video file which lacks its end. None raises it, which ends the
-            iteration.
+        on_unreadable: called with the error of each file of a folder, glob or list that cannot be read, which
+            is then left out, and with that of a video file which lacks its end. None raises it, which ends
+            the iteration.
         latest: of a camera or a stream only the newest frame whenever one is asked for. Otherwise those that
             come while one is worked on wait, and whoever is slower than they come falls more and more behind.
 
@@ -150,9 +161,17 @@ def frames(
     elif isinstance(source, np.ndarray | bytes | bytearray | memoryview) or on_gpu(source):
         yield Frame(load_image(source, color), "image", 0)
     elif isinstance(source, Iterable):
+        count = len(source) if isinstance(source, Sized) else None
         for i, item in enumerate(source):
-            name = str(item) if isinstance(item, str | os.PathLike) else f"image {i}"
-            yield Frame(load_image(item, color), name, i)
+            is_file = isinstance(item, str | os.PathLike)
+            try:
+                image = load_image(item, color)
+            except SourceError as error:
+                if on_unreadable is None or not is_file:
+                    raise
+                on_unreadable(error)
+                continue
+            yield Frame(image, str(item) if is_file else f"image {i}", i, count=count)
     else:
         message = (
             f"a source is a path, a camera's number or a sequence of images, got {type(source).__name__}"
@@ -191,6 +210,8 @@ def images_in(folder: Path, *, deep: bool = False) -> list[Path]:
         raise cannot_read(str(folder), error) from error
     if not found:
         message = f"folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        if not deep and any(p.is_dir() for p in folder.iterdir()):
+            message += f"; for those of the folders in it give '{folder}/**/*.jpg'"
         raise SourceError(message)
     return found
 
@@ -319,6 +340,8 @@ def _checked_array(image: NDArray[Any], color: Color) -> Image:
         message = (
             f"an image array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not empty, got shape {image.shape}"
         )
+        if axes == 3 and image.shape[0] in (1, 3, 4):
+            message += "; of (C, H, W) give array.transpose(1, 2, 0)"
         raise SourceError(message)
     return image
 

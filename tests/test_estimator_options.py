@@ -33,6 +33,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"backend": "openvino", "device": "cuda"}, BackendUnavailable, "runs on device 'cpu' here"),
         ({"backend": "onnxruntime", "precision": "fp16"}, BackendUnavailable, "fp32 or int8, not 'fp16'"),
         ({"device": "cuda:0"}, BackendUnavailable, "no backend can do device 'cuda:0'"),
+        ({"device": "gpu"}, BackendUnavailable, "unknown device 'gpu': it is auto, cpu, cuda or cuda:N$"),
+        ({"device": "cuda:x", "backend": "onnxruntime"}, BackendUnavailable, "unknown device 'cuda:x'"),
         ({"precision": "int8"}, BundleError, "has no int8-cpu model"),
         ({"precision": "double"}, ValueError, "precision must be one of"),
         ({"color": "hsv"}, ValueError, "color must be one of"),

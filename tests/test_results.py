@@ -138,6 +138,13 @@ def test_visible_uses_the_threshold_inclusively() -> None:
     assert visible.tolist() == [False] * 4 + [True] * 10
 
 
+def test_a_result_is_one_line_where_it_is_looked_at() -> None:
+    result = mock_result(2)
+    assert repr(result) == "<PoseResult: 2 persons of lsp14 in 400x100 pixels, a backend>"
+    assert repr(result[:1]).startswith("<PoseResult: 1 person of lsp14")
+    assert repr(result[1]) == "<Pose: 14 joints of lsp14 in the box 10, 20, 40, 80>"
+
+
 def test_results_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         mock_result().backend = "other"  # type: ignore[misc]

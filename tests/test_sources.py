@@ -167,6 +167,44 @@ def test_a_folder_is_read_in_natural_order_without_what_is_no_picture(folder: Pa
     assert images_in(folder, deep=True) == [folder / name for name in (*expected, "sub/c.png")]
 
 
+def test_of_a_list_of_files_those_that_cannot_be_read_are_left_out_too(folder: Path) -> None:
+    errors: list[SourceError] = []
+    files = [folder / "a.png", folder / "none.png", folder / "b.PNG"]
+    found = list(frames(files, on_unreadable=errors.append))
+    assert [(f.name, f.index, f.count) for f in found] == [(str(files[0]), 0, 3), (str(files[2]), 2, 3)]
+    assert len(errors) == 1
+    with pytest.raises(SourceError, match=r"none\.png"):
+        list(frames(files))
+    with pytest.raises(SourceError):  # bytes are no file, and have no name
+        list(frames([b""], on_unreadable=errors.append))
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (None, "cv2.imread gives None"),
+        ([np.zeros((4, 4), np.uint8)], "there are predict"),
+        (type("Image", (), {"__module__": "PIL.Image"})(), "numpy.asarray"),
+        (object(), "got object$"),
+    ],
+    ids=["none", "list", "PIL", "object"],
+)
+def test_what_is_no_image_is_told_how_to_become_one(given: object, hint: str) -> None:
+    with pytest.raises(TypeError, match=hint):
+        load_image(given)
+
+
+def test_channels_first_is_told_how_to_become_last() -> None:
+    with pytest.raises(SourceError, match=r"transpose\(1, 2, 0\)"):
+        load_image(np.zeros((3, 40, 60), np.uint8))
+
+
+def test_images_in_the_folders_of_a_folder_are_asked_for_by_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    with pytest.raises(SourceError, match=r"give '.*/\*\*/\*\.jpg'"):
+        images_in(tmp_path)
+
+
 def test_globs_lists_arrays_and_single_files(folder: Path) -> None:
     found = [Path(f.name).relative_to(folder).as_posix() for f in frames(str(folder / "**/*.[pP]*"))]
     assert found == ["a.png", "b.PNG", "sub/c.png"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import import_module
@@ -21,6 +22,7 @@ logger = logging.getLogger("lfpose_edge")
 _KINDS = ("tensorrt", "tensorrt_rtx", "openvino", "onnxruntime", "torch_tensorrt")
 ON_GPU = ("tensorrt", "tensorrt_rtx", "torch_tensorrt")
 _WHEN_NAMED = ("torch_tensorrt",)  # torch is imported for nobody who did not ask for it
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _X86 = ("x86_64", "AMD64")
 
 
@@ -49,6 +51,9 @@ def load_backend(
     if not isinstance(name, str) or not isinstance(request.device, str):
         message = f"backend and device are names such as 'auto', got {name!r} and {request.device!r}"
         raise TypeError(message)
+    if not _DEVICE.fullmatch(request.device):
+        message = f"unknown device {request.device!r}: it is auto, cpu, cuda or cuda:N"
+        raise BackendUnavailable(message)
     if name != "auto":
         if name not in _KINDS:
             message = f"unknown backend {name!r}; {did_you_mean(name, ('auto', *_KINDS))}"

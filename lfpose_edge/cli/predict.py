@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -41,7 +41,7 @@ PHOTO = Path(__file__).parent.parent / "models" / "photos" / "astronaut.jpg"
 class PredictOptions:
     """The arguments of ``lfpose predict``; see its help."""
 
-    source: str
+    source: Sequence[str]
     model: str
     backend: str
     precision: str
@@ -60,9 +60,9 @@ def run_predict(options: PredictOptions) -> None:
     if boxes is not None and options.detector is not None:
         message = "--boxes and --detector both say where the people are: give one of them"
         raise ValueError(message)
-    is_camera = options.source.isdecimal() and not Path(options.source).exists()
-    source: str | int = int(options.source) if is_camera else local_path(options.source)
-    is_live = isinstance(source, int) or "://" in source  # a camera or a stream has no end of its own
+    source = _one_source(options.source)
+    # A camera or a stream has no end of its own.
+    is_live = isinstance(source, int) or (isinstance(source, str) and "://" in source)
     outputs = check_outputs(options)
     save, json = outputs.get("--save"), outputs.get("--json")
     console = plain_console()
@@ -106,6 +106,10 @@ def run_predict(options: PredictOptions) -> None:
                 total, persons = total + 1, persons + len(result)
         except (Stopped, LFPoseError, OSError) as error:
             if not (is_live and total):
+                lost = [path.name for path in outputs.values() if not path.is_dir()]
+                if lost and total and isinstance(error, SourceError):
+                    message = f"{error}; {' and '.join(lost)} would be of a part alone: not written"
+                    raise SourceError(message) from error
                 raise
             ended = error  # what was done until now is the result
         backend = estimator.describe()["backend"]
@@ -118,6 +122,15 @@ def run_predict(options: PredictOptions) -> None:
         raise ended
     if left_out:
         raise typer.Exit(1)
+
+
+def _one_source(given: Sequence[str]) -> str | int | list[Path]:
+    """What :func:`frames` takes: a camera's number, a path, a URL, or several files as a shell lists them."""
+    if len(given) > 1:
+        return [Path(local_path(text)) for text in given]
+    (text,) = given
+    is_camera = text.isdecimal() and not Path(text).exists()
+    return int(text) if is_camera else local_path(text)
 
 
 def refuse_to_replace(frame: Frame, outputs: dict[str, Path]) -> None:
@@ -164,7 +177,7 @@ def check_outputs(options: PredictOptions) -> dict[str, Path]:
     """
     given = {"--save": options.save, "--json": options.json}
     outputs = {option: given_path(option, text) for option, text in given.items() if text is not None}
-    taken = {Path(local_path(options.source)).resolve(): "the source"}
+    taken = {Path(local_path(text)).resolve(): "the source" for text in options.source}
     for option, path in outputs.items():
         place = path.resolve()
         if place in taken:

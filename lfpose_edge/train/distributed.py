@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Literal
 
@@ -10,6 +11,8 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 
 from lfpose_edge.errors import BackendUnavailable
+
+logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it says twice what a recipe has said
 
 
 def make_fabric(accelerator: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"]) -> Fabric:

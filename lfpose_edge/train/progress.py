@@ -106,7 +106,7 @@ class TrainingProgress:
         pck = f"  val PCK@0.1box {row['val_pck']:.3f}" if "val_pck" in row else ""
         self._console.print(
             f"epoch {row['epoch']}/{self._epochs}  loss {row['loss']:.3f}  "
-            f"{row['images_per_second']:.0f} images/s{pck}"
+            f"{row['images_per_second']:.3g} images/s{pck}"
         )
 
     def note(self, text: str) -> None:

@@ -123,7 +123,7 @@ def test_outputs_and_devices_are_checked_before_the_work(lfpose, tmp_path: Path)
             "predict.run_predict",
             {
                 "options": PredictOptions(
-                    source="a.jpg",
+                    source=["a.jpg"],
                     model="lfpose-lite",
                     backend="auto",
                     precision="fp32",

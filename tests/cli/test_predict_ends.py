@@ -79,6 +79,24 @@ def test_on_a_full_disk_a_streams_lines_stay_whole(
     assert lines
 
 
+def test_several_files_as_a_shell_lists_them(lfpose, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), np.full((60, 40, 3), 90, np.uint8))
+    done = lfpose("predict", "a.png", "b.png", "--json", "out.jsonl")
+    assert (done.code, "2 frame(s)" in done.out) == (0, True), done.err
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["source"] for line in lines] == ["a.png", "b.png"]
+    done = lfpose("predict", "a.png", "b.png", "--save", "b.png")
+    assert (done.code, "--save b.png is the source" in done.err) == (1, True)
+    (tmp_path / "c.png").write_bytes(b"")
+    done = lfpose("predict", "a.png", "c.png", "b.png", "--json", "some.jsonl")
+    assert (done.code, "c.png is empty" in done.err, "some.jsonl" in done.err) == (1, True, True)
+    assert not (tmp_path / "some.jsonl").exists()
+    done = lfpose("predict", "a.png", "c.png", "b.png", "--json", "some.jsonl", "--keep-going")
+    assert (done.code, "left out: c.png is empty" in done.err) == (1, True)
+    assert len((tmp_path / "some.jsonl").read_text().splitlines()) == 2
+
+
 def test_a_video_that_is_cut_off_is_an_error_unless_one_keeps_going(lfpose, tmp_path: Path) -> None:
     path = tmp_path / "in.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))

@@ -100,6 +100,9 @@ def test_shipped_recipes_are_valid(name: str) -> None:
         ("data.located_share=0.5", ["located_share", "give both"]),
         ("loss.sigma_cells=0", ["loss.sigma_cells", "greater than 0"]),
         ("name.x=1", ["'name' is not a section"]),
+        ("stages.0.epochs=1", ["'stages' is not a section", "'stages=[{...}, ...]'"]),
+        ("epochs=2", ["unknown entry 'epochs'", "it is an entry of stages"]),
+        ("lr_head=2", ["unknown entry 'lr_head'", "it is an entry of optimizer"]),
         ("seed", ["section.key=value"]),
     ],
 )

@@ -47,7 +47,11 @@ def parse_recipe(tree: object, *, where: str) -> Recipe:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = _known_keys(first["loc"][:-1])
-            message = f"{where}: unknown entry {key!r}; {did_you_mean(str(first['loc'][-1]), known)}"
+            last = str(first["loc"][-1])
+            sections = [name for name, model in _sections().items() if last in model.model_fields]
+            elsewhere = f"it is an entry of {' and '.join(sections)}"
+            hint = elsewhere if sections and last not in known else did_you_mean(last, known)
+            message = f"{where}: unknown entry {key!r}; {hint}"
         else:
             message = f"{where}: {key or 'recipe'}: {first['msg']}"
         raise RecipeError(message) from None
@@ -76,6 +80,8 @@ def _apply(tree: dict[str, object], override: str) -> None:
         child = node.setdefault(section, {})
         if not isinstance(child, dict):
             message = f"override {override!r}: {section!r} is not a section of the recipe"
+            if isinstance(child, list):
+                message += f"; of a list all is given: '{section}=[{{...}}, ...]'"
             raise RecipeError(message)
         node = child
     try:
@@ -83,6 +89,16 @@ def _apply(tree: dict[str, object], override: str) -> None:
     except yaml.YAMLError as error:
         message = f"override {override!r}: what follows the = is not YAML"
         raise RecipeError(message) from error
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    """The recipe's sections, and the lists of them, by name."""
+    found = {}
+    for name, field in Recipe.model_fields.items():
+        inner = getattr(field.annotation, "__args__", (field.annotation,))[0]
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found[name] = inner
+    return found
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:
