@@ -70,8 +70,12 @@ def test_only_bind_knows_python_and_nobody_knows_torch() -> None:
             assert "pybind11" not in text, path
 
 
-def test_links_in_the_readme_lead_somewhere() -> None:
-    readme = (ROOT / "README.md").read_text()
-    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", readme) if "://" not in t]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in t]
     assert targets
-    assert [t for t in targets if not (ROOT / t).exists()] == []
+    assert [t for t in targets if not (page.parent / t).exists()] == []
