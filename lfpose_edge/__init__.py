@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lfpose_edge.bundle import Bundle
     from lfpose_edge.detection.yolox import YoloxDetector
+    from lfpose_edge.draw import draw_poses
+    from lfpose_edge.errors import BackendUnavailable, BundleError, LFPoseError, SourceError
     from lfpose_edge.estimator import PoseEstimator
     from lfpose_edge.results import DevicePoses, Joint, Pose, PoseResult, StageTimings
     from lfpose_edge.skeleton import Skeleton
@@ -24,32 +26,42 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackendUnavailable",
     "Bundle",
+    "BundleError",
     "DevicePoses",
     "Frame",
     "Joint",
+    "LFPoseError",
     "Pose",
     "PoseEstimator",
     "PoseResult",
     "Skeleton",
+    "SourceError",
     "StageTimings",
     "YoloxDetector",
     "__version__",
+    "draw_poses",
     "frames",
 ]
 
 # Public names are imported when first used: `import lfpose_edge` and `lfpose --help` stay instant.
 _HOMES = {
+    "BackendUnavailable": "errors",
     "Bundle": "bundle",
+    "BundleError": "errors",
     "DevicePoses": "results",
     "Frame": "sources",
     "Joint": "results",
+    "LFPoseError": "errors",
     "Pose": "results",
     "PoseEstimator": "estimator",
     "PoseResult": "results",
     "Skeleton": "skeleton",
+    "SourceError": "errors",
     "StageTimings": "results",
     "YoloxDetector": "detection.yolox",
+    "draw_poses": "draw",
     "frames": "sources",
 }
 

@@ -75,6 +75,10 @@ class Joint:
     score: float
     presence: float
 
+    def __iter__(self) -> Iterator[float]:
+        """``x, y, score, presence = joint``."""
+        return iter((self.x, self.y, self.score, self.presence))
+
 
 @dataclass(frozen=True, eq=False)
 class Pose:

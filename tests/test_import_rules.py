@@ -105,6 +105,12 @@ def _imports(path: Path) -> Iterator[tuple[str, bool, int]]:
     yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
 
 
+@pytest.mark.parametrize("name", lfpose_edge.__all__)
+def test_a_public_name_is_what_it_says(name: str) -> None:
+    found = getattr(lfpose_edge, name)
+    assert name == "__version__" or found.__name__ == name
+
+
 def test_every_room_is_in_the_table() -> None:
     assert {room for room, _ in _modules()} == set(ALLOWED)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, astuple, replace
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,8 @@ def test_a_pose_gives_its_joints_in_order() -> None:
     pose = mock_result(1)[0]
     assert [joint.x for joint in pose] == pose.keypoints[:, 0].tolist()
     assert len(pose) == len(pose.skeleton)
+    x, y, score, presence = pose["neck"]
+    assert (x, y, score, presence) == astuple(pose["neck"])
 
 
 def test_results_can_be_compared_and_hashed() -> None:
