@@ -55,14 +55,10 @@ def read_coco_keypoints(
     """
     try:
         tree = coco_tree(annotations)
-        columns, others = _person_columns(tree)
+        columns = _person_columns(tree)
         files = {number: images / name for number, name in _image_files(tree).items()}
         sizes = _image_sizes(tree)
-        present = [
-            a
-            for a in tree["annotations"]
-            if a.get("keypoints") and not is_crowd(a) and a.get("category_id") not in others
-        ]
+        present = [a for a in persons_of(tree) if a.get("keypoints") and not is_crowd(a)]
     except FileNotFoundError as error:
         message = (
             f"no annotation file {annotations}; set --data or LFPOSE_DATA to the folder it is relative to"
@@ -147,7 +143,7 @@ def coco_persons(annotations: Path, *, anywhere: bool = False) -> tuple[dict[str
     try:
         tree = coco_tree(annotations)
         files, sizes = _image_files(tree), _image_sizes(tree)
-        persons = [a for a in persons_of(tree) if not is_crowd(a)]
+        persons = [a for a in _called_persons(tree) if not is_crowd(a)]
     except FileNotFoundError as error:
         message = f"no annotation file {annotations}"
         raise SourceError(message) from error
@@ -201,29 +197,37 @@ def uncounted_persons(annotations: Path) -> list[dict[str, Any]]:
         annotations: what :func:`read_coco_keypoints` has read.
 
     Returns:
-        ``image_id``, ``bbox``, ``area`` and ``iscrowd`` of each whose box can be used.
+        ``image_id``, ``bbox``, ``area`` and ``iscrowd`` of each whose box and image can be used.
     """
     tree = coco_tree(annotations)
-    _, others = _person_columns(tree)
+    files = _image_files(tree)
     return [
         {
             "image_id": a["image_id"],
             "bbox": a["bbox"],
-            "area": a.get("area") or AREA_OF_BOX * a["bbox"][2] * a["bbox"][3],
+            "area": a["area"] if _numbers([a.get("area")], 1) else AREA_OF_BOX * a["bbox"][2] * a["bbox"][3],
             "iscrowd": int(is_crowd(a)),
         }
-        for a in tree["annotations"]
-        if a.get("category_id") not in others
-        and (is_crowd(a) or not any((a.get("keypoints") or ())[2::3]))
+        for a in persons_of(tree)
+        if (is_crowd(a) or not any((a.get("keypoints") or ())[2::3]))
         and box_problem(a.get("bbox")) is None
+        and _image_problem(a, files) is None
     ]
 
 
 def persons_of(tree: dict[str, Any]) -> list[dict[str, Any]]:
-    """A COCO tree's annotations of persons, crowds among them.
+    """The annotations of persons with joints, and of crowds of them, in a COCO-keypoints tree.
 
-    Persons are the categories that are called so or have no name, and where there is none, those with joints.
+    Raises:
+        ValueError: no category has joints, or several have and none is called person.
     """
+    person = _person_category(tree)
+    others = {c["id"] for c in tree["categories"] if c is not person and "id" in c}
+    return [a for a in tree["annotations"] if a.get("category_id") not in others]
+
+
+def _called_persons(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    """The annotations of categories that are called person or have no name; else of those with joints."""
     categories = tree.get("categories", ())
     called = [c for c in categories if c.get("name", "person") == "person"]
     persons = called or [c for c in categories if c.get("keypoints")]
@@ -231,24 +235,24 @@ def persons_of(tree: dict[str, Any]) -> list[dict[str, Any]]:
     return [a for a in tree["annotations"] if a.get("category_id") not in others]
 
 
-def _person_columns(tree: dict[str, Any]) -> tuple[list[str], set[Any]]:
-    """The joints of a file's persons, and the ids of its categories that are none.
-
-    Raises:
-        ValueError: no category has joints, or several have and none is called person.
-    """
+def _person_category(tree: dict[str, Any]) -> dict[str, Any]:
     located = [c for c in tree["categories"] if c.get("keypoints")]
     named = [c for c in located if c.get("name", "person") == "person"]
     if len(located) != 1 and len(named) != 1:
         names = ", ".join(str(c.get("name")) for c in located) or "none"
         message = f"one category of persons must have keypoints, those that have are: {names}"
         raise ValueError(message)
-    person = named[0] if len(named) == 1 else located[0]
-    columns = [str(joint) for joint in person["keypoints"]]
+    category: dict[str, Any] = named[0] if len(named) == 1 else located[0]
+    return category
+
+
+def _person_columns(tree: dict[str, Any]) -> list[str]:
+    """The joints of a file's persons; ValueError as :func:`persons_of`, and where one appears twice."""
+    columns = [str(joint) for joint in _person_category(tree)["keypoints"]]
     if len(set(columns)) < len(columns):
         message = "a joint appears twice among the keypoints"
         raise ValueError(message)
-    return columns, {c["id"] for c in tree["categories"] if c is not person and "id" in c}
+    return columns
 
 
 def is_crowd(person: dict[str, Any]) -> bool:

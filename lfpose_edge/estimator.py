@@ -216,19 +216,19 @@ class PoseEstimator:
         try:
             while True:
                 started = perf_counter()
-                frame = next(iterator, None)
-                if frame is None:
-                    break
-                read_ms = (perf_counter() - started) * 1e3
-                on_their_way.append((read_ms, self._begin(frame.image, None, stay=False)))
-                if len(on_their_way) > self._pipeline.ahead:
+                try:
+                    frame = next(iterator, None)
+                    if frame is None:
+                        break
+                    read_ms = (perf_counter() - started) * 1e3
+                    on_their_way.append((read_ms, self._begin(frame.image, None, stay=False)))
+                except Exception:  # of a later frame: those before it are on their way
+                    yield from (arrive() for _ in tuple(on_their_way))
+                    raise
+                if latest or len(on_their_way) > self._pipeline.ahead:
                     yield arrive()
             while on_their_way:
                 yield arrive()
-        except Exception:  # of a later frame: those before it are on their way
-            while on_their_way:
-                yield arrive()
-            raise
         finally:
             while on_their_way:  # whoever stops early: the frames' memory goes back
                 arrive()

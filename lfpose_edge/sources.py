@@ -42,6 +42,7 @@ class Frame:
             for images.
         count: how many the source says it has; None where it does not say.
         fps: frames a second of a video that says so.
+        live: whether it comes from a camera or a stream, at its time.
     """
 
     image: Image
@@ -50,6 +51,7 @@ class Frame:
     time_s: float | None = None
     count: int | None = None
     fps: float | None = None
+    live: bool = False
 
 
 def on_gpu(image: object) -> bool:
@@ -152,7 +154,7 @@ def frames(
     if isinstance(source, int | np.integer):
         yield from _camera(int(source), color, latest)
     elif isinstance(source, str) and "://" in source and local_path(source) == source:
-        yield from _video(source, without_password(source), color, latest=latest)
+        yield from _video(source, without_password(source), color, on_unreadable, latest=latest)
     elif latest:
         message = f"latest is for a camera's number or a stream's URL, got {source!r:.80}"
         raise ValueError(message)
@@ -286,7 +288,9 @@ def _video(
     shots = read_video(source, name, on_cut_off, live=latest)
     for shot in latest_of(shots) if latest else shots:
         image = _ordered(shot.image, color)
-        yield Frame(image, f"{name} frame {shot.index}", shot.index, shot.time_s, shot.count, shot.fps)
+        yield Frame(
+            image, f"{name} frame {shot.index}", shot.index, shot.time_s, shot.count, shot.fps, shot.live
+        )
 
 
 def image_size(image: Image, color: Color) -> tuple[int, int]:

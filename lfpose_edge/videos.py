@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import struct
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -31,6 +32,7 @@ class VideoFrame:
     time_s: float
     count: int | None
     fps: float | None
+    live: bool
 
 
 def read_video(
@@ -83,7 +85,7 @@ def read_video(
                 if index == 1 and fps and not position > time_s:
                     has_times = False  # MPEG's own streams, and bare H.264
                 time_s = max(time_s, position) if has_times or not fps else index / fps
-            yield VideoFrame(image, index, time_s, announced, fps)
+            yield VideoFrame(image, index, time_s, announced, fps, is_live)
             index += 1
         if index == 0:
             message = f"{name} opened, but holds no frame that can be decoded"
@@ -133,6 +135,14 @@ def latest_of(shots: Generator[VideoFrame]) -> Iterator[VideoFrame]:
             shots.close()
 
     reading = threading.Thread(target=read, daemon=True)
+
+    def leave() -> None:
+        is_left.set()
+        with suppress(Empty):
+            slot.get_nowait()
+        reading.join(1.0)  # a camera's next frame is soon there, and then it is free again
+
+    atexit.register(leave)  # a thread that comes back from OpenCV when Python has ended ends the process
     reading.start()
     try:
         while True:
@@ -146,10 +156,8 @@ def latest_of(shots: Generator[VideoFrame]) -> Iterator[VideoFrame]:
                 raise shot
             yield shot
     finally:
-        is_left.set()
-        with suppress(Empty):
-            slot.get_nowait()
-        reading.join(1.0)  # a camera's next frame is soon there, and then it is free again
+        atexit.unregister(leave)
+        leave()
 
 
 def without_password(url: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pictures import turned_jpeg
 
-from lfpose_edge.coco import read_coco_boxes, read_coco_keypoints, uncounted_persons
+from lfpose_edge.coco import persons_of, read_coco_boxes, read_coco_keypoints, uncounted_persons
 from lfpose_edge.errors import SourceError
 from lfpose_edge.persons import unlabelled_persons
 from lfpose_edge.skeleton import COCO17, LSP14
@@ -108,23 +108,31 @@ def test_persons_are_those_with_joints_where_no_category_is_called_so(tmp_path: 
     tree["categories"] = [horse, {"id": 1, "name": "person"}]  # as detectors' files have it
     (tmp_path / "a.json").write_text(json.dumps(tree))
     assert read_coco_boxes(tmp_path / "a.json", tmp_path, LSP14).annotation_ids.tolist() == [7]
+    tree["categories"] = [{"id": 2, "name": "person"}, {**human, "name": "athlete"}]
+    assert _read(tmp_path, tree).annotation_ids.tolist() == [7]
+    assert [a["id"] for a in persons_of(tree)] == [7]
 
 
 def test_who_is_not_asked_for_is_known(tmp_path: Path) -> None:
     """Crowds and persons without a joint, whose boxes can be used; others are no persons."""
     tree = _categories("person", "dog")
     nobody = {**tree["annotations"][0], "keypoints": [0] * 6}
+    bare = {"category_id": 1, "bbox": [1, 2, 30, 40]}  # which nobody has looked at until here
     tree["annotations"] += [
         {**nobody, "id": 20},
         {**nobody, "id": 21, "bbox": [1, 2, 0, 0]},
         {**nobody, "id": 22, "category_id": 2},
         {**tree["annotations"][0], "id": 23, "iscrowd": 1, "area": 9},
+        {**bare, "id": 24, "image_id": 3, "area": "large"},
+        {**bare, "id": 25, "image_id": [3]},
+        {**bare, "id": 26, "iscrowd": 1},
     ]
     _read(tmp_path, tree)
     found = {"image_id": 3, "bbox": [1, 2, 30, 40]}
     assert uncounted_persons(tmp_path / "a.json") == [
         {**found, "area": 0.53 * 30 * 40, "iscrowd": 0},
         {**found, "area": 9, "iscrowd": 1},
+        {**found, "area": 0.53 * 30 * 40, "iscrowd": 0},
     ]
 
 

@@ -6,6 +6,8 @@ import itertools
 import os
 import signal
 import struct
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -213,6 +215,32 @@ def test_the_latest_frame_is_the_newest_when_it_is_asked_for(monkeypatch: pytest
     assert camera.is_free.wait(60)
 
 
+def test_no_thread_reads_a_camera_when_python_ends() -> None:
+    """It would come back from OpenCV into a Python that is gone, and end the process."""
+    script = """
+import atexit, threading, time
+import cv2, numpy as np
+from lfpose_edge import frames
+
+class Camera:
+    def __init__(self, _): pass
+    def isOpened(self): return True
+    def get(self, _): return 0.0
+    def read(self):
+        time.sleep(0.02)
+        return True, np.zeros((4, 4, 3), np.uint8)
+    def release(self): pass
+
+cv2.VideoCapture = Camera
+atexit.register(lambda: print(sum(t.daemon for t in threading.enumerate()), "left"))
+found = frames(0, latest=True)
+next(found)
+print(sum(t.daemon for t in threading.enumerate()), "reading")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "1 reading\n0 left\n"), done.stderr
+
+
 def test_a_camera_is_free_when_its_latest_frames_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     camera = _Live(0)
     monkeypatch.setattr(cv2, "VideoCapture", lambda _: camera)
@@ -261,6 +289,18 @@ class _Bare(_Stream):
 
     def get(self, fact: int) -> float:
         return {cv2.CAP_PROP_FPS: 20.0, cv2.CAP_PROP_FRAME_COUNT: 2.0}.get(fact, 0.0)
+
+
+def test_a_recording_behind_a_url_that_is_cut_off_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cut(_Bare):
+        def get(self, fact: int) -> float:
+            return 20.0 if fact == cv2.CAP_PROP_FRAME_COUNT else super().get(fact)
+
+    monkeypatch.setattr(cv2, "VideoCapture", Cut)
+    errors: list[SourceError] = []
+    found = list(frames("http://there/a.mpg", on_unreadable=errors.append))
+    assert [(f.index, f.live) for f in found] == [(0, False), (1, False)]
+    assert ["announces 20 frames, but only 2" in str(error) for error in errors] == [True]
 
 
 def test_where_a_file_has_no_times_its_rate_makes_them(

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,13 +34,13 @@ def stops_held() -> Iterator[None]:
     """Whoever asks to stop while the block finishes something is heard at its end."""
     heard: list[int] = []
     previous: dict[int, Any] = {}
+    hears = threading.current_thread() is threading.main_thread()
     try:
-        for number in _SIGNALS:
-            if callable(signal.getsignal(number)):
-                previous[number] = signal.signal(number, lambda number, _: heard.append(number))
-    except ValueError:  # not in the main thread, which is the one that hears
-        previous.clear()
-    try:
+        for number in _SIGNALS if hears else ():
+            handler = signal.getsignal(number)
+            if callable(handler):
+                previous[number] = handler
+                signal.signal(number, lambda number, _: heard.append(number))
         yield
     finally:
         for number, handler in previous.items():

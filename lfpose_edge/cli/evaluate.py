@@ -95,9 +95,9 @@ def run_eval(
         if not persons.labelled.any():
             message = f"{root / annotations}: no person has a joint of {predictor.skeleton.name}"
             raise SourceError(message)
+        uncounted = uncounted_persons(root / annotations)
         keypoints, scores, presence = predictor.predict(persons)
         has_oks = find_spec("pycocotools") is not None
-        uncounted = uncounted_persons(root / annotations)
         accuracy = measure(keypoints, persons, scores if has_oks else None, presence, uncounted=uncounted)
         console = plain_console()
         title = f"{model} on {annotations}: {len(persons)} persons, own boxes, {predictor.runs_on}"

@@ -111,8 +111,7 @@ class OverlayWriter:
         if (width, height) != self._size:
             message = f"cannot write {self._path}: frames differ in size ({self._size} and {(width, height)})"
             raise SourceError(message)
-        is_live = frame.time_s is not None and frame.count is None
-        due = round((frame.time_s or 0.0) * self._rate) if is_live else self._count
+        due = round((frame.time_s or 0.0) * self._rate) if frame.live else self._count
         # One frame early or late is how cameras are: what follows them closer stutters.
         for _ in range(self._count, due - 1):
             self._add(overlay if self._shown is None else self._shown)

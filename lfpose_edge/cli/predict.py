@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from lfpose_edge.arguments import given_path
-from lfpose_edge.cli.errors import Stopped, list_left_out
+from lfpose_edge.cli.errors import Stopped, list_left_out, stops_held
 from lfpose_edge.cli.overlays import OverlayWriter
 from lfpose_edge.console import plain_console
 from lfpose_edge.errors import LFPoseError, SourceError
@@ -70,7 +70,7 @@ def run_predict(options: PredictOptions) -> None:
     leave_out = left_out.append if options.keep_going else None
     total, persons = 0, 0
     ended: Stopped | LFPoseError | OSError | None = None
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as held, contextlib.ExitStack() as stack:
         estimator = stack.enter_context(
             PoseEstimator(
                 options.model,
@@ -112,6 +112,7 @@ def run_predict(options: PredictOptions) -> None:
                     raise SourceError(message) from error
                 raise
             ended = error  # what was done until now is the result
+        held.enter_context(stops_held())  # until the files are whole
         backend = estimator.describe()["backend"]
     console.print(f"{total} frame(s), {persons} person(s); {backend}")
     for path in outputs.values():

@@ -126,23 +126,25 @@ def test_a_second_stop_waits_until_the_video_is_there(
 
 
 @pytest.mark.parametrize(
-    ("every_s", "count", "expected"),
+    ("live", "every_s", "count", "expected"),
     [
-        (0.1, 30, 30),  # as fast as it says
-        (0.5, 6, 25),  # five times slower: each stands until the next one
-        (0.05, 60, 31),  # twice as fast: every other one
+        (True, 0.1, 30, 30),  # as fast as it says
+        (True, 0.5, 6, 25),  # five times slower: each stands until the next one
+        (True, 0.05, 60, 31),  # twice as fast: every other one
+        (False, 0.5, 6, 6),  # of a file every frame, once
+        (False, 0.05, 60, 60),
     ],
 )
 def test_a_cameras_video_takes_as_long_as_it_took(
-    every_s: float, count: int, expected: int, tmp_path: Path
+    live: bool, every_s: float, count: int, expected: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "out.avi"
     with OverlayWriter(path) as overlays:
         for i in range(count):
             image = np.full((48, 64, 3), 8 * (i + 1) % 256, np.uint8)
-            overlays.write(Frame(image, "camera 0", i, time_s=i * every_s, fps=10.0), image)
-    assert _length(path) == pytest.approx(expected, abs=1)
-    if every_s == 0.5:
+            overlays.write(Frame(image, "0", i, time_s=i * every_s, fps=10.0, live=live), image)
+    assert _length(path) == pytest.approx(expected, abs=1 if live else 0)
+    if expected == 25:
         levels = [round(float(f.image.mean()) / 8) for f in frames(path)]
         assert [levels[k] for k in (2, 7, 12, 17)] == [1, 2, 3, 4]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,28 @@ def _few_lines(monkeypatch: pytest.MonkeyPatch, error: Exception, after: int = 3
 
     monkeypatch.setattr(predict, "frames", stream)
     monkeypatch.setattr(PoseEstimator, "__call__", estimate)
+
+
+def test_a_stop_after_a_stop_waits_for_the_files(
+    lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stream(*_: object, **__: object) -> Iterator[Frame]:
+        for i in range(3):
+            yield Frame(np.zeros((48, 64, 3), np.uint8), f"frame {i}", i, fps=10.0)
+        signal.raise_signal(signal.SIGINT)
+
+    original = PoseEstimator.describe
+
+    def describe(self: PoseEstimator) -> dict[str, Any]:
+        signal.raise_signal(signal.SIGTERM)
+        return original(self)
+
+    monkeypatch.setattr(predict, "frames", stream)
+    monkeypatch.setattr(PoseEstimator, "describe", describe)
+    done = lfpose("predict", "rtsp://camera", "--json", "live.jsonl", "--save", "live.avi")
+    assert (done.code, done.err.strip()) == (143, "stopped")
+    assert len((tmp_path / "live.jsonl").read_text().splitlines()) == 3
+    assert cv2.VideoCapture(str(tmp_path / "live.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
 @pytest.mark.parametrize("error", [BackendUnavailable("the GPU is gone"), OSError(5, "no more")], ids=str)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from engine_doubles import FakeTensorRt
@@ -46,6 +48,66 @@ def test_a_source_that_breaks_off_gives_every_frame_before_it_says_so(
         assert_same(next(results), on_cpu(make_picture(seed)))
     with pytest.raises(kind, match="no more frames"):
         next(results)
+
+
+def test_a_frame_that_fails_on_its_way_is_not_the_next_one(
+    on_gpu: Make, on_cpu: PoseEstimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pose, begin, count = on_gpu(), PoseEstimator._begin, itertools.count()
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        finish = begin(*arguments, **options)
+        if next(count) != 1:
+            return finish
+
+        def fail() -> None:
+            finish()
+            message = "the second frame"
+            raise RuntimeError(message)
+
+        return fail
+
+    monkeypatch.setattr(PoseEstimator, "_begin", fails)
+    results = pose.stream(map(make_picture, range(4)))
+    assert_same(next(results), on_cpu(make_picture(0)))
+    with pytest.raises(RuntimeError, match="the second frame"):
+        next(results)
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_the_latest_frame_does_not_wait_for_the_next_one(
+    on_gpu: Make, on_cpu: PoseEstimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_seen, heard = threading.Event(), []
+
+    class Camera:
+        count = 0
+
+        def __init__(self, number: int) -> None: ...
+
+        def isOpened(self) -> bool:  # noqa: N802
+            return True
+
+        def get(self, fact: int) -> float:
+            return 0.0
+
+        def read(self) -> tuple[bool, Any]:
+            self.count += 1
+            if self.count == 2:
+                heard.append(is_seen.wait(20))
+            return self.count < 3, make_picture(self.count)
+
+        def release(self) -> None: ...
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    results = on_gpu().stream(0, latest=True)
+    assert_same(next(results), on_cpu(make_picture(1)))
+    is_seen.set()
+    assert_same(next(results), on_cpu(make_picture(2)))
+    with pytest.raises(SourceError, match="gives no more frames"):
+        next(results)
+    assert heard == [True]
 
 
 def test_a_stream_that_is_left_gives_its_memory_back(on_gpu: Make, on_cpu: PoseEstimator) -> None:

@@ -114,6 +114,14 @@ def test_a_mistake_is_named(recipe_file: Path, override: str, words: list[str]) 
     assert "\n" not in str(caught.value)
 
 
+def test_of_a_list_all_is_given_by_its_whole_name(recipe_file: Path) -> None:
+    several = "data.train=[{annotations: a.json, images: a}, {annotations: b.json, images: b}]"
+    with pytest.raises(
+        RecipeError, match=r"'train' is not a section .* 'data\.train=\[\{\.\.\.\}, \.\.\.\]'"
+    ):
+        load_recipe(recipe_file, [several, "data.train.images=c"])
+
+
 @pytest.mark.parametrize(
     ("text", "word"), [("- a\n- b\n", "mapping"), ("{", "not a readable recipe"), ("name: x\n", "skeleton")]
 )

@@ -76,12 +76,12 @@ def _apply(tree: dict[str, object], override: str) -> None:
         raise RecipeError(message)
     *sections, last = key.split(".")
     node = tree
-    for section in sections:
+    for depth, section in enumerate(sections, 1):
         child = node.setdefault(section, {})
         if not isinstance(child, dict):
             message = f"override {override!r}: {section!r} is not a section of the recipe"
             if isinstance(child, list):
-                message += f"; of a list all is given: '{section}=[{{...}}, ...]'"
+                message += f"; of a list all is given: '{'.'.join(sections[:depth])}=[{{...}}, ...]'"
             raise RecipeError(message)
         node = child
     try:
