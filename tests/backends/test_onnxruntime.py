@@ -150,8 +150,10 @@ def test_a_gpu_that_cannot_be_had_is_no_silent_cpu(
     bundle = Bundle.open(write_spot_bundle(tmp_path / "spot"))
     with pytest.raises(BackendUnavailable, match="fp32 on a GPU, not 'int8'"):
         load_backend(bundle, "onnxruntime", Request(device="cuda", precision="int8"))
-    with pytest.raises(BackendUnavailable, match="'cuda:0', not 'tpu'"):
+    with pytest.raises(BackendUnavailable, match="unknown device 'tpu'"):
         load_backend(bundle, "onnxruntime", Request(device="tpu"))
+    with pytest.raises(BackendUnavailable, match="'cuda:0', not 'tpu'"):
+        onnxruntime.load(bundle, Request(device="tpu"))
     monkeypatch.setattr(_Session, "used", ["CPUExecutionProvider"])
     with pytest.raises(BackendUnavailable, match="cannot use cuda:0: its CUDA or cuDNN libraries"):
         load_backend(bundle, "onnxruntime", Request(device="cuda"))
