@@ -44,8 +44,8 @@ def read_video(
 ) -> Generator[VideoFrame]:
     """The frames of a video file, a camera or a stream, (H, W, 3) BGR.
 
-    Their times are the file's; those of a camera or a stream, which say other things, are the clock's since
-    the first frame, and so are a file's own where it has none and a rate.
+    Their times are the file's, or, where it has none, made of its rate; those of a camera or a stream, which
+    say other things, are the clock's since the first frame.
 
     Args:
         source: a path, a URL, or a camera's number.
@@ -176,11 +176,16 @@ def _opened(source: str | int) -> Any:
     if isinstance(source, int) or "://" not in source:
         return cv2.VideoCapture(source)
     opened: list[Any] = []
-    opening = threading.Thread(target=lambda: opened.append(cv2.VideoCapture(source)), daemon=True)
+
+    def connect() -> None:
+        with suppress(cv2.error):
+            opened.append(cv2.VideoCapture(source))
+
+    opening = threading.Thread(target=connect, daemon=True)
     opening.start()
     while opening.is_alive():
         opening.join(0.2)
-    return opened[0]
+    return opened[0] if opened else cv2.VideoCapture()  # which is not open
 
 
 def _seconds(path: str) -> float | None:

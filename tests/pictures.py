@@ -15,6 +15,18 @@ def turned_jpeg(image: np.ndarray) -> bytes:
     return data[:2] + segment + data[2:]
 
 
+def red_image(height: int = 40, width: int = 60) -> np.ndarray:
+    """A BGR image."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 2] = 200
+    return image
+
+
+def encoded(suffix: str = ".jpg", **size: int) -> bytes:
+    """A file of a red image."""
+    return cv2.imencode(suffix, red_image(**size))[1].tobytes()
+
+
 def spots(
     *centers: tuple[float, float], size: tuple[int, int] = (240, 320), sigma: float = 12.0
 ) -> np.ndarray:

@@ -10,26 +10,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from pictures import turned_jpeg
+from pictures import encoded, red_image, turned_jpeg
 
 from lfpose_edge.errors import SourceError
 from lfpose_edge.sources import frames, images_in, load_image
 
 
-def _image(height: int = 40, width: int = 60) -> np.ndarray:
-    image = np.zeros((height, width, 3), np.uint8)
-    image[..., 2] = 200  # red, in BGR
-    return image
-
-
-def _encoded(suffix: str = ".jpg", **size: int) -> bytes:
-    return cv2.imencode(suffix, _image(**size))[1].tobytes()
-
-
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
 @pytest.mark.parametrize("kind", ["path", "string", "bytes", "bytearray"])
 def test_encoded_images_decode(tmp_path: Path, suffix: str, kind: str) -> None:
-    data = _encoded(suffix)
+    data = encoded(suffix)
     path = tmp_path / f"a{suffix}"
     path.write_bytes(data)
     source = {"path": path, "string": str(path), "bytes": data, "bytearray": bytearray(data)}[kind]
@@ -69,8 +59,8 @@ def test_other_objects_are_refused(case: str) -> None:
 
 
 BAD_FILES = {
-    "truncated jpeg": ("a.jpg", _encoded()[:-200], "is truncated"),
-    "truncated png": ("a.png", _encoded(".png")[:-20], "is truncated"),
+    "truncated jpeg": ("a.jpg", encoded()[:-200], "is truncated"),
+    "truncated png": ("a.png", encoded(".png")[:-20], "is truncated"),
     "only a header": ("a.jpg", b"\xff\xd8\xff", "is truncated"),
     "zero bytes": ("a.jpg", b"", r"is empty \(0 bytes\)"),
     "text": ("a.jpg", b"hello, I am no image\n" * 20, "is damaged, or not an image"),
@@ -89,17 +79,17 @@ def test_bad_files_are_named(tmp_path: Path, case: str) -> None:
 
 
 def test_whole_files_with_odd_ends_are_read() -> None:
-    assert load_image(_encoded(".png") + b"\0" * 500).shape == (40, 60, 3)
-    assert load_image(_encoded() + b"trailing bytes").shape == (40, 60, 3)
-    jpeg = _encoded()
+    assert load_image(encoded(".png") + b"\0" * 500).shape == (40, 60, 3)
+    assert load_image(encoded() + b"trailing bytes").shape == (40, 60, 3)
+    jpeg = encoded()
     assert load_image(jpeg[:2] + b"\xff\xff" + jpeg[2:]).shape == (40, 60, 3)  # fill bytes before a marker
     assert load_image(jpeg[:20] + b"\0\0\xff\0" + jpeg[20:]).shape == (40, 60, 3)  # stray bytes
 
 
 def test_a_truncated_jpeg_with_a_whole_thumbnail_is_still_truncated() -> None:
-    thumbnail = _encoded(height=8, width=8)
+    thumbnail = encoded(height=8, width=8)
     segment = b"\xff\xe2" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
-    data = _encoded()
+    data = encoded()
     assert load_image(data[:2] + segment + data[2:]).shape == (40, 60, 3)
     with pytest.raises(SourceError, match="truncated"):
         load_image((data[:2] + segment + data[2:])[:-100])
@@ -142,7 +132,7 @@ def test_the_url_of_an_image_is_named_as_it_came() -> None:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "sub").mkdir()
     for name in ("b.PNG", "a.png", "sub/c.png"):
-        (tmp_path / name).write_bytes(_encoded(".png"))
+        (tmp_path / name).write_bytes(encoded(".png"))
     (tmp_path / "notes.txt").write_text("not an image")
     return tmp_path
 
@@ -156,11 +146,11 @@ def test_a_folder_gives_its_images_in_order(folder: Path) -> None:
 
 def test_a_folder_is_read_in_natural_order_without_what_is_no_picture(folder: Path) -> None:
     for name in ("frame_10.png", "frame_2.png", "frame_02.png", "2.png"):
-        (folder / name).write_bytes(_encoded(".png"))
+        (folder / name).write_bytes(encoded(".png"))
     (folder / "._a.png").write_bytes(b"what a Mac leaves beside a picture")
     (folder / "sub.png").mkdir()
     (folder / ".thumbnails").mkdir()
-    (folder / ".thumbnails" / "a.png").write_bytes(_encoded(".png"))
+    (folder / ".thumbnails" / "a.png").write_bytes(encoded(".png"))
     expected = ["2.png", "a.png", "b.PNG", "frame_02.png", "frame_2.png", "frame_10.png"]
     assert [Path(f.name).name for f in frames(folder)] == expected
     assert [Path(f.name).name for f in frames(str(folder / "*.[pP]*"))] == expected
@@ -210,8 +200,8 @@ def test_globs_lists_arrays_and_single_files(folder: Path) -> None:
     assert found == ["a.png", "b.PNG", "sub/c.png"]
     assert len(list(frames(str(folder / "[abs]*")))) == 2  # a folder is no image
     assert len(list(frames(folder / "a.png"))) == 1
-    assert len(list(frames([folder / "a.png", _image()]))) == 2
-    assert len(list(frames(_image()))) == 1
+    assert len(list(frames([folder / "a.png", red_image()]))) == 2
+    assert len(list(frames(red_image()))) == 1
 
 
 def test_a_file_url_is_the_path_that_it_names(folder: Path) -> None:
@@ -235,20 +225,20 @@ def test_an_image_file_of_several_pictures_is_warned_about(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, read: Any
 ) -> None:
     path = tmp_path / "scan.tif"
-    cv2.imwritemulti(str(path), [_image(), _image()])
+    cv2.imwritemulti(str(path), [red_image(), red_image()])
     assert read(path).shape == (40, 60, 3)
     assert f"{path} holds 2 pictures, and the first is taken" in caplog.text
     caplog.clear()
-    cv2.imwrite(str(path), _image())
+    cv2.imwrite(str(path), red_image())
     read(path)
     assert caplog.text == ""
 
 
 @pytest.mark.parametrize("name", ["a.png", "", "*.png", "red.avi"])
 def test_whatever_is_decoded_has_the_order_that_was_asked_for(tmp_path: Path, name: str) -> None:
-    (tmp_path / "a.png").write_bytes(_encoded(".png"))
+    (tmp_path / "a.png").write_bytes(encoded(".png"))
     writer = cv2.VideoWriter(str(tmp_path / "red.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (60, 40))
-    writer.write(_image())
+    writer.write(red_image())
     writer.release()
     for source in (str(tmp_path / name), [tmp_path / name]):
         if isinstance(source, str) or name == "a.png":

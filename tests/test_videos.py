@@ -14,19 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from pictures import encoded, red_image
 
 from lfpose_edge.errors import SourceError
 from lfpose_edge.sources import frames
-
-
-def _image(height: int = 40, width: int = 60) -> np.ndarray:
-    image = np.zeros((height, width, 3), np.uint8)
-    image[..., 2] = 200  # red, in BGR
-    return image
-
-
-def _encoded(suffix: str = ".jpg", **size: int) -> bytes:
-    return cv2.imencode(suffix, _image(**size))[1].tobytes()
 
 
 def _write_video(path: Path, levels: tuple[int, ...]) -> None:
@@ -40,7 +31,7 @@ def test_a_video_under_another_name_is_still_a_video(tmp_path: Path) -> None:
     _write_video(tmp_path / "a.avi", (0, 100))
     (tmp_path / "a.avi").rename(tmp_path / "recording")
     assert len(list(frames(tmp_path / "recording"))) == 2
-    (tmp_path / "picture").write_bytes(_encoded(".png"))
+    (tmp_path / "picture").write_bytes(encoded(".png"))
     assert [f.time_s for f in frames(tmp_path / "picture")] == [None]
 
 
@@ -48,10 +39,10 @@ def test_a_gif_that_moves_is_a_video(tmp_path: Path) -> None:
     if not hasattr(cv2, "Animation"):
         pytest.skip("this OpenCV writes no GIF")
     animation = cv2.Animation()
-    animation.frames, animation.durations = [_image()] * 3, np.array([100, 500, 100], np.int32)
+    animation.frames, animation.durations = [red_image()] * 3, np.array([100, 500, 100], np.int32)
     cv2.imwriteanimation(str(tmp_path / "a.gif"), animation)
     assert [f.time_s for f in frames(tmp_path / "a.gif")] == pytest.approx([0, 0.1, 0.6])
-    cv2.imwrite(str(tmp_path / "b.gif"), _image())
+    cv2.imwrite(str(tmp_path / "b.gif"), red_image())
     assert [f.time_s for f in frames(tmp_path / "b.gif")] == [None]
 
 
@@ -96,7 +87,7 @@ class _Stream:
 
     def read(self) -> tuple[bool, np.ndarray | None]:
         self.left -= 1
-        return (True, _image()) if self.left >= 0 else (False, None)
+        return (True, red_image()) if self.left >= 0 else (False, None)
 
     def release(self) -> None:
         self.left = 0
@@ -154,6 +145,18 @@ def test_a_stop_is_heard_while_a_stream_does_not_answer(monkeypatch: pytest.Monk
         signal.signal(signal.SIGINT, before)
         answers.set()
         asking.join()
+
+
+def test_a_stream_that_opencv_refuses_to_try_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(_Stream):
+        def __init__(self, source: str = "") -> None:
+            if source:
+                raise cv2.error
+            super().__init__(source)
+
+    monkeypatch.setattr(cv2, "VideoCapture", Refusing)
+    with pytest.raises(SourceError, match="cannot open rtsp://camera/stream"):
+        list(frames("rtsp://camera/stream"))
 
 
 def test_a_stream_says_neither_its_length_nor_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +257,7 @@ def test_a_camera_is_free_when_its_latest_frames_are_left(monkeypatch: pytest.Mo
 
 def test_what_is_no_camera_has_no_latest_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write_video(tmp_path / "a.avi", (0, 100))
-    for source in (tmp_path / "a.avi", (tmp_path / "a.avi").as_uri(), [_image()], _image()):
+    for source in (tmp_path / "a.avi", (tmp_path / "a.avi").as_uri(), [red_image()], red_image()):
         with pytest.raises(ValueError, match="latest is for a camera's number or a stream's URL"):
             next(frames(source, latest=True))
     monkeypatch.setattr(cv2, "VideoCapture", _Bare)
@@ -338,7 +341,7 @@ def test_a_trimmed_video_is_no_cut_off_one(tmp_path: Path) -> None:
 
 def test_bare_jpegs_one_after_the_other_are_a_video(tmp_path: Path) -> None:
     for suffix in (".mjpeg", ".mjpg"):
-        (tmp_path / f"a{suffix}").write_bytes(5 * _encoded(".jpg"))
+        (tmp_path / f"a{suffix}").write_bytes(5 * encoded(".jpg"))
         assert [f.index for f in frames(tmp_path / f"a{suffix}")] == [0, 1, 2, 3, 4]
 
 

@@ -40,7 +40,7 @@ def without_cuda() -> str | None:
 
 
 def load(bundle: Bundle, request: Request) -> Backend:
-    """Load a bundle's fp32 or INT8 model; left to choose, INT8 only where it is the faster one.
+    """Load a bundle's fp32 or INT8 model; left to choose, INT8 only where the CPU is quick at it.
 
     It takes a GPU only when told to, by device ``cuda`` or ``cuda:N``, and then in fp32: the crops go up and
     the maps come down, so it is what TensorRT's absence leaves, not its equal.

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from lfpose_edge.cli.errors import run_command
-from lfpose_edge.cli.options import Backend, Data, Device, KeepGoing, Model, Precision, RunsOn, Threads
+from lfpose_edge.cli.options import (
+    Backend,
+    Data,
+    Detector,
+    Device,
+    KeepGoing,
+    Model,
+    Precision,
+    RunsOn,
+    Threads,
+)
 from lfpose_edge.cli.people_commands import data_app, tags_app
 
 RECIPES = sorted(path.stem for path in (Path(__file__).parent.parent / "train" / "recipes").glob("*.yaml"))
@@ -113,10 +123,7 @@ def adapt(
     ],
     frames: Annotated[Path, typer.Argument(help="Folder of images of the new camera, unlabelled.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the bundle is OUT/bundle, if it passes.")],
-    detector: Annotated[
-        str,
-        typer.Option(help="ONNX person detector (YOLOX): a path or a name; none: every image is one person."),
-    ] = "yolox-nano",
+    detector: Detector = "yolox-nano",
     boxes: Annotated[
         Path | None, typer.Option(help="COCO JSON of the people's boxes, in a detector's place.")
     ] = None,

@@ -19,3 +19,7 @@ Data = Annotated[Path | None, typer.Option(help="Folder of the data sets; $LFPOS
 KeepGoing = Annotated[
     bool, typer.Option("--keep-going", help="Leave out what cannot be read or seen, and list it at the end.")
 ]
+Detector = Annotated[
+    str,
+    typer.Option(help="ONNX person detector (YOLOX): a path or a name; none: every image is one person."),
+]

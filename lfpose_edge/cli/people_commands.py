@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lfpose_edge.cli.options import KeepGoing
+from lfpose_edge.cli.options import Detector, KeepGoing
 
 data_app = typer.Typer(help="Prepare data sets.", no_args_is_help=True)
 
@@ -33,10 +33,7 @@ def make_subset(
 def people(
     folder: Annotated[Path, typer.Argument(help="Folder of images, and of folders of them.")],
     out: Annotated[Path, typer.Option(help="Where the COCO JSON goes.")],
-    detector: Annotated[
-        str,
-        typer.Option(help="ONNX person detector (YOLOX): a path or a name; none: every image is one person."),
-    ] = "yolox-nano",
+    detector: Detector = "yolox-nano",
     keep_going: KeepGoing = False,
 ) -> None:
     """Find the people in a folder of images: boxes, which `lfpose tags make` and `label` begin with."""
