@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lfpose_edge.results import DevicePoses, Joint, Pose, PoseResult, StageTimings
     from lfpose_edge.skeleton import Skeleton
     from lfpose_edge.sources import Frame, frames
+    from lfpose_edge.tracking import PoseTracker
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "Pose",
     "PoseEstimator",
     "PoseResult",
+    "PoseTracker",
     "Skeleton",
     "SourceError",
     "StageTimings",
@@ -57,6 +59,7 @@ _HOMES = {
     "Pose": "results",
     "PoseEstimator": "estimator",
     "PoseResult": "results",
+    "PoseTracker": "tracking",
     "Skeleton": "skeleton",
     "SourceError": "errors",
     "StageTimings": "results",

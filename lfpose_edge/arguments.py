@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import os
 from pathlib import Path
 
@@ -15,6 +17,14 @@ def check_count(name: str, value: object) -> None:
         raise TypeError(message)
     if value < 1:
         message = f"{name} must be at least 1, got {value}"
+        raise ValueError(message)
+
+
+def check_number(name: str, value: object, low: float, high: float = math.inf) -> None:
+    """ValueError unless it is a finite number from ``low`` to ``high``."""
+    if not isinstance(value, numbers.Real) or not low <= float(value) <= high or math.isinf(value):
+        allowed = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f"of at least {low:g}"
+        message = f"{name} must be a number {allowed}, got {value!r}"
         raise ValueError(message)
 
 

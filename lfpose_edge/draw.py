@@ -29,6 +29,8 @@ _FAR_PX = 1e7  # beyond any image; farther joints would cost the bones' arithmet
 _SHIFT = 4  # OpenCV's fixed-point coordinates: sixteenths of a pixel
 _THICKNESS = 0.0125  # of the person's diagonal
 _THINNEST_PX, _THICKEST_OF_IMAGE = 1.5, 0.012
+_DIGIT_HEIGHT = 9.0  # in bones' widths
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def draw_poses(
@@ -44,7 +46,8 @@ def draw_poses(
     """Draw the bones and joints that are present and have a place, on a copy of the image.
 
     The person's left is blue, the right orange, the middle white, each with a dark edge that separates
-    it from any background. A bone needs both of its joints. Nearer (larger) persons are drawn last.
+    it from any background. A bone needs both of its joints. Nearer (larger) persons are drawn last. Whoever
+    is followed has their track id above them.
 
     Args:
         image: (H, W, 3) uint8, or (H, W, 4) with alpha, in the order of ``color``; or (H, W) or
@@ -83,6 +86,9 @@ def draw_poses(
         if boxes:
             _draw_box(canvas, result.boxes[i], width, color)
         _draw_person(canvas, points, visible, result.skeleton, width, radius, color)
+        if result.track_ids is not None:
+            corners = points[visible] if visible.any() else result.boxes[i].reshape(2, 2)
+            _draw_number(canvas, int(result.track_ids[i]), corners, width, color)
     return canvas
 
 
@@ -183,6 +189,24 @@ def _draw_box(canvas: NDArray[np.uint8], box: NDArray[np.float32], width: float,
     for rgb, grow in ((_OUTLINE_RGB, 2), (_SIDE_RGB["centre"], 0)):
         ink = _ink(canvas, rgb, color)
         cv2.polylines(canvas, [_fixed(corners)], True, ink, line + grow, cv2.LINE_AA, _SHIFT)
+
+
+def _draw_number(
+    canvas: NDArray[np.uint8], number: int, points: NDArray[np.floating], width: float, color: Color
+) -> None:
+    """A number above the highest of some points, and inside the canvas."""
+    if not np.isfinite(points).all():
+        return
+    height, breadth = canvas.shape[:2]
+    text, stroke = str(number), max(1, round(width / 2))
+    size = _DIGIT_HEIGHT * max(width, _THINNEST_PX) / cv2.getTextSize("0", _FONT, 1.0, 1)[0][1]
+    wide, tall = cv2.getTextSize(text, _FONT, size, stroke)[0]
+    x, y = points[points[:, 1].argmin()].tolist()
+    left = round(min(max(x - wide / 2, 0), max(0, breadth - wide)))
+    bottom = round(min(max(y - 2 * width, tall), height))
+    for rgb, grow in ((_OUTLINE_RGB, 2 * max(1, round(0.35 * width))), (_SIDE_RGB["centre"], 0)):
+        ink = _ink(canvas, rgb, color)
+        cv2.putText(canvas, text, (left, bottom), _FONT, size, ink, stroke + grow, cv2.LINE_AA)
 
 
 def _clip_segment(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import numbers
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from time import perf_counter
@@ -16,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lfpose_edge import ops
-from lfpose_edge.arguments import check_choice, check_count, writable_folder
+from lfpose_edge.arguments import check_choice, check_count, check_number, writable_folder
 from lfpose_edge.backends import Backend, Request, load_backend
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.detection import Detector, resolve_detector
@@ -35,6 +33,8 @@ from lfpose_edge.sources import (
     packed,
     packed_order,
 )
+from lfpose_edge.streaming import in_turn
+from lfpose_edge.tracking import PoseTracker
 from lfpose_edge.zoo import bundle_path
 
 logger = logging.getLogger("lfpose_edge")
@@ -97,10 +97,8 @@ class PoseEstimator:
         check_count("max_batch", max_batch)
         if threads is not None:
             check_count("threads", threads)
-        given = presence_threshold
-        if given is not None and not (isinstance(given, numbers.Real) and 0 <= given <= 1):
-            message = f"presence_threshold must be a number in [0, 1], got {presence_threshold!r}"
-            raise ValueError(message)
+        if presence_threshold is not None:
+            check_number("presence_threshold", presence_threshold, 0, 1)
         cache = None if cache_dir is None else writable_folder("cache_dir", cache_dir)
 
         self._bundle = Bundle.open(bundle_path(model))
@@ -193,7 +191,9 @@ class PoseEstimator:
             raise ValueError(message)
         return [self(image, b) for image, b in zip(given, per_image, strict=True)]
 
-    def stream(self, source: object, *, latest: bool = False) -> Iterator[PoseResult]:
+    def stream(
+        self, source: object, *, latest: bool = False, tracker: PoseTracker | None = None
+    ) -> Iterator[PoseResult]:
         """Find the poses in every frame of a source, one result at a time.
 
         Args:
@@ -201,37 +201,18 @@ class PoseEstimator:
                 an iterable of images. To have the frames as well, iterate over
                 :func:`lfpose_edge.frames` and call the estimator on each.
             latest: as there: a camera's newest frame, however long the last one took.
+            tracker: says who is who from frame to frame, and smooths the joints.
 
         Raises:
             TypeError, SourceError: as :func:`lfpose_edge.frames`.
+            ValueError: the tracker has followed another source.
         """
-        iterator = iter(frames(source, self._color, latest=latest))
-        on_their_way: deque[tuple[float, Callable[[], Any]]] = deque()
-
-        def arrive() -> PoseResult:
-            read_ms, finish = on_their_way.popleft()
-            result: PoseResult = finish()
-            return replace(result, timings=replace(result.timings, read_ms=read_ms))
-
-        try:
-            while True:
-                started = perf_counter()
-                try:
-                    frame = next(iterator, None)
-                    if frame is None:
-                        break
-                    read_ms = (perf_counter() - started) * 1e3
-                    on_their_way.append((read_ms, self._begin(frame.image, None, stay=False)))
-                except Exception:  # of a later frame: those before it are on their way
-                    yield from (arrive() for _ in tuple(on_their_way))
-                    raise
-                if latest or len(on_their_way) > self._pipeline.ahead:
-                    yield arrive()
-            while on_their_way:
-                yield arrive()
-        finally:
-            while on_their_way:  # whoever stops early: the frames' memory goes back
-                arrive()
+        return in_turn(
+            frames(source, self._color, latest=latest),
+            lambda frame: self._begin(frame.image, None, stay=False),
+            0 if latest else self._pipeline.ahead,
+            tracker,
+        )
 
     def activation_maps(self, image: object, boxes: ArrayLike | None = None) -> ActivationMaps:
         """The maps that the poses of a call would be decoded from, to look at or to decode otherwise.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
@@ -91,6 +91,7 @@ class Pose:
         box: (4,) float32 x1, y1, x2, y2, pixels.
         box_score: in [0, 1].
         skeleton: the joints' names.
+        track_id: the person's number in a video; None where nobody is followed.
     """
 
     keypoints: Floats
@@ -99,6 +100,7 @@ class Pose:
     box: Floats
     box_score: float
     skeleton: Skeleton
+    track_id: int | None = None
 
     def __getitem__(self, joint: str) -> Joint:
         """A joint by its name; KeyError with the nearest name when the skeleton has none so called."""
@@ -108,7 +110,8 @@ class Pose:
 
     def __repr__(self) -> str:
         box = ", ".join(f"{value:.0f}" for value in self.box.tolist())
-        return f"<Pose: {len(self)} joints of {self.skeleton.name} in the box {box}>"
+        who = "" if self.track_id is None else f" {self.track_id}"
+        return f"<Pose{who}: {len(self)} joints of {self.skeleton.name} in the box {box}>"
 
     def __len__(self) -> int:
         """K."""
@@ -193,6 +196,7 @@ class PoseResult:
         timings: milliseconds of every stage.
         backend: the engine that ran, as ``describe()`` names it.
         presence_threshold: joints with less presence count as absent in ``visible`` and when drawn.
+        track_ids: (N,) int64, from a :class:`lfpose_edge.PoseTracker`: a number for each person of a video.
     """
 
     keypoints: Floats
@@ -205,6 +209,7 @@ class PoseResult:
     timings: StageTimings = field(default_factory=StageTimings)
     backend: str = ""
     presence_threshold: float = 0.5
+    track_ids: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n, k = len(self.boxes), len(self.skeleton)
@@ -215,6 +220,8 @@ class PoseResult:
             "boxes": (n, 4),
             "box_scores": (n,),
         }
+        if self.track_ids is not None:
+            expected["track_ids"] = (n,)
         for name, shape in expected.items():
             got = getattr(self, name).shape
             if got != shape:
@@ -259,15 +266,8 @@ class PoseResult:
         chosen = index if isinstance(index, slice) else np.asarray(index)
         if not isinstance(chosen, slice) and chosen.size == 0:
             chosen = chosen.astype(np.intp)
-        rows = {name: getattr(self, name)[chosen] for name in _PER_PERSON}
-        return PoseResult(
-            **rows,
-            skeleton=self.skeleton,
-            image_size=self.image_size,
-            timings=self.timings,
-            backend=self.backend,
-            presence_threshold=self.presence_threshold,
-        )
+        columns = {name: getattr(self, name) for name in _PER_PERSON}
+        return replace(self, **{name: c[chosen] for name, c in columns.items() if c is not None})
 
     @property
     def visible(self) -> NDArray[np.bool_]:
@@ -281,7 +281,7 @@ class PoseResult:
         return draw_poses(image, self, **style)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, joints by name."""
+        """Plain Python values, joints by name; where persons are followed, the ``track_id`` of each."""
         persons = []
         for pose in self:
             joints = {
@@ -289,7 +289,8 @@ class PoseResult:
                 for name in self.skeleton.keypoints
                 for joint in (pose[name],)
             }
-            persons.append({"box": pose.box.tolist(), "box_score": pose.box_score, "joints": joints})
+            who = {} if pose.track_id is None else {"track_id": pose.track_id}
+            persons.append({**who, "box": pose.box.tolist(), "box_score": pose.box_score, "joints": joints})
         return {
             "image_size": list(self.image_size),
             "skeleton": self.skeleton.name,
@@ -305,7 +306,8 @@ class PoseResult:
         """Entries of a COCO keypoint results file.
 
         Coordinates become COCO's pixel indices (0.5 less). A person's score is the box score times
-        :func:`person_scores`. Every joint is given: COCO's evaluation asks for a guess at each.
+        :func:`person_scores`. Every joint is given: COCO's evaluation asks for a guess at each. Where persons
+        are followed, their ``track_id`` is there as PoseTrack has it.
         """
         entries = []
         numbers = {"image_id": operator.index(image_id), "category_id": operator.index(category_id)}
@@ -318,12 +320,13 @@ class PoseResult:
                     "keypoints": triples.ravel().tolist(),
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "score": pose.box_score * score,
+                    **({} if pose.track_id is None else {"track_id": pose.track_id}),
                 }
             )
         return entries
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One row a joint: person, joint, x, y, score, presence. Needs pandas."""
+        """One row a joint: person, joint, x, y, score, presence, and track_id if there. Needs pandas."""
         try:
             import pandas
         except ImportError as error:
@@ -338,6 +341,8 @@ class PoseResult:
             "score": self.scores.ravel(),
             "presence": self.presence.ravel(),
         }
+        if self.track_ids is not None:
+            columns["track_id"] = np.repeat(self.track_ids, k)
         return pandas.DataFrame(columns)
 
     def _pose(self, i: int) -> Pose:
@@ -348,7 +353,8 @@ class PoseResult:
             self.boxes[i],
             float(self.box_scores[i]),
             self.skeleton,
+            None if self.track_ids is None else int(self.track_ids[i]),
         )
 
 
-_PER_PERSON = ("keypoints", "scores", "presence", "boxes", "box_scores")
+_PER_PERSON = ("keypoints", "scores", "presence", "boxes", "box_scores", "track_ids")

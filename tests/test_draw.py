@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -232,3 +233,34 @@ def test_boxes_are_drawn_on_request() -> None:
 def test_bad_arguments(image: Any, style: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         draw_poses(image, person(ARM), **style)
+
+
+@pytest.mark.parametrize(
+    ("joints", "box"),
+    [
+        pytest.param({"head_top": (80, 60), "neck": (80, 80)}, (40, 40, 120, 118), id="above the head"),
+        pytest.param({"head_top": (1, 1), "neck": (1, 20)}, (0, 0, 60, 60), id="in the upper left corner"),
+        pytest.param(
+            {"head_top": (159, 119), "neck": (150, 119)}, (90, 60, 160, 120), id="in the lower right"
+        ),
+        pytest.param({}, (40, 40, 120, 118), id="of a box without joints"),
+    ],
+)
+def test_who_is_followed_has_their_number_above_them(joints: Any, box: Any) -> None:
+    one, image = person(joints, box), grey()
+    plain = draw_poses(image, one)
+    numbers = [draw_poses(image, replace(one, track_ids=np.array([n]))) for n in (1, 2888)]
+    rows, columns = np.nonzero(changed(plain, numbers[1]))
+    assert len(rows) > np.count_nonzero(changed(plain, numbers[0])) > 20
+    anchor = min((at for at in joints.values()), key=lambda at: at[1], default=(40, 40))
+    assert rows.min() >= 0
+    assert abs(rows.mean() - anchor[1]) < 40
+    assert rows.max() <= max(anchor[1], 20)
+    assert columns.max() - columns.min() > 25  # all digits are on the picture
+
+
+def test_numbers_far_outside_and_of_no_place_are_left_out() -> None:
+    one = replace(person({"neck": (1e6, -1e6)}), track_ids=np.array([3]))
+    assert draw_poses(grey(), one).shape == (*SIZE, 3)
+    nowhere = replace(person({}, box=(np.nan,) * 4), track_ids=np.array([3]))
+    assert (draw_poses(grey(), nowhere) == grey()).all()

@@ -17,7 +17,7 @@ import pytest
 from bundles import write_spot_bundle
 from pictures import spots
 
-from lfpose_edge import PoseEstimator, PoseResult
+from lfpose_edge import PoseEstimator, PoseResult, PoseTracker
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.geometry import clip_boxes, crop_affines
 
@@ -232,6 +232,16 @@ def test_predict_and_stream(estimator: PoseEstimator, tmp_path: Path) -> None:
     streamed = list(estimator.stream(tmp_path))
     np.testing.assert_allclose([r.keypoints[0, 0] for r in streamed], [(80, 80), (120, 90)], atol=8.0)
     assert streamed[0].timings.read_ms > 0
+
+
+def test_a_stream_follows_people(estimator: PoseEstimator) -> None:
+    images = [spots((80.0 + x, 80.0)) for x in (0, 0, 0, 0, 3)]
+    plain = list(estimator.stream(images))
+    followed = list(estimator.stream(images, tracker=PoseTracker()))
+    assert [pose.track_id for result in followed for pose in result] == [1] * 5
+    assert plain[0].track_ids is None
+    np.testing.assert_array_equal(followed[3].keypoints, plain[3].keypoints)
+    assert (followed[4].keypoints[0, 0] != plain[4].keypoints[0, 0]).any()
 
 
 def test_threads_share_an_estimator(estimator: PoseEstimator) -> None:

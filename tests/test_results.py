@@ -235,6 +235,32 @@ def test_to_dataframe_has_a_row_for_each_joint() -> None:
     assert len(PoseResult.empty(LSP14, (4, 4)).to_dataframe()) == 0
 
 
+def test_numbers_of_who_is_followed_go_wherever_their_persons_go() -> None:
+    result = mock_result(track_ids=np.array([7, 3, 12]))
+    assert [pose.track_id for pose in result] == [7, 3, 12]
+    assert result[[2, 0]].track_ids.tolist() == [12, 7]
+    assert repr(result[1]).startswith("<Pose 3: 14 joints")
+    assert [person["track_id"] for person in json.loads(result.to_json())["persons"]] == [7, 3, 12]
+    entries = json.loads(json.dumps(result.to_coco(1)))
+    assert [entry["track_id"] for entry in entries] == [7, 3, 12]
+    with pytest.raises(ValueError, match=r"track_ids must have shape \(3,\)"):
+        mock_result(track_ids=np.array([7, 3]))
+
+
+def test_who_is_not_followed_has_no_number() -> None:
+    result = mock_result()
+    assert result.track_ids is result[:2].track_ids is result[0].track_id is None
+    assert "track_id" not in result.to_json()
+    assert "track_id" not in result.to_coco(1)[0]
+
+
+def test_to_dataframe_has_the_numbers_of_who_is_followed() -> None:
+    pytest.importorskip("pandas", reason="pandas is optional")
+    table = mock_result(2, track_ids=np.array([7, 3])).to_dataframe()
+    assert list(table.columns)[-1] == "track_id"
+    assert table.groupby("person").track_id.unique().map(list).tolist() == [[7], [3]]
+
+
 def test_draw_is_a_shortcut() -> None:
     from lfpose_edge.draw import draw_poses
 

@@ -85,6 +85,9 @@ def predict(
         typer.Option(help="Folder for overlays; or an .mp4/.avi file; or an image file for one image."),
     ] = None,
     json: Annotated[str | None, typer.Option(help="File for the poses, one JSON line a frame.")] = None,
+    track: Annotated[
+        bool, typer.Option("--track", help="Number the people from frame to frame, and smooth their joints.")
+    ] = False,
     threads: Threads = None,
     keep_going: KeepGoing = False,
 ) -> None:
@@ -92,7 +95,7 @@ def predict(
     from lfpose_edge.cli.predict import PredictOptions, run_predict
 
     runs_on, outputs = (model, backend, precision, device), (save, json)
-    run_predict(PredictOptions(source, *runs_on, detector, boxes, *outputs, threads, keep_going))
+    run_predict(PredictOptions(source, *runs_on, detector, boxes, *outputs, threads, keep_going, track))
 
 
 @app.command()

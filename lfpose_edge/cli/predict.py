@@ -32,6 +32,7 @@ from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.files import whole_file
 from lfpose_edge.results import PoseResult
 from lfpose_edge.sources import Frame, frames, local_path
+from lfpose_edge.tracking import PoseTracker
 
 _LOG_SECONDS = 30.0
 PHOTO = Path(__file__).parent.parent / "models" / "photos" / "astronaut.jpg"
@@ -52,6 +53,7 @@ class PredictOptions:
     json: str | None
     threads: int | None
     keep_going: bool
+    track: bool
 
 
 def run_predict(options: PredictOptions) -> None:
@@ -83,6 +85,7 @@ def run_predict(options: PredictOptions) -> None:
         )
         overlays = stack.enter_context(OverlayWriter(save)) if save else None
         write_line = stack.enter_context(_open_lines(json)) if json else None
+        tracker = PoseTracker() if options.track else None
         try:
             found = frames(source, on_unreadable=leave_out)
             for frame in shown(found, bar=bool(outputs) or not console.is_terminal):
@@ -95,6 +98,8 @@ def run_predict(options: PredictOptions) -> None:
                         raise refused from error
                     leave_out(refused)
                     continue
+                if tracker:
+                    result = tracker(result, frame.time_s)
                 if overlays:
                     overlays.write(frame, result.draw(frame.image))
                 if write_line:
@@ -218,7 +223,8 @@ def run_demo(model: str, backend: str, device: str, out: str) -> None:
 def joint_tables(result: PoseResult) -> Iterator[Table]:
     """One table a person: joint, x, y, score, presence."""
     for i, pose in enumerate(result):
-        table = Table(title=f"person {i}", title_justify="left")
+        number = i if pose.track_id is None else pose.track_id
+        table = Table(title=f"person {number}", title_justify="left")
         table.add_column("joint")
         for column in ("x", "y", "score", "presence"):
             table.add_column(column, justify="right")

@@ -58,6 +58,21 @@ def test_predict_writes_json_lines_and_overlays(lfpose, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "overlays").iterdir()) == ["a.jpg", "b.jpg"]
 
 
+def test_predict_follows_people(lfpose, tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 64))
+    for _ in range(3):
+        writer.write(np.full((64, 96, 3), 127, np.uint8))
+    writer.release()
+    boxes = ("--boxes", "0,0,40,60;50,4,90,64")
+    for options, numbers in (((), [None, None]), (("--track",), [1, 2])):
+        done = lfpose("predict", "in.avi", *boxes, *options, "--json", "out.jsonl")
+        assert done.code == 0, done.err
+        rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        assert [[p.get("track_id") for p in row["persons"]] for row in rows] == [numbers] * 3
+    shown = lfpose("predict", "in.avi", *boxes, "--track").out
+    assert (shown.count("person 1\n"), shown.count("person 2\n")) == (3, 3)
+
+
 def test_no_line_is_broken_in_a_pipe(lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS")
     name = "a long name, " * 12 + ".png"

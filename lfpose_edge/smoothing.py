@@ -1,0 +1,68 @@
+"""Points over time without jitter: the 1 € filter."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SPEED_CUTOFF_HZ = 1.0  # the paper's
+_LEAST_STEP_S = 1e-3
+
+
+class OneEuroFilter:
+    """Smooths K points: slow ones most, where jitter is seen, and fast ones least, where lag is.
+
+    Casiez, Roussel and Vogel, "1 € Filter", CHI 2012: a low-pass filter whose cutoff grows with the speed.
+    Both coordinates of a point have one cutoff here, by its speed along its path, so that it makes no
+    difference how the camera is held; and speeds are in sizes of what the points belong to, so that it makes
+    none how near it is.
+
+    Args:
+        points: K.
+        min_cutoff_hz: of a point that rests; less takes away more jitter.
+        beta: how much faster points may change: Hz for a speed of one size a second; more takes away lag.
+    """
+
+    def __init__(self, points: int, *, min_cutoff_hz: float, beta: float) -> None:
+        self._min_cutoff_hz, self._beta = min_cutoff_hz, beta
+        self._places = np.zeros((points, 2))
+        self._speeds = np.zeros((points, 2))
+        self._times = np.full(points, -np.inf)  # when each point was last seen
+
+    def __call__(
+        self, places: NDArray[np.floating], seen: NDArray[np.bool_], time_s: float, size: float
+    ) -> NDArray[np.float64]:
+        """Smooth the points of the next moment.
+
+        Args:
+            places: (K, 2).
+            seen: (K,) bool; the others are returned as they came, and change nothing.
+            time_s: of the moment, no earlier than the last one's.
+            size: of what the points belong to, in the unit of ``places``.
+
+        Returns:
+            (K, 2).
+        """
+        out = places.astype(np.float64)
+        first = seen & np.isneginf(self._times)
+        later = seen & ~first
+        step = np.maximum(time_s - self._times[later], _LEAST_STEP_S)[:, None]
+        last, given = self._places[later], out[later]
+        speeds = _blend(self._speeds[later], (given - last) / step, _SPEED_CUTOFF_HZ, step)
+        pace = np.linalg.norm(speeds, axis=1, keepdims=True) / size
+        out[later] = _blend(last, given, self._min_cutoff_hz + self._beta * pace, step)
+        self._speeds[later] = speeds
+        self._places[seen] = out[seen]
+        self._times[seen] = time_s
+        return out
+
+
+def _blend(
+    old: NDArray[np.float64],
+    new: NDArray[np.float64],
+    cutoff_hz: NDArray[np.float64] | float,
+    step_s: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """One step of a first-order low-pass filter."""
+    turns = 2 * np.pi * cutoff_hz * step_s
+    return old + (new - old) * turns / (1 + turns)

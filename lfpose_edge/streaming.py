@@ -1,0 +1,58 @@
+"""The frames of a source through an estimator, the next one begun before the last one's poses are there."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+from lfpose_edge.results import PoseResult
+from lfpose_edge.sources import Frame
+from lfpose_edge.tracking import PoseTracker
+
+Finish = Callable[[], Any]
+
+
+def in_turn(
+    frames: Iterator[Frame], begin: Callable[[Frame], Finish], ahead: int, tracker: PoseTracker | None
+) -> Iterator[PoseResult]:
+    """The results of frames, in their order.
+
+    Args:
+        frames: of a source.
+        begin: starts to work on a frame; what it returns waits for the result, and is called once.
+        ahead: how many frames are begun before the first of them is waited for.
+        tracker: says who is who.
+
+    Raises:
+        Exception: what ``frames`` and ``begin`` raise, after the results of the frames before.
+    """
+    on_their_way: deque[tuple[float | None, float, Finish]] = deque()
+
+    def arrive() -> PoseResult:
+        time_s, read_ms, finish = on_their_way.popleft()
+        found: PoseResult = finish()
+        result = replace(found, timings=replace(found.timings, read_ms=read_ms))
+        return result if tracker is None else tracker(result, time_s)
+
+    try:
+        while True:
+            started = perf_counter()
+            try:
+                frame = next(frames, None)
+                if frame is None:
+                    break
+                read_ms = (perf_counter() - started) * 1e3
+                on_their_way.append((frame.time_s, read_ms, begin(frame)))
+            except Exception:  # of a later frame: those before it are on their way
+                yield from (arrive() for _ in tuple(on_their_way))
+                raise
+            if len(on_their_way) > ahead:
+                yield arrive()
+        while on_their_way:
+            yield arrive()
+    finally:
+        while on_their_way:  # whoever stops early: the frames' memory goes back
+            on_their_way.popleft()[-1]()

@@ -1,0 +1,195 @@
+"""Who is who from frame to frame, and joints that do not jitter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfpose_edge.arguments import check_number
+from lfpose_edge.persons import AREA_OF_BOX
+from lfpose_edge.results import PoseResult
+from lfpose_edge.skeleton import Skeleton
+from lfpose_edge.smoothing import OneEuroFilter
+
+Doubles = NDArray[np.float64]
+
+_LAST_STEP = 0.5  # of a person's speed
+_LEAST_SHARED = 3  # joints, for poses to be compared by them
+_LEAST_SIDE, _LEAST_STEP_S = 1.0, 1e-3  # pixels, seconds
+
+
+@dataclass
+class _Track:
+    """A person who was seen.
+
+    Attributes:
+        number: the track id.
+        keypoints, visible, box: as they were last found, not smoothed.
+        time_s: when that was.
+        speed: of the box's middle, pixels a second.
+        smoothing: of the joints.
+    """
+
+    number: int
+    keypoints: Doubles
+    visible: NDArray[np.bool_]
+    box: Doubles
+    time_s: float
+    speed: Doubles
+    smoothing: OneEuroFilter | None
+
+
+class PoseTracker:
+    """Gives each person of a video a number that stays, and takes the jitter out of the joints.
+
+    >>> tracker = PoseTracker()
+    >>> for frame in frames("video.mp4"):
+    ...     result = tracker(pose(frame.image), frame.time_s)
+    ...     result.track_ids
+
+    A person is taken for the one of the frames before whose joints and box, moved on at their speed, are most
+    like theirs: the mean of object keypoint similarity (OKS) and of the boxes' intersection over union, best
+    pair first. The joints that are visible are smoothed by :class:`lfpose_edge.smoothing.OneEuroFilter`.
+
+    A tracker is of one video or camera, and is called from one thread.
+
+    Args:
+        smooth: whether joints are smoothed.
+        min_cutoff_hz, beta: of that filter. Less ``min_cutoff_hz`` takes away more jitter of who stands
+            still, more ``beta`` more lag of who moves fast.
+        least_similarity: of two poses of one person, in [0, 1].
+        patience_s: how long somebody who is not seen is waited for.
+        fps: frames a second where they come without a time.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        smooth: bool = True,
+        min_cutoff_hz: float = 1.0,
+        beta: float = 20.0,
+        least_similarity: float = 0.2,
+        patience_s: float = 1.0,
+        fps: float = 30.0,
+    ) -> None:
+        check_number("min_cutoff_hz", min_cutoff_hz, 1e-3)
+        check_number("beta", beta, 0)
+        check_number("least_similarity", least_similarity, 0, 1)
+        check_number("patience_s", patience_s, 0)
+        check_number("fps", fps, 1e-3)
+        self._filter = (min_cutoff_hz, beta) if smooth else None
+        self._least_similarity, self._patience_s, self._fps = least_similarity, patience_s, fps
+        self._tracks: list[_Track] = []
+        self._given, self._time_s = 0, -math.inf
+        self._skeleton: Skeleton | None = None
+
+    def __call__(self, result: PoseResult, time_s: float | None = None) -> PoseResult:
+        """Say who the persons of the next frame are.
+
+        Args:
+            result: the frame's.
+            time_s: the frame's, in seconds since any moment; None: the last one's and ``1 / fps``.
+
+        Returns:
+            The result with ``track_ids`` (N,), numbers from 1, and smoothed joints.
+
+        Raises:
+            TypeError: it is no :class:`PoseResult`.
+            ValueError: the time goes back, or the joints are of another skeleton than before.
+        """
+        if not isinstance(result, PoseResult):
+            hint = ": bring it down by to_host()" if hasattr(result, "to_host") else ""
+            message = f"a tracker takes a PoseResult, got {type(result).__name__}{hint}"
+            raise TypeError(message)
+        last = self._time_s
+        now = float(time_s) if time_s is not None else 0.0 if math.isinf(last) else last + 1 / self._fps
+        if not now >= last or math.isinf(now):
+            message = f"time_s must not go back: {now:g} after {last:g}; another video takes another tracker"
+            raise ValueError(message)
+        if self._skeleton not in (None, result.skeleton):
+            message = f"the tracker follows {self._skeleton.name}, and got joints of {result.skeleton.name}"
+            raise ValueError(message)
+        self._skeleton, self._time_s = result.skeleton, now
+        self._tracks = [track for track in self._tracks if now - track.time_s <= self._patience_s]
+
+        keypoints, boxes = result.keypoints.astype(np.float64), result.boxes.astype(np.float64)
+        visible = result.visible & np.isfinite(keypoints).all(axis=2)
+        known = self._recognised(keypoints, visible, boxes)
+        numbers = np.zeros(len(result), np.int64)
+        for person in range(len(result)):
+            seen = (keypoints[person], visible[person], boxes[person])
+            track = self._moved_on(known[person], *seen) if person in known else self._begun(*seen)
+            numbers[person] = track.number
+            if track.smoothing is not None:
+                size = max(_LEAST_SIDE, float((track.box[2:] - track.box[:2]).max()))
+                keypoints[person] = track.smoothing(*seen[:2], now, size)
+        return replace(result, keypoints=keypoints.astype(np.float32), track_ids=numbers)
+
+    def _recognised(
+        self, keypoints: Doubles, visible: NDArray[np.bool_], boxes: Doubles
+    ) -> dict[int, _Track]:
+        """Which person (N) is whose track: pairs that are like each other, the most alike first."""
+        found: dict[int, _Track] = {}
+        if not (self._tracks and len(boxes)):
+            return found
+        alike = self._likeness(keypoints, visible, boxes)
+        while alike.max() > self._least_similarity:
+            track, person = np.unravel_index(alike.argmax(), alike.shape)
+            found[int(person)] = self._tracks[int(track)]
+            alike[track], alike[:, person] = -1, -1
+        return found
+
+    def _likeness(self, keypoints: Doubles, visible: NDArray[np.bool_], boxes: Doubles) -> Doubles:
+        """(T, N) how like each track, moved on to now, each person is, in [0, 1]."""
+        assert self._skeleton is not None
+        shift = np.stack([track.speed * (self._time_s - track.time_s) for track in self._tracks])
+        before = np.stack([track.keypoints for track in self._tracks]) + shift[:, None]
+        before_boxes = np.stack([track.box for track in self._tracks]) + np.tile(shift, 2)
+        shared = np.stack([track.visible for track in self._tracks])[:, None] & visible  # (T, N, K)
+        areas = (_area(before_boxes)[:, None] + _area(boxes)) / 2
+        spread = 2 * (2 * np.array(self._skeleton.sigmas)) ** 2 * AREA_OF_BOX * areas[..., None]
+        apart = np.where(shared, ((before[:, None] - keypoints) ** 2).sum(axis=3), np.inf)
+        count = shared.sum(axis=2)
+        oks = np.exp(-apart / spread).sum(axis=2) / np.maximum(1, count)
+        overlap = _iou(before_boxes[:, None], boxes)
+        return np.where(count >= _LEAST_SHARED, (oks + overlap) / 2, overlap)
+
+    def _moved_on(
+        self, track: _Track, keypoints: Doubles, visible: NDArray[np.bool_], box: Doubles
+    ) -> _Track:
+        step = max(self._time_s - track.time_s, _LEAST_STEP_S)
+        speed = (box - track.box).reshape(2, 2).mean(axis=0) / step
+        track.speed = track.speed + _LAST_STEP * (speed - track.speed)
+        track.keypoints, track.visible, track.box, track.time_s = keypoints.copy(), visible, box, self._time_s
+        return track
+
+    def _begun(self, keypoints: Doubles, visible: NDArray[np.bool_], box: Doubles) -> _Track:
+        self._given += 1
+        smoothing = None
+        if self._filter is not None:
+            min_cutoff_hz, beta = self._filter
+            smoothing = OneEuroFilter(len(keypoints), min_cutoff_hz=min_cutoff_hz, beta=beta)
+        track = _Track(self._given, keypoints.copy(), visible, box, self._time_s, np.zeros(2), smoothing)
+        self._tracks.append(track)
+        return track
+
+
+def _area(boxes: Doubles) -> Doubles:
+    """Of boxes (..., 4); at least of a pixel."""
+    sides = np.maximum(boxes[..., 2:] - boxes[..., :2], _LEAST_SIDE)
+    area: Doubles = sides[..., 0] * sides[..., 1]
+    return area
+
+
+def _iou(a: Doubles, b: Doubles) -> Doubles:
+    """Intersection over union of boxes (..., 4) and (..., 4)."""
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    inside = np.prod(np.maximum(sides, 0), axis=-1)
+    iou: Doubles = inside / (_area(a) + _area(b) - inside)
+    return iou
