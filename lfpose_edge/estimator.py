@@ -20,6 +20,7 @@ from lfpose_edge.bundle import Bundle
 from lfpose_edge.detection import Detector, resolve_detector
 from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.geometry import clip_boxes, crop_affines
+from lfpose_edge.leaving import CALLS
 from lfpose_edge.pipeline import Stages, cut, open_pipeline
 from lfpose_edge.results import ActivationMaps, DevicePoses, PoseResult, StageTimings
 from lfpose_edge.skeleton import Skeleton
@@ -172,7 +173,8 @@ class PoseEstimator:
         started = perf_counter()
         array = load_image(image, self._color)
         read_ms = 0.0 if array is image else (perf_counter() - started) * 1e3
-        result = self._begin(array, boxes, stay=to == "device")()
+        with CALLS:
+            result = self._begin(array, boxes, stay=to == "device")()
         return replace(result, timings=replace(result.timings, read_ms=read_ms))
 
     def predict(
@@ -238,7 +240,8 @@ class PoseEstimator:
         for first in range(0, len(affines), self._stages.max_batch):
             part = slice(first, first + self._stages.max_batch)
             crops = cut(array, affines[part], self._stages)
-            cams[part], presence[part] = self._backend.infer(crops)
+            with CALLS:
+                cams[part], presence[part] = self._backend.infer(crops)
         return ActivationMaps(cams, presence, affines, self._input.size)
 
     def describe(self) -> dict[str, Any]:

@@ -62,6 +62,13 @@ def cpu_model() -> str:
     return ", ".join([name, *vectors, *integers])
 
 
+def instruction_set() -> str:
+    """What the CPU kernels use of this processor: AVX-512, AVX2, or baseline, what all of its kind have."""
+    from lfpose_edge import _core
+
+    return _core.instruction_set()
+
+
 def cpu_flags() -> frozenset[str]:
     """What the first processor can do, in Linux's words.
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
+from lfpose_edge.leaving import CALLS
 from lfpose_edge.results import PoseResult
 from lfpose_edge.sources import Frame
 from lfpose_edge.tracking import PoseTracker
@@ -33,7 +34,8 @@ def in_turn(
 
     def arrive() -> PoseResult:
         time_s, read_ms, finish = on_their_way.popleft()
-        found: PoseResult = finish()
+        with CALLS:
+            found: PoseResult = finish()
         result = replace(found, timings=replace(found.timings, read_ms=read_ms))
         return result if tracker is None else tracker(result, time_s)
 
@@ -45,7 +47,8 @@ def in_turn(
                 if frame is None:
                     break
                 read_ms = (perf_counter() - started) * 1e3
-                on_their_way.append((frame.time_s, read_ms, begin(frame)))
+                with CALLS:
+                    on_their_way.append((frame.time_s, read_ms, begin(frame)))
             except Exception:  # of a later frame: those before it are on their way
                 yield from (arrive() for _ in tuple(on_their_way))
                 raise

@@ -44,13 +44,14 @@ ALLOWED = {
         "metrics": "errors files geometry matlab opencv persons results skeleton",
         "ops": "_core _cuda errors geometry",
         "backends": "_cuda bundle errors files machine ops zoo",
-        "streaming": "results sources tracking",
+        "leaving": "",
+        "streaming": "leaving results sources tracking",
         "smoothing": "",
         "tracking": "arguments persons results skeleton smoothing",
         "pipeline": "_cuda backends errors ops sources",
         "detection": "errors geometry opencv ops zoo",
-        "estimator": "arguments backends bundle detection errors geometry ops pipeline results skeleton "
-        "sources streaming tracking zoo",
+        "estimator": "arguments backends bundle detection errors geometry leaving ops pipeline results "
+        "skeleton sources streaming tracking zoo",
         "cli": "arguments backends bundle coco console detection errors estimator files machine "
         "metrics opencv package persons results skeleton sources tracking zoo",
         "train": "bundle coco console errors files geometry matlab metrics opencv ops persons skeleton "

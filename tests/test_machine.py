@@ -37,3 +37,13 @@ def test_a_result_names_what_its_processor_computes_with(monkeypatch: pytest.Mon
     ):
         monkeypatch.setattr(machine, "_cpu_entries", lambda flags=flags: {**entries, "flags": flags})
         assert machine.cpu_model() == f"Xeon (family 6, model 207){shown}"
+
+
+def test_the_kernels_use_what_the_processor_has() -> None:
+    """By features: a version for one processor's name would run on that one alone."""
+    flags = machine.cpu_flags()
+    if not machine._cpu_entries() or "lm" not in flags:
+        pytest.skip("no x86 Linux, whose word would be compared")
+    level3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"} <= flags
+    level4 = level3 and {f"avx512{part}" for part in ("f", "bw", "cd", "dq", "vl")} <= flags
+    assert machine.instruction_set() == ("AVX-512" if level4 else "AVX2" if level3 else "baseline")

@@ -59,4 +59,17 @@ std::array<double, 3> require_triple(const py::handle& object, const char* name)
 
 int require_threads(int threads);
 
+// Lets other Python threads run. Where the interpreter is gone when it is asked for again, as for a daemon
+// thread at the exit, the thread ends here: pybind11's own release ends the process, as it is noexcept.
+class WithoutGil {
+  public:
+    WithoutGil() : state_(PyEval_SaveThread()) {}
+    WithoutGil(const WithoutGil&) = delete;
+    WithoutGil& operator=(const WithoutGil&) = delete;
+    ~WithoutGil() noexcept(false) { PyEval_RestoreThread(state_); }
+
+  private:
+    PyThreadState* state_;
+};
+
 }  // namespace lfpose::bind

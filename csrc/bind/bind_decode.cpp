@@ -11,11 +11,13 @@ constexpr py::ssize_t kMaxSide = 1 << 14;
 std::vector<int> require_permutation(const py::object& object, py::ssize_t joints) {
     const std::string message = "flip_permutation must hold each of 0.." + std::to_string(joints - 1) +
                                 " once, got " + std::string(py::repr(object));
-    const auto array = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>::ensure(object);
-    if (!array || object.is_none()) {
+    const py::array given = py::array::ensure(object);
+    const bool whole = given && (given.dtype().kind() == 'i' || given.dtype().kind() == 'u');
+    if (!whole) {
         PyErr_Clear();
         throw py::value_error(message);
     }
+    const py::array_t<std::int64_t, py::array::c_style | py::array::forcecast> array(given);
     std::vector<int> permutation;
     std::vector<bool> seen(static_cast<std::size_t>(joints));
     bool good = array.ndim() == 1 && array.shape(0) == joints;
@@ -60,7 +62,7 @@ py::tuple bound_decode(const py::object& cams, const py::object& presence, const
         permutation.data(),  logits.data(),       matrices.data()};
     const DecodeOutput output{keypoints.mutable_data(), scores.mutable_data(), probabilities.mutable_data()};
     {
-        const py::gil_scoped_release release;
+        const WithoutGil release;
         Decode(input, spec, output, threads);
     }
     return py::make_tuple(std::move(keypoints), std::move(scores), std::move(probabilities));

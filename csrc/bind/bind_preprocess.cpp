@@ -1,5 +1,3 @@
-#include <optional>
-
 #include "arrays.hpp"
 #include "lfpose/preprocess.hpp"
 
@@ -73,13 +71,14 @@ py::array run(Kernel::Function<Out> kernel, const ImageView& image, const py::ar
         out = py::reinterpret_borrow<py::array>(given);
         require_shape(out, "out", shape);
         spec.channels_last = (out.flags() & py::array::c_style) == 0;
-        if ((spec.channels_last && !is_channels_last(out)) || !out.writeable()) {
-            throw py::value_error("out must be writeable, and C-contiguous or channels-last");
+        const bool aligned = (out.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+        if ((spec.channels_last && !is_channels_last(out)) || !out.writeable() || !aligned) {
+            throw py::value_error("out must be writeable, aligned, and C-contiguous or channels-last");
         }
     }
     auto* data = static_cast<Out*>(out.mutable_data());
     {
-        const py::gil_scoped_release release;
+        const WithoutGil release;
         kernel(image, affines.data(), affines.shape(0), spec, data, threads);
     }
     return out;
@@ -95,8 +94,8 @@ py::array bound_preprocess(const py::object& image, const py::object& affines,
     const auto matrices = require_affines(affines, -1);
     const auto [height, width] = size;
     if (height < 1 || width < 1 || height > kMaxSide || width > kMaxSide) {
-        throw py::value_error("size must be (height, width) of at least 1, got (" + std::to_string(height) +
-                              ", " + std::to_string(width) + ")");
+        throw py::value_error("size must be (height, width) in 1.." + std::to_string(kMaxSide) + ", got (" +
+                              std::to_string(height) + ", " + std::to_string(width) + ")");
     }
     const auto means = require_triple(mean, "mean"), stds = require_triple(std, "std");
     const auto borders = require_triple(border, "border");

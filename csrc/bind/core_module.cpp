@@ -13,4 +13,5 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
     lfpose::bind::register_preprocess(module);
     lfpose::bind::register_decode(module);
     module.def("cpu_flags", &lfpose::cpu_flags, "What this x86 processor can do, in Linux's words.");
+    module.def("instruction_set", &lfpose::instruction_set, "The version of the kernels that runs here.");
 }

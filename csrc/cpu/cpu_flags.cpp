@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "lfpose/compiler.hpp"
+
 #if defined(__x86_64__) || defined(_M_X64)
 #define LFPOSE_X86
 #ifdef _MSC_VER
@@ -78,5 +80,19 @@ std::vector<std::string> cpu_flags() {
 #else
 std::vector<std::string> cpu_flags() { return {}; }
 #endif
+
+namespace {
+
+#ifdef LFPOSE_TARGET_CLONES
+__attribute__((target("default"))) const char* chosen() { return "baseline"; }
+__attribute__((target(LFPOSE_AVX2))) const char* chosen() { return "AVX2"; }
+__attribute__((target(LFPOSE_AVX512))) const char* chosen() { return "AVX-512"; }
+#else
+const char* chosen() { return "baseline"; }
+#endif
+
+}  // namespace
+
+const char* instruction_set() { return chosen(); }
 
 }  // namespace lfpose

@@ -143,23 +143,12 @@ void decode(const DecodeInput& input, const DecodeSpec& spec, const DecodeOutput
     const Decoder decoder(input, spec, output);
     const std::ptrdiff_t maps = decoder.maps();
     // A map takes a microsecond or two, waking a thread several: each gets the maps of a person or more.
-    constexpr std::ptrdiff_t kMapsPerThread = 16;
+    constexpr int kMapsPerThread = 16;
     const int team = team_size(std::min<std::ptrdiff_t>(threads, maps / kMapsPerThread));
-    if (team == 1) {
+    share(maps, team, kMapsPerThread, [&](std::ptrdiff_t i) {
         static thread_local Scratch scratch;
-        for (std::ptrdiff_t i = 0; i < maps; ++i) decoder.decode_map(i, scratch);
-        return;
-    }
-#ifdef _OPENMP
-#pragma omp parallel num_threads(team)
-#endif
-    {
-        Scratch scratch;
-#ifdef _OPENMP
-#pragma omp for schedule(static)
-#endif
-        for (std::ptrdiff_t i = 0; i < maps; ++i) decoder.decode_map(i, scratch);
-    }
+        decoder.decode_map(i, scratch);
+    });
 }
 
 }  // namespace lfpose

@@ -12,8 +12,9 @@ namespace {
 
 constexpr int kBand = 4;  // rows that share one bound
 
-LFPOSE_INLINE void fold_row(const float* row, int width, Lanes& kept) {
-    Lanes value;
+template <int Part>
+LFPOSE_INLINE void fold_row(const float* row, int width, Lanes<Part>& kept) {
+    Lanes<Part> value;
     if (width < kLanes) {
         float padded[kLanes];
         std::fill(padded, padded + kLanes, -kLogitLimit);
@@ -32,15 +33,20 @@ LFPOSE_INLINE void fold_row(const float* row, int width, Lanes& kept) {
     }
 }
 
-LFPOSE_INLINE float bounded(const Lanes& kept) { return std::min(largest(kept), kLogitLimit); }
+template <int Part>
+LFPOSE_INLINE float bounded(const Lanes<Part>& kept) {
+    return std::min(largest(kept), kLogitLimit);
+}
 
+template <int Part>
 LFPOSE_INLINE float row_max(const MapView& map, int y) {
-    Lanes kept;
+    Lanes<Part> kept;
     fill(kept, -kLogitLimit);
     fold_row(map.data + static_cast<std::ptrdiff_t>(y) * map.width, map.width, kept);
     return bounded(kept);
 }
 
+template <int Part>
 class Search {
   public:
     LFPOSE_INLINE Search(const MapView& map, const CellWeights& weights, PeakScratch& scratch)
@@ -55,7 +61,7 @@ class Search {
         float* band_max = scratch_.band_max.data();
         float top = -kLogitLimit;
         for (int band = 0; band < bands; ++band) {
-            Lanes kept;
+            Lanes<Part> kept;
             fill(kept, -kLogitLimit);
             const int last = std::min((band + 1) * kBand, map_.height);
             for (int y = band * kBand; y < last; ++y) {
@@ -69,7 +75,7 @@ class Search {
 
         int seed_y = 0;
         for (int band = 0; band_max[band] != top; ++band) seed_y += kBand;
-        while (row_max(map_, seed_y) != top) ++seed_y;
+        while (row_max<Part>(map_, seed_y) != top) ++seed_y;
         int seed_x = 0;
         if (top > -kLogitLimit) {  // else every sample is the lowest, NaN among them
             for_each_reaching(seed_y, top, [&](int x) {
@@ -87,7 +93,7 @@ class Search {
             const int last = std::min((band + 1) * kBand, map_.height);
             for (int y = band * kBand; y < last; ++y) {
                 const int first = first_position(y - 1, factor_);
-                if (!hopeless(row_max(map_, y), 0, first)) visit_row(y, seed_x, seed_y);
+                if (!hopeless(row_max<Part>(map_, y), 0, first)) visit_row(y, seed_x, seed_y);
             }
         }
         return best_;
@@ -106,7 +112,7 @@ class Search {
         for (int start = 0; start < map_.width; start += kLanes) {
             const int end = std::min(start + kLanes, map_.width);
             if (end == start + kLanes) {
-                Lanes kept, value;
+                Lanes<Part> kept, value;
                 fill(kept, -kLogitLimit);
                 load(value, row + start);
                 keep_larger(kept, value);
@@ -143,7 +149,7 @@ class Search {
     LFPOSE_INLINE void visit_cell(int cx, int cy, float a, float b, float c, float d) {
         const int x0 = first_position(cx, factor_), y0 = first_position(cy, factor_);
         if (hopeless(std::max(std::max(a, b), std::max(c, d)), x0, y0)) return;
-        Lanes upper_left, upper_right, lower_left, lower_right, kept;
+        Lanes<Part> upper_left, upper_right, lower_left, lower_right, kept;
         fill(upper_left, a);
         fill(upper_right, b);
         fill(lower_left, c);
@@ -151,7 +157,7 @@ class Search {
         fill(kept, -kLogitLimit);
         float* values = scratch_.values.data();
         for (int chunk = 0; chunk < weights_.chunks; ++chunk) {
-            Lanes wx, wy, top, bottom, value;
+            Lanes<Part> wx, wy, top, bottom, value;
             load(wx, weights_.x.data() + chunk * kLanes);
             load(wy, weights_.y.data() + chunk * kLanes);
             lerp(top, upper_left, upper_right, wx);
@@ -185,6 +191,29 @@ class Search {
     Peak best_{0, 0, 0.0F};
 };
 
+template <int Part>
+LFPOSE_INLINE float fold(const float* data, std::size_t count) {
+    Lanes<Part> kept[4], value;
+    for (auto& k : kept) fill(k, -kLogitLimit);
+    std::size_t i = 0;
+    for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
+        for (int part = 0; part < 4; ++part) {
+            load(value, data + i + part * kLanes);
+            keep_larger(kept[part], value);
+        }
+    }
+    for (int part = 1; part < 4; ++part) keep_larger(kept[0], kept[part]);
+    float best = largest(kept[0]);
+    for (; i < count; ++i) best = data[i] > best ? data[i] : best;
+    return best;
+}
+
+LFPOSE_BY_WIDTH(Peak searched(const MapView& map, const CellWeights& weights, PeakScratch& scratch,
+                              ReadAhead& ahead),
+                return Search<kPart>(map, weights, scratch).run(ahead);)
+
+LFPOSE_BY_WIDTH(float folded(const float* data, std::size_t count), return fold<kPart>(data, count);)
+
 }  // namespace
 
 CellWeights::CellWeights(int factor)
@@ -198,25 +227,10 @@ CellWeights::CellWeights(int factor)
     }
 }
 
-LFPOSE_CLONES Peak find_peak(const MapView& map, const CellWeights& weights, PeakScratch& scratch,
-                             ReadAhead& ahead) {
-    return Search(map, weights, scratch).run(ahead);
+Peak find_peak(const MapView& map, const CellWeights& weights, PeakScratch& scratch, ReadAhead& ahead) {
+    return searched(map, weights, scratch, ahead);
 }
 
-LFPOSE_CLONES float read_once(const float* data, std::size_t count) {
-    Lanes kept[4], value;
-    for (Lanes& k : kept) fill(k, -kLogitLimit);
-    std::size_t i = 0;
-    for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
-        for (int part = 0; part < 4; ++part) {
-            load(value, data + i + part * kLanes);
-            keep_larger(kept[part], value);
-        }
-    }
-    for (int part = 1; part < 4; ++part) keep_larger(kept[0], kept[part]);
-    float best = largest(kept[0]);
-    for (; i < count; ++i) best = data[i] > best ? data[i] : best;
-    return best;
-}
+float read_once(const float* data, std::size_t count) { return folded(data, count); }
 
 }  // namespace lfpose

@@ -1,22 +1,32 @@
 #include "lfpose/team.hpp"
 
-#ifndef _WIN32
-#include <unistd.h>
+#include <algorithm>
 
-#include <atomic>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifndef _WIN32
+#include <pthread.h>
 #endif
 
 namespace lfpose {
+namespace {
+
+bool is_forked_child = false;
+
+#ifndef _WIN32
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { is_forked_child = true; });
+#endif
+
+}  // namespace
 
 int team_size(std::ptrdiff_t wanted) {
-    if (wanted <= 1) return 1;
-#ifndef _WIN32
-    static std::atomic<pid_t> owner{0};  // of the threads
-    const pid_t here = getpid();
-    pid_t found = 0;
-    if (!owner.compare_exchange_strong(found, here) && found != here) return 1;
+    if (wanted <= 1 || is_forked_child) return 1;
+#ifdef _OPENMP
+    return static_cast<int>(std::min<std::ptrdiff_t>(wanted, std::max(1, omp_get_num_procs())));
+#else
+    return 1;
 #endif
-    return static_cast<int>(wanted);
 }
 
 }  // namespace lfpose

@@ -8,11 +8,12 @@ namespace lfpose {
 namespace {
 
 // Samples first .. first + count of a row, edges repeated.
+template <int Part>
 LFPOSE_INLINE void clean_samples(const MapView& map, int y, int first, int count, float* out) {
     const std::ptrdiff_t start = static_cast<std::ptrdiff_t>(clamp_index(y, map.height)) * map.width + first;
     const std::ptrdiff_t size = static_cast<std::ptrdiff_t>(map.height) * map.width;
     if (first >= 0 && first + count <= map.width && start + (count + kLanes - 1) / kLanes * kLanes <= size) {
-        Lanes low, high, value;
+        Lanes<Part> low, high, value;
         for (int i = 0; i < count; i += kLanes) {
             fill(low, -kLogitLimit);
             fill(high, kLogitLimit);
@@ -27,14 +28,14 @@ LFPOSE_INLINE void clean_samples(const MapView& map, int y, int first, int count
 }
 
 // Whole vectors of several cells each.
-template <int PerCell>
+template <int PerCell, int Part>
 LFPOSE_INLINE void spread_cells(const float* samples, int cells, const float* weights, float* out) {
     float repeated[kLanes];
     for (int i = 0; i < kLanes; ++i) repeated[i] = weights[i % PerCell];
-    Lanes w;
+    Lanes<Part> w;
     load(w, repeated);
     for (int cell = 0; cell < cells; cell += kLanes / PerCell) {
-        Lanes a, b;
+        Lanes<Part> a, b;
         load(a, samples + cell);
         load(b, samples + cell + 1);
         spread<PerCell>(a);
@@ -44,11 +45,12 @@ LFPOSE_INLINE void spread_cells(const float* samples, int cells, const float* we
     }
 }
 
+template <int Part>
 LFPOSE_INLINE void interpolate_row(const float* samples, int cells, int per_cell, const float* weights,
                                    float* out) {
-    if (per_cell == 2) return spread_cells<2>(samples, cells, weights, out);
-    if (per_cell == 4) return spread_cells<4>(samples, cells, weights, out);
-    if (per_cell == 8) return spread_cells<8>(samples, cells, weights, out);
+    if (per_cell == 2) return spread_cells<2, Part>(samples, cells, weights, out);
+    if (per_cell == 4) return spread_cells<4, Part>(samples, cells, weights, out);
+    if (per_cell == 8) return spread_cells<8, Part>(samples, cells, weights, out);
     for (int cell = 0; cell < cells; ++cell) {
         for (int i = 0; i < per_cell; ++i) {
             out[cell * per_cell + i] = lerp(samples[cell], samples[cell + 1], weights[i]);
@@ -79,16 +81,9 @@ struct Axis {
     }
 };
 
-}  // namespace
-
-SampleGrid::SampleGrid(int factor, int step) : factor(factor), step(step), per_cell(factor / step) {
-    for (int first = 0; first < step; ++first) {
-        for (int i = 0; i < per_cell; ++i) weights.push_back(weight_in_cell(first + i * step, factor));
-    }
-}
-
-LFPOSE_CLONES void sample_window(const MapView& map, const SampleGrid& grid, const Window& window,
-                                 WindowScratch& scratch, ReadAhead& read_ahead) {
+template <int Part>
+LFPOSE_INLINE void sample(const MapView& map, const SampleGrid& grid, const Window& window,
+                          WindowScratch& scratch, ReadAhead& read_ahead) {
     const Axis x_axis(grid, window.x, window.width), y_axis(grid, window.y, window.height);
     const int cells = x_axis.cells, rows = y_axis.cells + 1;
     const int pitch = window_pitch(window.width, grid.per_cell);
@@ -105,12 +100,12 @@ LFPOSE_CLONES void sample_window(const MapView& map, const SampleGrid& grid, con
     ReadAhead ahead = read_ahead;
     for (int row = 0; row < rows; ++row) {
         for (int line = 0; line < 2; ++line) ahead.step();
-        clean_samples(map, y_axis.cell + row, x_axis.cell, cells + 1, samples + row * sample_stride);
+        clean_samples<Part>(map, y_axis.cell + row, x_axis.cell, cells + 1, samples + row * sample_stride);
     }
     for (int row = 0; row < rows; ++row) {
         for (int line = 0; line < 2; ++line) ahead.step();
-        interpolate_row(samples + row * sample_stride, cells, grid.per_cell, x_axis.weights,
-                        along_x + row * stride);
+        interpolate_row<Part>(samples + row * sample_stride, cells, grid.per_cell, x_axis.weights,
+                              along_x + row * stride);
     }
     scratch.lead = x_axis.lead;
     scratch.pitch = pitch;
@@ -128,6 +123,23 @@ LFPOSE_CLONES void sample_window(const MapView& map, const SampleGrid& grid, con
         }
     }
     read_ahead = ahead;
+}
+
+LFPOSE_BY_WIDTH(void sampled(const MapView& map, const SampleGrid& grid, const Window& window,
+                             WindowScratch& scratch, ReadAhead& ahead),
+                sample<kPart>(map, grid, window, scratch, ahead);)
+
+}  // namespace
+
+SampleGrid::SampleGrid(int factor, int step) : factor(factor), step(step), per_cell(factor / step) {
+    for (int first = 0; first < step; ++first) {
+        for (int i = 0; i < per_cell; ++i) weights.push_back(weight_in_cell(first + i * step, factor));
+    }
+}
+
+void sample_window(const MapView& map, const SampleGrid& grid, const Window& window, WindowScratch& scratch,
+                   ReadAhead& ahead) {
+    sampled(map, grid, window, scratch, ahead);
 }
 
 }  // namespace lfpose

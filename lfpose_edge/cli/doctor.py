@@ -15,7 +15,7 @@ from lfpose_edge.backends.engine_files import check_engine
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.console import plain_console
 from lfpose_edge.errors import BackendUnavailable
-from lfpose_edge.machine import PACKAGES, cpu_model, versions
+from lfpose_edge.machine import PACKAGES, cpu_model, instruction_set, versions
 
 _ENGINES = (".engine", ".ep")
 # They count as there when they are installed, which is quickly found out; the others were started for that.
@@ -26,7 +26,7 @@ def run_doctor() -> None:
     """Print the machine, the package versions and every backend with the reason it lacks, if it does."""
     console = plain_console()
     console.print(f"lfpose-edge {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    console.print(f"CPU: {os.cpu_count()} cores, {cpu_model()}")
+    console.print(f"CPU: {os.cpu_count()} cores, {cpu_model()}; kernels: {instruction_set()}")
     installed = versions()
     for name in PACKAGES:
         text = f"{name} {installed[name]}" if name in installed else f"{name}: not installed"

@@ -36,6 +36,7 @@ def with_nan() -> np.ndarray:
 
 read_only = np.zeros((2, 3, 3, 3), F32)
 read_only.flags.writeable = False
+unaligned = np.frombuffer(bytearray(2 * 3 * 3 * 3 * 4 + 1), F32, offset=1).reshape(2, 3, 3, 3)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,12 @@ read_only.flags.writeable = False
         ({"out": np.zeros((2, 3, 3, 6), F32)[..., ::2]}, ValueError, "C-contiguous"),
         ({"out": np.zeros((2, 3, 3, 4), F32)[..., :3].transpose(0, 3, 1, 2)}, ValueError, "or channels-last"),
         ({"out": read_only}, ValueError, "writeable"),
+        ({"out": unaligned}, ValueError, "aligned"),
+        (
+            {"size": (2_000_000, 1)},
+            ValueError,
+            r"size must be \(height, width\) in 1..1048576, got \(2000000, 1\)",
+        ),
     ],
 )
 def test_preprocess_refuses(changes: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -106,6 +113,16 @@ def test_preprocess_refuses(changes: dict[str, Any], error: type[Exception], mes
         ({"flipped": np.zeros((2, 3, 4, 5), F32), "flip_permutation": [0, 1, 1]}, ValueError, "each of 0..2"),
         ({"flipped": np.zeros((2, 3, 4, 5), F32), "flip_permutation": [0, 1]}, ValueError, "each of 0..2"),
         ({"flipped": np.zeros((2, 3, 4, 5), F32), "flip_permutation": "abc"}, ValueError, "each of 0..2"),
+        (
+            {"flipped": np.zeros((2, 3, 4, 5), F32), "flip_permutation": [0.9, 1.2, 2.7]},
+            ValueError,
+            "each of",
+        ),
+        (
+            {"flipped": np.zeros((2, 3, 4, 5), F32), "flip_permutation": ["0", "1", "2"]},
+            ValueError,
+            "each of",
+        ),
         ({"threads": -1}, ValueError, "threads must be at least 1"),
     ],
 )

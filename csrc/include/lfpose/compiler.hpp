@@ -1,9 +1,19 @@
 // What differs between compilers.
 #pragma once
 
+// What a processor must have for the versions of a function. The levels of the x86-64 ABI, by features: a
+// processor's name, as in arch=haswell, would be asked for as such, and few are called so.
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12  // chooses by single features alone
+#define LFPOSE_AVX2 "avx2"
+#define LFPOSE_AVX512 "avx512f"
+#else
+#define LFPOSE_AVX2 "arch=x86-64-v3"
+#define LFPOSE_AVX512 "arch=x86-64-v4"
+#endif
+
 // A function compiled for several x86 instruction sets, the best one chosen when the module is loaded.
 #ifdef LFPOSE_TARGET_CLONES
-#define LFPOSE_CLONES __attribute__((target_clones("default", "arch=haswell", "arch=x86-64-v4")))
+#define LFPOSE_CLONES __attribute__((target_clones("default", LFPOSE_AVX2, LFPOSE_AVX512)))
 #else
 #define LFPOSE_CLONES
 #endif

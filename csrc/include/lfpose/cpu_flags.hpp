@@ -10,4 +10,8 @@ namespace lfpose {
 // system keeps the registers of. None on other processors.
 std::vector<std::string> cpu_flags();
 
+// Which version of the kernels was chosen when the module was loaded: "AVX-512", "AVX2" or "baseline"; the
+// latter too where the compiler made only one.
+const char* instruction_set();
+
 }  // namespace lfpose

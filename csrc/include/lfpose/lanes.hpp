@@ -15,50 +15,109 @@ constexpr int kLanes = 16;
 #define LFPOSE_VECTOR_EXTENSION
 #endif
 
+// Defines a function whose body has `kPart`, the floats of `Lanes<kPart>` that are one vector: as many as an
+// AVX-512 register has, and four elsewhere. Compilers compare vectors that are wider than the registers float
+// by float, which takes several times as long.
+#ifdef LFPOSE_TARGET_CLONES
+#define LFPOSE_BY_WIDTH(signature, ...)                \
+    __attribute__((target("default"))) signature {     \
+        constexpr int kPart = 4;                       \
+        __VA_ARGS__                                    \
+    }                                                  \
+    __attribute__((target(LFPOSE_AVX2))) signature {   \
+        constexpr int kPart = 4;                       \
+        __VA_ARGS__                                    \
+    }                                                  \
+    __attribute__((target(LFPOSE_AVX512))) signature { \
+        constexpr int kPart = kLanes;                  \
+        __VA_ARGS__                                    \
+    }
+#else
+#define LFPOSE_BY_WIDTH(signature, ...) \
+    signature {                         \
+        constexpr int kPart = 4;        \
+        __VA_ARGS__                     \
+    }
+#endif
+
 #ifdef LFPOSE_VECTOR_EXTENSION
 
-struct Lanes {
-    using Vector = float __attribute__((vector_size(4 * kLanes)));
-    Vector v;
+// One by one: GCC takes no vector_size that depends on a template's argument.
+template <int Part>
+struct Register;
+template <>
+struct Register<4> {
+    using Type = float __attribute__((vector_size(16)));
+};
+template <>
+struct Register<kLanes> {
+    using Type = float __attribute__((vector_size(4 * kLanes)));
 };
 
-LFPOSE_INLINE void load(Lanes& to, const float* from) { std::memcpy(&to.v, from, sizeof to.v); }
-LFPOSE_INLINE void store(float* to, const Lanes& from) { std::memcpy(to, &from.v, sizeof from.v); }
-LFPOSE_INLINE void fill(Lanes& to, float value) { to.v = Lanes::Vector{} + value; }
+template <int Part>
+struct Lanes {
+    using Vector = typename Register<Part>::Type;
+    Vector parts[kLanes / Part];
+};
+
+template <int P>
+LFPOSE_INLINE void load(Lanes<P>& to, const float* from) {
+    std::memcpy(to.parts, from, sizeof to.parts);
+}
+template <int P>
+LFPOSE_INLINE void store(float* to, const Lanes<P>& from) {
+    std::memcpy(to, from.parts, sizeof from.parts);
+}
+template <int P>
+LFPOSE_INLINE void fill(Lanes<P>& to, float value) {
+    for (auto& part : to.parts) part = typename Lanes<P>::Vector{} + value;
+}
 
 // The larger of the two; NaN in `value` loses.
-LFPOSE_INLINE void keep_larger(Lanes& kept, const Lanes& value) {
-    kept.v = value.v > kept.v ? value.v : kept.v;
+template <int P>
+LFPOSE_INLINE void keep_larger(Lanes<P>& kept, const Lanes<P>& value) {
+    for (int i = 0; i < kLanes / P; ++i) {
+        kept.parts[i] = value.parts[i] > kept.parts[i] ? value.parts[i] : kept.parts[i];
+    }
 }
 
 // The smaller of the two.
-LFPOSE_INLINE void keep_smaller(Lanes& kept, const Lanes& value) {
-    kept.v = value.v < kept.v ? value.v : kept.v;
+template <int P>
+LFPOSE_INLINE void keep_smaller(Lanes<P>& kept, const Lanes<P>& value) {
+    for (int i = 0; i < kLanes / P; ++i) {
+        kept.parts[i] = value.parts[i] < kept.parts[i] ? value.parts[i] : kept.parts[i];
+    }
 }
 
 // Each lane of the front `Factor` times: a a a a b b b b ...
-template <int Factor>
-LFPOSE_INLINE void spread(Lanes& lanes) {
+template <int Factor, int P>
+LFPOSE_INLINE void spread(Lanes<P>& lanes) {
     constexpr int f = Factor;
-    lanes.v = __builtin_shufflevector(lanes.v, lanes.v, 0, 1 / f, 2 / f, 3 / f, 4 / f, 5 / f, 6 / f, 7 / f,
-                                      8 / f, 9 / f, 10 / f, 11 / f, 12 / f, 13 / f, 14 / f, 15 / f);
+    Register<kLanes>::Type v;
+    std::memcpy(&v, &lanes, sizeof v);
+    v = __builtin_shufflevector(v, v, 0, 1 / f, 2 / f, 3 / f, 4 / f, 5 / f, 6 / f, 7 / f, 8 / f, 9 / f,
+                                10 / f, 11 / f, 12 / f, 13 / f, 14 / f, 15 / f);
+    std::memcpy(&lanes, &v, sizeof v);
 }
 
 // a + w * (b - a), each operation rounded on its own.
-LFPOSE_INLINE void lerp(Lanes& to, const Lanes& a, const Lanes& b, const Lanes& w) {
-    to.v = a.v + w.v * (b.v - a.v);
+template <int P>
+LFPOSE_INLINE void lerp(Lanes<P>& to, const Lanes<P>& a, const Lanes<P>& b, const Lanes<P>& w) {
+    for (int i = 0; i < kLanes / P; ++i) {
+        to.parts[i] = a.parts[i] + w.parts[i] * (b.parts[i] - a.parts[i]);
+    }
 }
 
-LFPOSE_INLINE float largest(const Lanes& lanes) {
-    const auto v = lanes.v;
-    const auto a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
-    const auto b = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-    const auto c = a > b ? a : b;
-    const auto d = __builtin_shufflevector(c, c, 0, 1, 2, 3), e = __builtin_shufflevector(c, c, 4, 5, 6, 7);
-    const auto f = d > e ? d : e;
-    const auto g = __builtin_shufflevector(f, f, 2, 3, 0, 1);
-    const auto h = f > g ? f : g;
-    return h[0] > h[1] ? h[0] : h[1];
+template <int P>
+LFPOSE_INLINE float largest(const Lanes<P>& lanes) {
+    using Quad = Register<4>::Type;
+    Quad q[4];
+    std::memcpy(q, &lanes, sizeof q);
+    const Quad a = q[0] > q[1] ? q[0] : q[1], b = q[2] > q[3] ? q[2] : q[3];
+    const Quad c = a > b ? a : b;
+    const Quad d = __builtin_shufflevector(c, c, 2, 3, 0, 1);
+    const Quad e = c > d ? c : d;
+    return e[0] > e[1] ? e[0] : e[1];
 }
 
 struct Doubles {
@@ -88,29 +147,41 @@ LFPOSE_INLINE double total(const Doubles& from) {
 
 #else  // plain loops, for any compiler
 
+template <int Part>
 struct Lanes {
     float v[kLanes];
 };
 
-LFPOSE_INLINE void load(Lanes& to, const float* from) { std::memcpy(to.v, from, sizeof to.v); }
-LFPOSE_INLINE void store(float* to, const Lanes& from) { std::memcpy(to, from.v, sizeof from.v); }
-LFPOSE_INLINE void fill(Lanes& to, float value) {
+template <int P>
+LFPOSE_INLINE void load(Lanes<P>& to, const float* from) {
+    std::memcpy(to.v, from, sizeof to.v);
+}
+template <int P>
+LFPOSE_INLINE void store(float* to, const Lanes<P>& from) {
+    std::memcpy(to, from.v, sizeof from.v);
+}
+template <int P>
+LFPOSE_INLINE void fill(Lanes<P>& to, float value) {
     for (float& v : to.v) v = value;
 }
-LFPOSE_INLINE void keep_larger(Lanes& kept, const Lanes& value) {
+template <int P>
+LFPOSE_INLINE void keep_larger(Lanes<P>& kept, const Lanes<P>& value) {
     for (int i = 0; i < kLanes; ++i) kept.v[i] = value.v[i] > kept.v[i] ? value.v[i] : kept.v[i];
 }
-LFPOSE_INLINE void keep_smaller(Lanes& kept, const Lanes& value) {
+template <int P>
+LFPOSE_INLINE void keep_smaller(Lanes<P>& kept, const Lanes<P>& value) {
     for (int i = 0; i < kLanes; ++i) kept.v[i] = value.v[i] < kept.v[i] ? value.v[i] : kept.v[i];
 }
-template <int Factor>
-LFPOSE_INLINE void spread(Lanes& lanes) {
+template <int Factor, int P>
+LFPOSE_INLINE void spread(Lanes<P>& lanes) {
     for (int i = kLanes - 1; i >= 0; --i) lanes.v[i] = lanes.v[i / Factor];
 }
-LFPOSE_INLINE void lerp(Lanes& to, const Lanes& a, const Lanes& b, const Lanes& w) {
+template <int P>
+LFPOSE_INLINE void lerp(Lanes<P>& to, const Lanes<P>& a, const Lanes<P>& b, const Lanes<P>& w) {
     for (int i = 0; i < kLanes; ++i) to.v[i] = a.v[i] + w.v[i] * (b.v[i] - a.v[i]);
 }
-LFPOSE_INLINE float largest(const Lanes& lanes) {
+template <int P>
+LFPOSE_INLINE float largest(const Lanes<P>& lanes) {
     float best = lanes.v[0];
     for (float v : lanes.v) best = v > best ? v : best;
     return best;

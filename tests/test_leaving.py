@@ -1,0 +1,85 @@
+"""The end of a process whose daemon threads are in the middle of a call."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from lfpose_edge.leaving import _Calls
+
+ESTIMATOR = """
+from lfpose_edge import PoseEstimator
+pose = PoseEstimator(backend={backend!r}, threads=1)
+image = np.zeros((240, 320, 3), np.uint8)
+def call():
+    pose(image)
+"""
+KERNELS = """
+from lfpose_edge import ops
+image, cams = np.zeros((240, 320, 3), np.uint8), np.zeros((4, 14, 48, 48), np.float32)
+affines = np.tile(np.array([[1.5, 0.2, 3.0], [-0.2, 1.5, 30.0]]), (4, 1, 1))
+def call():
+    ops.preprocess(image, affines, (192, 192), threads=1)
+    ops.decode(cams, np.ones((4, 14), np.float32), affines, ops.DecodeConfig(4, 4), threads=1)
+"""
+SCRIPT = """
+import threading, time
+import numpy as np
+{setup}
+called = threading.Event()
+def work():
+    while True:
+        call()
+        called.set()
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
+called.wait()
+time.sleep(0.05)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", None])
+def test_a_process_ends_while_daemon_threads_call(backend: str | None) -> None:
+    if backend == "openvino" and importlib.util.find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed")
+    setup = KERNELS if backend is None else ESTIMATOR.format(backend=backend)
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT.format(setup=setup)], capture_output=True, text=True, timeout=120
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_the_end_waits_for_calls_and_lets_no_other_begin() -> None:
+    calls, inside, go, order = _Calls(), threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        with calls:
+            inside.set()
+            go.wait()
+            order.append("call")
+        with calls:
+            order.append("another")
+
+    threading.Thread(target=work, daemon=True).start()
+    inside.wait()
+    threading.Timer(0.1, go.set).start()
+    calls.end()
+    order.append("end")
+    with calls:  # of the main thread, whose own handlers may still call
+        order.append("main")
+    assert order == ["call", "end", "main"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_waits_for_nobody() -> None:
+    calls = _Calls()
+    with calls:
+        calls.forget()
+        calls.end()  # returns at once
