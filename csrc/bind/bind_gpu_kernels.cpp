@@ -1,4 +1,5 @@
 #include <array>
+#include <cstdint>
 #include <cstring>
 
 #include "arrays.hpp"
@@ -15,13 +16,18 @@ using Shape = std::vector<py::ssize_t>;
 
 constexpr const char* kOfAnother = " of another stream: take it over by DeviceArray.lent_by";
 
-// Throws unless the array is packed, of this shape, and of one of the types that `expected` names.
+// Throws unless the array is packed, of this shape, of one of the types that `expected` names, and aligned
+// for what is read there. A kernel that reads elsewhere would end CUDA for the whole process.
 void require_packed(const DeviceArray& array, const char* name, const Shape& shape, bool right_type,
-                    const char* expected, const cuda::Stream& stream) {
-    if (right_type && array.shape() == shape && array.is_packed() && array.belongs_to(stream)) return;
+                    const char* expected, const cuda::Stream& stream, std::size_t alignment = 0) {
+    const std::size_t step = alignment == 0 ? static_cast<std::size_t>(array.type().itemsize()) : alignment;
+    const bool aligned = reinterpret_cast<std::uintptr_t>(array.data()) % step == 0;
+    if (right_type && aligned && array.shape() == shape && array.is_packed() && array.belongs_to(stream)) {
+        return;
+    }
     const std::string wanted = std::string(py::str(py::tuple(py::cast(shape))));
-    std::string message =
-        std::string(name) + " must be " + expected + " " + wanted + ", C-contiguous, got " + array.describe();
+    std::string message = std::string(name) + " must be " + expected + " " + wanted +
+                          ", C-contiguous and aligned, got " + array.describe();
     if (!array.belongs_to(stream)) message += kOfAnother;
     if (!right_type) throw py::type_error(message);
     throw py::value_error(message);
@@ -150,7 +156,7 @@ void preprocess_crops(const DeviceArray& image, const DeviceArray& plans, const 
                               out.describe());
     }
     require_packed(plans, "plans", {n, static_cast<py::ssize_t>(sizeof(CropPlan))},
-                   plans.holds<std::uint8_t>(), "uint8, from plan_crops,", stream);
+                   plans.holds<std::uint8_t>(), "uint8, from plan_crops,", stream, alignof(CropPlan));
     const cuda::Pixel pixel = pixel_of(out);
     require_packed(out, "out", out.shape(), true, "an array", stream);
     const std::size_t axes = image.shape().size();

@@ -78,6 +78,9 @@ class Closed:
         message = "this PoseEstimator is closed"
         raise RuntimeError(message)
 
+    def __call__(self, *_: object) -> NoReturn:
+        self.__getattr__("__call__")
+
 
 class Context(Protocol):
     """A network that is ready to run on a GPU, one call at a time."""

@@ -6,11 +6,11 @@ import logging
 import re
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from lfpose_edge.backends.base import Backend, Floats, Request
+from lfpose_edge.backends.base import Backend, Closed, Floats, Request
 from lfpose_edge.backends.engine_cache import Gpu, open_engine
 from lfpose_edge.backends.tensorrt_api import Engine, EngineContext, Flavour, TensorRt
 from lfpose_edge.backends.tensorrt_api import unavailable as library_unavailable
@@ -110,7 +110,7 @@ class TensorRtBackend:
         rows, columns = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
         joints = len(bundle.skeleton)
         self._maps = (joints, rows, columns)
-        self._own = self.new_context()
+        self._own: Any = self.new_context()
         self._lock = threading.Lock()
         self.description = f"{tensorrt.name} cuda:{device} ({found.name}) {precision}"
 
@@ -143,7 +143,7 @@ class TensorRtBackend:
     def close(self) -> None:
         """Free the engine."""
         self._engine = self._shared = None
-        del self._own
+        self._own = Closed()
 
 
 class _Context:

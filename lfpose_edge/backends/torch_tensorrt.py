@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lfpose_edge.backends.base import Backend, Floats, Request
+from lfpose_edge.backends.base import Backend, Closed, Floats, Request
 from lfpose_edge.backends.engine_cache import Gpu
 from lfpose_edge.backends.engine_files import Fingerprint, check_engine, fingerprint_of
 from lfpose_edge.backends.tensorrt import device_number
@@ -121,7 +121,7 @@ class TorchTensorRtBackend:
 
     def close(self) -> None:
         """Free the program."""
-        self._program = None
+        self._program = Closed()
 
 
 def _program_for(bundle: Bundle, version: str, gpu_label: str, max_batch: int) -> Path:

@@ -97,7 +97,7 @@ class Pipeline(Protocol):
 
         Args:
             image: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or (3 H / 2, W) where the colour is nv12.
-            affines: (N, 2, 3) float64, crop to image coordinates; N is 1 or more.
+            affines: (N, 2, 3) float64, crop to image coordinates; N is 0 only with ``stay``.
             stay: leave the joints on the GPU; nothing then waits until they are there.
 
         Returns:

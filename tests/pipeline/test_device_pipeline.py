@@ -18,6 +18,7 @@ from gpu_doubles import Graph, TorchLike
 from pipeline_cases import BOXES, Make, assert_same, make_picture
 
 from lfpose_edge import PoseEstimator
+from lfpose_edge.backends.base import Closed
 from lfpose_edge.cli.bench import measure
 from lfpose_edge.errors import BackendUnavailable
 from lfpose_edge.results import StageTimings
@@ -188,6 +189,14 @@ def test_closing_frees_and_ends(on_gpu: Make) -> None:
     assert scratch() is None
     with pytest.raises(RuntimeError, match="closed"):
         pose(make_picture(0), BOXES)
+    pose._backend.close()
+    with pytest.raises(RuntimeError, match="closed"):  # of a call that was past the estimator's own check
+        pose._backend.infer(np.zeros((1, 3, 8, 8), np.float32))
+
+
+def test_a_program_that_was_freed_says_so() -> None:
+    with pytest.raises(RuntimeError, match="this PoseEstimator is closed"):
+        Closed()(0)
 
 
 def test_a_call_under_way_when_it_is_closed_starts_nothing(
