@@ -54,6 +54,7 @@ ROWS: dict[str, Sequence[str]] = {
     "FF, larger backbone": (LARGER,),
     "FF, crowds": CROWDS,
     "FF, context, crowds": (*CROWDS, *CONTEXT),
+    "all but DUC, crowds": (*CROWDS, FASM),
     "baseline, larger backbone, crowds": (NO_FF, LARGER, *CROWDS),
 }
 AGAINST = {
@@ -70,6 +71,7 @@ AGAINST = {
     "FF, larger backbone": ("FF", "baseline, larger backbone"),
     "FF, crowds": ("FF", "baseline, larger backbone, crowds"),
     "FF, context, crowds": ("FF, crowds", "baseline, larger backbone, crowds"),
+    "all but DUC, crowds": ("FF, crowds", "baseline, larger backbone, crowds"),
     "baseline, larger backbone, crowds": ("baseline, larger backbone",),
 }
 PLACES = {
