@@ -247,6 +247,13 @@ def _engine_latency(report: Report, engines: dict[str, BuiltEngine]) -> list[dic
     return [{"engine": label, **times} for label, times in timed.items()]
 
 
+_BY_FILES_IN_FLOAT = {
+    frozenset[str](): "tab:blue",
+    frozenset({"cpu"}): "tab:orange",
+    frozenset({"cpu", "trt"}): "tab:red",
+}
+
+
 def _draw(folder: Path, tree: dict[str, Any]) -> list[tuple[str, str]]:
     """The pictures as (file name, caption); none where matplotlib is not installed."""
     try:
@@ -272,11 +279,14 @@ def _draw(folder: Path, tree: dict[str, Any]) -> list[tuple[str, str]]:
     layers = list(tree["sensitivity_percent"].items())[:_SHOWN_LAYERS]
     figure = Figure(figsize=(8, 0.28 * len(layers) + 1.2), layout="constrained")
     axes = figure.subplots()
-    kept = set(tree["in_float"]["trt"])
-    colors = ["tab:orange" if layer in kept else "tab:blue" for layer, _ in layers]
+    files = [{style for style, kept in tree["in_float"].items() if layer in kept} for layer, _ in layers]
+    colors = [_BY_FILES_IN_FLOAT[frozenset(styles)] for styles in files]
     axes.barh([layer for layer, _ in layers], [cost for _, cost in layers], color=colors)
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=7)
-    axes.set_xlabel("joints move, percent of the box, when this layer alone is INT8 (orange: kept in float)")
+    axes.set_xlabel(
+        "joints move, percent of the box, when this layer alone is INT8\n"
+        "(orange: in float in int8-cpu, red: in both files)"
+    )
     figure.savefig(folder / f"{REPORT}-layers.png", dpi=110, metadata={"Software": None})
     return [*drawn, (f"{REPORT}-layers.png", f"The {len(layers)} layers that INT8 moves most")]

@@ -135,7 +135,7 @@ DeviceArray DeviceArray::lent_by(const py::object& object, std::shared_ptr<cuda:
     }
     require_device(device, *stream);
     const auto handle = reinterpret_cast<std::intptr_t>(stream->handle());
-    const cuda::OnDevice current(stream->device());  // torch lends what is on the current device alone
+    const cuda::OnDevice current(stream->device());  // some libraries lend what is there alone
     const auto capsule = object.attr("__dlpack__")(py::arg("stream") = handle).cast<py::capsule>();
     if (std::strcmp(capsule.name(), "dltensor") != 0) {
         throw py::type_error(type_name(object) + ".__dlpack__ gave a " + capsule.name() + ", not a dltensor");

@@ -106,9 +106,7 @@ def run_adapt(
     held_out = read_coco_boxes(out / "held-out.json", frames, source.joints)
     # Absolute paths: the run goes on from any folder, and an export leaves their folders out.
     start, target, images = (path.resolve() for path in (checkpoint, out / "target.json", frames))
-    # An epoch shows as many of the target as of the source.
-    steps = epochs * max(1, 2 * len(known) // source.optimizer.batch_size)
-    plan = adaptation_recipe(source, start, target, images, epochs, steps=steps, any_way_up=any_way_up)
+    plan = adaptation_recipe(source, start, target, images, epochs, any_way_up=any_way_up)
     try:
         run = train(plan, data_root=root, out=out / "run", accelerator=device, validate_every=epochs)
     except TrainingDiverged as error:

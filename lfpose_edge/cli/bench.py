@@ -21,7 +21,7 @@ from lfpose_edge.backends import ON_GPU, available
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.cli.predict import PHOTO
 from lfpose_edge.console import plain_console
-from lfpose_edge.errors import BackendUnavailable, BundleError, EngineMismatch
+from lfpose_edge.errors import BackendUnavailable, BundleError, EngineMismatch, did_you_mean
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.opencv import cv2
 from lfpose_edge.results import StageTimings
@@ -55,10 +55,10 @@ class Case:
     on_gpu: bool = False
 
 
-def run_bench(model: str, seconds: float, threads: int | None, device: str) -> None:
+def run_bench(model: str, seconds: float, threads: int | None, device: str, backend: str = "auto") -> None:
     """Time a model and print the table."""
     counts = (threads,) if threads else tuple(sorted({1, os.cpu_count() or 1}))
-    rows = measure(model, thread_counts=counts, seconds=seconds, device=device)
+    rows = measure(model, thread_counts=counts, seconds=seconds, device=device, backend=backend)
     plain_console().print(table(rows))
 
 
@@ -69,6 +69,7 @@ def measure(
     persons: Iterable[int] = (1, 8),
     seconds: float = 3.0,
     device: str = "auto",
+    backend: str = "auto",
     others: Mapping[str, Way] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Time every backend and precision that can be had, taking turns in this process.
@@ -79,6 +80,7 @@ def measure(
         persons: how many persons a frame has; all of a frame's crops are one batch.
         seconds: how long each case is timed.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; what does not run there is left out.
+        backend: the only one to time; ``auto`` are all.
         others: what else takes turns, by the name of its rows; its threads are its own affair, and 0 here.
 
     Returns:
@@ -97,7 +99,7 @@ def measure(
             Case(estimator, estimator.describe()["backend"], threads, n)
             for number, threads in enumerate(thread_counts)
             for estimator in _estimators(
-                model, device, threads, max(counts), stack, refusals, with_gpu=number == 0
+                model, device, threads, max(counts), stack, refusals, with_gpu=number == 0, named=backend
             )
             for n in counts
         ]
@@ -197,9 +199,19 @@ def _estimators(
     refusals: dict[str, BackendUnavailable | BundleError],
     *,
     with_gpu: bool,
+    named: str = "auto",
 ) -> Iterator[PoseEstimator]:
     """What can be had; ``refusals`` gets the first error of each backend."""
-    for backend, reason in available().items():
+    there = available()
+    if named not in ("auto", *there):
+        message = f"unknown backend {named!r}; {did_you_mean(named, ('auto', *there))}"
+        raise BackendUnavailable(message)
+    for backend, reason in there.items():
+        if named not in ("auto", backend):
+            continue
+        if backend == named and reason is not None:
+            message = f"backend {named!r} is not available: {reason}"
+            raise BackendUnavailable(message)
         on_gpu = backend in ON_GPU or device.startswith("cuda")
         if reason is not None or (on_gpu and not with_gpu):
             continue  # threads of the CPU make no difference to a GPU

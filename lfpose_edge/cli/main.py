@@ -84,7 +84,9 @@ def predict(
         str | None,
         typer.Option(help="Folder for overlays; or an .mp4/.avi file; or an image file for one image."),
     ] = None,
-    json: Annotated[str | None, typer.Option(help="File for the poses, one JSON line a frame.")] = None,
+    json: Annotated[
+        str | None, typer.Option(help="File for the poses, one JSON line a frame; - is standard output.")
+    ] = None,
     track: Annotated[
         bool, typer.Option("--track", help="Number the people from frame to frame, and smooth their joints.")
     ] = False,
@@ -187,11 +189,14 @@ def bench(
     ] = 3.0,
     threads: Threads = None,
     device: RunsOn = "auto",
+    backend: Annotated[
+        str, typer.Option(help="The only one to time; auto: every one that is installed.")
+    ] = "auto",
 ) -> None:
     """Time the model on every installed backend, end to end and stage by stage."""
     from lfpose_edge.cli.bench import run_bench
 
-    run_bench(model, seconds, threads, device)
+    run_bench(model, seconds, threads, device, backend)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,9 @@ def run_predict(options: PredictOptions) -> None:
     is_live = isinstance(source, int) or (isinstance(source, str) and "://" in source)
     outputs = check_outputs(options)
     save, json = outputs.get("--save"), outputs.get("--json")
-    console = plain_console()
+    to_stdout = options.json == "-"
+    console = plain_console(stderr=to_stdout)
+    quiet = bool(outputs) or to_stdout
     left_out: list[SourceError] = []
     leave_out = left_out.append if options.keep_going else None
     total, persons = 0, 0
@@ -84,11 +87,11 @@ def run_predict(options: PredictOptions) -> None:
             )
         )
         overlays = stack.enter_context(OverlayWriter(save)) if save else None
-        write_line = stack.enter_context(_open_lines(json)) if json else None
+        write_line = stack.enter_context(_open_lines(json)) if json else _print_line if to_stdout else None
         tracker = PoseTracker() if options.track else None
         try:
             found = frames(source, on_unreadable=leave_out)
-            for frame in shown(found, bar=bool(outputs) or not console.is_terminal):
+            for frame in shown(found, bar=quiet or not console.is_terminal):
                 refuse_to_replace(frame, outputs)
                 try:
                     result = estimator(frame.image, boxes)
@@ -104,7 +107,7 @@ def run_predict(options: PredictOptions) -> None:
                     overlays.write(frame, result.draw(frame.image))
                 if write_line:
                     write_line(_json_line(frame, result))
-                if not outputs:
+                if not quiet:
                     console.print(f"{frame.name}: {len(result)} person(s), {result.timings.total_ms:.1f} ms")
                     for pose_table in joint_tables(result):
                         console.print(pose_table)
@@ -181,7 +184,7 @@ def check_outputs(options: PredictOptions) -> dict[str, Path]:
         ValueError, SourceError: one is empty, would replace the source or another, or cannot be written;
             nothing was read or written.
     """
-    given = {"--save": options.save, "--json": options.json}
+    given = {"--save": options.save, "--json": None if options.json == "-" else options.json}
     outputs = {option: given_path(option, text) for option, text in given.items() if text is not None}
     taken = {Path(local_path(text)).resolve(): "the source" for text in options.source}
     for option, path in outputs.items():
@@ -262,6 +265,12 @@ def _open_lines(path: Path) -> Iterator[Callable[[str], None]]:
                 raise
 
         yield write
+
+
+def _print_line(line: str) -> None:
+    """To whoever reads the standard output, at once."""
+    sys.stdout.write(line)
+    sys.stdout.flush()
 
 
 def _json_line(frame: Frame, result: PoseResult) -> str:

@@ -28,7 +28,6 @@ VIEWS = ((0.0, True), (20.0, False), (-20.0, False))  # turned by degrees, mirro
 QUARTERS = ((90.0, False), (-90.0, False), (180.0, False))
 CLOSE = 0.1  # of the box's longer side
 LEARNING_RATE = 0.4  # of the source's training
-TURNOVERS = 3.0  # at least, of the average in an adaptation
 LEAST_AGREEMENT = -0.005  # that an adaptation may lose
 LEAST_TURNED = -0.02
 LEAST_SOURCE = -0.03
@@ -44,7 +43,6 @@ def adaptation_recipe(
     images: Path,
     epochs: int,
     *,
-    steps: int,
     any_way_up: bool = False,
 ) -> Recipe:
     """The recipe that adapts a model: its own, with the target's people and their losses.
@@ -55,8 +53,6 @@ def adaptation_recipe(
         annotations: COCO JSON of the target's boxes.
         images: folder of its images.
         epochs: at the model's input size.
-        steps: in all of them, about. The source's average and warm-up may be too long for so few: what is
-            published is the average, in which e^-3 of the source's weights may be left.
         any_way_up: the target's people may be lying or upside down.
 
     Raises:
@@ -66,8 +62,6 @@ def adaptation_recipe(
     optimizer = tree["optimizer"]
     for rate in ("lr_head", "lr_backbone"):
         optimizer[rate] *= LEARNING_RATE
-    optimizer["ema_decay"] = min(optimizer["ema_decay"], max(0.0, 1 - TURNOVERS / steps))
-    optimizer["warmup_steps"] = min(optimizer["warmup_steps"], steps // 5)
     tree |= {
         "name": f"{source.name}-adapted",
         "start_from": str(checkpoint),

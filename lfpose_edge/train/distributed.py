@@ -17,6 +17,11 @@ logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it says twice
 
 def make_fabric(accelerator: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"]) -> Fabric:
     """One process, or, where torchrun started several, all of them together."""
+    if precision == "16-mixed" and (accelerator == "cpu" or not torch.cuda.is_available()):
+        message = (
+            "precision: 16-mixed needs a GPU; on a CPU take bf16-mixed or 32-true"  # Fabric took bfloat16
+        )
+        raise BackendUnavailable(message)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Fabric(accelerator=accelerator, precision=precision, devices=1)
     if "LOCAL_WORLD_SIZE" not in os.environ:

@@ -38,6 +38,8 @@ from lfpose_edge.train.training_set import make_training_set, read_persons, targ
 logger = logging.getLogger("lfpose_edge")
 
 CHECKPOINT_SECONDS = 300.0
+WARMING_UP = 5  # a run warms up for one of so many parts at most
+TURNOVERS = 3.0  # at least, of the average of a run that begins with trained weights
 
 
 @dataclass
@@ -168,6 +170,11 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
     steps_per_epoch = len(train_set.epoch_batches(options.batch_size, (recipe.seed, 0)))
     last_step = steps_per_epoch * recipe.epochs
     began = step
+    warmup = min(options.warmup_steps, last_step // WARMING_UP)
+    if warmup < options.warmup_steps:
+        logger.info(
+            "the run has %d steps: it warms up for %d, not for %d", last_step, warmup, options.warmup_steps
+        )
     if step:
         logger.info("resuming %s at epoch %d of %d", path, step // steps_per_epoch + 1, recipe.epochs)
 
@@ -225,7 +232,7 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
 
             for batch, sample in zip(batches, loaded(loader), strict=True):
                 sample = type(sample)(*(fabric.to_device(t) for t in sample))
-                set_learning_rate(optimizer, step, last_step, options.warmup_steps)
+                set_learning_rate(optimizer, step, last_step, warmup)
                 terms = objective(model, ema, sample, step / last_step)
                 require_finite("loss", terms.total, step, path)
                 fabric.backward(terms.total)
@@ -237,9 +244,7 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
                 optimizer.step()
                 optimizer.zero_grad()
                 share_buffers(fabric, network)
-                # A short memory at first: an average over the random start would be worth nothing. What
-                # started from a trained network is worth something from the first step on.
-                decay = options.ema_decay if origin else min(options.ema_decay, (step + 1) / (step + 10))
+                decay = average_decay(options.ema_decay, step, last_step, trained=origin is not None)
                 update_average(ema, network, decay)
                 step += 1
                 now = time.monotonic()
@@ -298,6 +303,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, last_step: in
     cosine = 0.5 * (1 + math.cos(math.pi * step / last_step))
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * ramp * cosine
+
+
+def average_decay(most: float, step: int, last_step: int, *, trained: bool) -> float:
+    """How much of the average stays in a step.
+
+    A short memory at first: an average over the random start would be worth nothing. A start from a trained
+    network is worth something from the first step on; but the average, which is what a run is for, keeps
+    e^-TURNOVERS of it at most, however short the run.
+    """
+    if trained:
+        return min(most, max(0.0, 1 - TURNOVERS / last_step))
+    return min(most, (step + 1) / (step + 10))
 
 
 @torch.no_grad()

@@ -73,6 +73,16 @@ def test_predict_follows_people(lfpose, tmp_path: Path) -> None:
     assert (shown.count("person 1\n"), shown.count("person 2\n")) == (3, 3)
 
 
+def test_lines_go_to_standard_output_and_nothing_else(lfpose, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), np.full((64, 48, 3), 127, np.uint8))
+    done = lfpose("predict", "a.png", "b.png", "--json", "-", "--save", "overlays")
+    assert done.code == 0, done.err
+    assert [json.loads(line)["source"] for line in done.out.splitlines()] == ["a.png", "b.png"]
+    assert "2 frame(s), 2 person(s)" in done.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "overlays"]
+
+
 def test_no_line_is_broken_in_a_pipe(lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS")
     name = "a long name, " * 12 + ".png"

@@ -16,9 +16,21 @@ import pytest
 from bundles import write_spot_bundle
 
 from lfpose_edge import StageTimings
+from lfpose_edge.backends import available
 from lfpose_edge.cli import bench
 from lfpose_edge.cli.predict import PHOTO, PredictOptions, parse_boxes
 from lfpose_edge.errors import EngineMismatch
+
+
+def test_bench_of_one_backend(lfpose) -> None:
+    shown = lfpose("bench", "--seconds", "0.1", "--threads", "1", "--backend", "onnxruntime").out
+    engines = {line.split()[0] for line in shown.splitlines()[1:] if "int8" in line or "fp32" in line}
+    assert engines == {"onnxruntime"}
+    done = lfpose("bench", "--backend", "onnxruntim")
+    assert (done.code, done.out) == (1, "")
+    assert "unknown backend 'onnxruntim'; did you mean 'onnxruntime'" in done.err
+    absent = next(name for name, reason in available().items() if reason is not None)
+    assert f"backend {absent!r} is not available: " in lfpose("bench", "--backend", absent).err
 
 
 def test_bench_of_what_nothing_here_runs_is_an_error(lfpose, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +131,7 @@ def test_outputs_and_devices_are_checked_before_the_work(lfpose, tmp_path: Path)
     [
         ("demo --device cuda:1", "predict.run_demo", {"device": "cuda:1", "out": "lfpose-demo.jpg"}),
         (
-            "predict a.jpg --device cuda:1 --precision fp32 --save b.jpg --threads 2",
+            "predict a.jpg --device cuda:1 --precision fp32 --save b.jpg --threads 2 --track",
             "predict.run_predict",
             {
                 "options": PredictOptions(
@@ -134,10 +146,15 @@ def test_outputs_and_devices_are_checked_before_the_work(lfpose, tmp_path: Path)
                     json=None,
                     threads=2,
                     keep_going=False,
+                    track=True,
                 )
             },
         ),
-        ("bench --device cuda", "bench.run_bench", {"device": "cuda", "threads": None}),
+        (
+            "bench --device cuda --backend onnxruntime",
+            "bench.run_bench",
+            {"device": "cuda", "threads": None, "backend": "onnxruntime"},
+        ),
         (
             "data label a.json images --teacher t --out b.json --least-score 0.7 --grow 1 --grow 2 --upright",
             "labelling.run_label",

@@ -136,5 +136,8 @@ class Optimizer(Section):
     lr_backbone: Positive = 5e-4
     weight_decay: float = Field(0.02, ge=0)
     warmup_steps: int = Field(300, ge=0)
+    """A fifth of the run's steps at most."""
     clip_norm: Positive = 5.0
     ema_decay: float = Field(0.998, ge=0, lt=1)
+    """Of the average of the weights, which is what is validated and exported; less at first, and in a short
+    run from trained weights (``start_from``)."""
