@@ -31,8 +31,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recording import commit, print_table, write
-from trainings import COUNTS, compare, device_name, evaluate, folder_of, mean_auc, recorded, train
+from recording import print_table, write
+from trainings import (
+    COUNTS,
+    compare,
+    device_name,
+    evaluate,
+    folder_of,
+    made_on,
+    mean_auc,
+    recorded,
+    train,
+)
 
 from lfpose_edge.cli.training import require_device
 from lfpose_edge.coco import read_coco_boxes, read_coco_keypoints
@@ -361,7 +371,7 @@ def main() -> None:
                 if there and (name != "source" or (runs / "source" / "last.pt").is_file()):
                     continue
                 print(f"== {pair_name}: {name}, seed {seed}", flush=True)
-                row = {**key, "commit": commit(), **measure(name, pair, seed, options, runs)}
+                row = {**key, **made_on(), **measure(name, pair, seed, options, runs)}
                 # Another process may have added rows meanwhile.
                 kept = [r for r in recorded(options.json) if not key.items() <= r.items()]
                 write(options.json, [*kept, row])

@@ -20,6 +20,7 @@ import numpy as np
 from recording import commit, write
 
 from lfpose_edge.cli.evaluate import run_eval
+from lfpose_edge.machine import cpu_model
 from lfpose_edge.metrics.bootstrap import pck_difference, pck_interval
 
 LFPOSE = str(Path(sys.executable).with_name("lfpose"))
@@ -68,6 +69,18 @@ def device_name(device: str) -> str:
     return str(torch.cuda.get_device_name())
 
 
+def made_on() -> dict[str, Any]:
+    """What a row was made by: a file has rows of many commits, and of several machines."""
+    import torch
+
+    return {
+        "commit": commit(),
+        "cpu": cpu_model(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
 def evaluate(checkpoint: Path, annotations: str, images: str, root: Path, device: str) -> dict[str, Any]:
     """Measure a checkpoint on located persons, paths relative to ``root``."""
     result = checkpoint.with_name("measured.json")
@@ -110,7 +123,7 @@ def record_rows(
             if any(key.items() <= row.items() for row in recorded(path)):
                 continue
             print(f"== {name}, seed {seed}", flush=True)
-            row = {**key, "commit": commit(), **measure(name, seed)}
+            row = {**key, **made_on(), **measure(name, seed)}
             write(path, [*recorded(path), row])  # to which another process may have added rows meanwhile
 
 

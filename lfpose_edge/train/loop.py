@@ -337,8 +337,8 @@ def collate(samples: list[Any]) -> Any:
 def loader_workers(recipe: Recipe, device: torch.device) -> int:
     """How many processes load data.
 
-    On a CPU none: they would take turns with the threads that train, which wait for each other
-    (``benchmarks/loader.py``). For a GPU as many as there are cores, eight at most.
+    On a CPU none: they would take turns with the threads that train, which wait for each other. For a GPU as
+    many as there are cores, eight at most.
     """
     if recipe.data.workers is not None:
         return recipe.data.workers
