@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 
 from lfpose_edge.cli.predict import PHOTO
 from lfpose_edge.files import write_bytes_whole
-from lfpose_edge.persons import PersonTable
+from lfpose_edge.persons import unlabelled_persons
 from lfpose_edge.skeleton import Skeleton
-from lfpose_edge.train.checkpoint import load_checkpoint
 from lfpose_edge.train.evaluate import predict_maps
-from lfpose_edge.train.networks import build_network
-from lfpose_edge.train.recipe import parse_recipe
+from lfpose_edge.train.start import trained_network
 
 TILE, MARGIN, LINE = 200, 150, 26  # pixels: a tile's side, room for a row's name, and for a joint's
 PADDING = 1.25  # of the box, which is the photo; the tile shows the photo alone
@@ -32,24 +30,9 @@ FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.48, (235, 235, 235), 1, cv2.LINE_AA)
 
 def maps_on_photo(checkpoint: Path) -> tuple[NDArray[np.float32], Skeleton]:
     """CAMs (K, h, w), logits, of a trained network on the photo, which one person fills; and its joints."""
-    state = load_checkpoint(checkpoint)
-    recipe = parse_recipe(state["recipe"], where=str(checkpoint))
-    network = build_network(recipe.network, recipe.joints, pretrained=False)
-    network.load_state_dict(state["ema"])
+    network, recipe = trained_network(checkpoint)
     height, width = cv2.imread(str(PHOTO)).shape[:2]
-    joints = len(recipe.joints)
-    nothing = np.zeros((1, joints), bool)
-    person = PersonTable(
-        [PHOTO],
-        np.array([1]),
-        np.array([1]),
-        np.array([[0.0, 0.0, width, height]]),
-        np.zeros((1, joints, 2)),
-        nothing,
-        nothing,
-        np.array([float(height * width)]),
-        recipe.joints,
-    )
+    person = unlabelled_persons([PHOTO], np.array([[0.0, 0.0, width, height]]), recipe.joints)
     return predict_maps(network, person, recipe.input_size, PADDING)[0][0], recipe.joints
 
 

@@ -36,7 +36,9 @@ def run(arguments: Sequence[str], folder: Path | None = None) -> None:
 
 def recorded(path: Path) -> list[dict[str, Any]]:
     """The rows of a result file; none where there is no file."""
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.is_file() else []
+    rows: list[dict[str, Any]] = (
+        json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    )
     return rows
 
 
@@ -87,7 +89,7 @@ def evaluate(checkpoint: Path, annotations: str, images: str, root: Path, device
     # ``lfpose eval``, without a process of its own for every set of persons.
     where = (Path(annotations), Path(images), str(checkpoint))
     run_eval(*where, "auto", "auto", device, root, json_path=result, report=None, against=None)
-    measured = json.loads(result.read_text())
+    measured = json.loads(result.read_text(encoding="utf-8"))
     return {
         "pck_box": measured["pck_box"]["mean"],
         "either_side": measured["pck_either_side"]["mean"],

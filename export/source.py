@@ -106,18 +106,14 @@ def _require_same(before: onnx.ModelProto, after: onnx.ModelProto, size: tuple[i
 
 def _from_checkpoint(path: Path) -> Source:
     from lfpose_edge.train.checkpoint import load_checkpoint
-    from lfpose_edge.train.networks import build_network
-    from lfpose_edge.train.recipe import parse_recipe
-    from lfpose_edge.train.start import load_checkpoint_weights
+    from lfpose_edge.train.start import trained_network
 
     state = load_checkpoint(path)
     lacking = [key for key in ("recipe", "ema", "step") if key not in state]
     if lacking:
         message = f"{path} has no {lacking[0]!r}: it is not a checkpoint of lfpose train"
         raise BundleError(message)
-    recipe = parse_recipe(state["recipe"], where=str(path))
-    network = build_network(recipe.network, recipe.joints, pretrained=False)
-    load_checkpoint_weights(network, path)
+    network, recipe = trained_network(path, state=state)
     network.eval()
     joints = recipe.joints
     facts = {

@@ -1,4 +1,4 @@
-"""Points over time without jitter: the 1 € filter."""
+"""Points over time without jitter: the One Euro filter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LEAST_STEP_S = 1e-3
 class OneEuroFilter:
     """Smooths K points: slow ones most, where jitter is seen, and fast ones least, where lag is.
 
-    Casiez, Roussel and Vogel, "1 € Filter", CHI 2012: a low-pass filter whose cutoff grows with the speed.
+    Casiez, Roussel and Vogel, "1 Euro Filter", CHI 2012: a low-pass filter whose cutoff grows with the speed.
     Both coordinates of a point have one cutoff here, by its speed along its path, so that it makes no
     difference how the camera is held; and speeds are in sizes of what the points belong to, so that it makes
     none how near it is.

@@ -33,7 +33,7 @@ def test_a_good_bundle_opens(folder: Path) -> None:
 def _edit(change: Callable[[dict], None]) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         path = folder / "manifest.json"
-        tree = json.loads(path.read_text())
+        tree = json.loads(path.read_text(encoding="utf-8"))
         change(tree)
         path.write_text(json.dumps(tree))
 

@@ -39,11 +39,11 @@ def test_cpp_is_formatted() -> None:
 
 
 def test_ci_runs_the_commands_of_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```sh\n(.*?)```", readme, re.DOTALL)
     commands = [line.strip() for block in blocks[:2] for line in block.strip().splitlines()]
     assert commands == ["pip install . && lfpose demo", 'pip install ".[test]" && pytest -n auto']
-    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert script[-2:] == [f"{{ {command}; }} || exit 1" for command in commands]
 
 
@@ -53,7 +53,9 @@ def test_ci_fails_where_any_of_its_commands_does(fails: str | None, tmp_path: Pa
     for name in ("python3", "pip", "lfpose", "pytest"):
         (tmp_path / name).write_text(f"#!/bin/sh\n{'exit 1' if name == fails else 'exit 0'}\n")
         (tmp_path / name).chmod(0o755)
-    script = (ROOT / ".ci" / "run").read_text().replace('source "$environment/bin/activate"', "")
+    script = (
+        (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace('source "$environment/bin/activate"', "")
+    )
     (tmp_path / "run").write_text(script)
     done = subprocess.run(
         ["bash", str(tmp_path / "run")], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False
@@ -63,7 +65,7 @@ def test_ci_fails_where_any_of_its_commands_does(fails: str | None, tmp_path: Pa
 
 def test_only_bind_knows_python_and_nobody_knows_torch() -> None:
     for path in CPP:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         assert "torch" not in text, path
         if path.parent.name != "bind":
             assert "Python.h" not in text, path
@@ -75,7 +77,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     targets = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in t]
     assert targets
     assert [t for t in targets if not (page.parent / t).exists()] == []

@@ -29,7 +29,7 @@ def test_who_reads_the_old_file_keeps_it(tmp_path: Path) -> None:
     with path.open() as before:
         write_text_whole(path, "new")
         assert before.read() == "old"
-    assert path.read_text() == "new"
+    assert path.read_text(encoding="utf-8") == "new"
 
 
 def test_two_writers_have_files_of_their_own_and_the_last_to_end_wins(tmp_path: Path) -> None:
@@ -38,8 +38,8 @@ def test_two_writers_have_files_of_their_own_and_the_last_to_end_wins(tmp_path: 
         ours.write_text("ours")
         with ThreadPoolExecutor(1) as other:
             other.submit(write_text_whole, path, "theirs").result()
-        assert (path.read_text(), ours.read_text()) == ("theirs", "ours")
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "ours")]
+        assert (path.read_text(encoding="utf-8"), ours.read_text(encoding="utf-8")) == ("theirs", "ours")
+    assert [(p.name, p.read_text(encoding="utf-8")) for p in tmp_path.iterdir()] == [("a.txt", "ours")]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -50,7 +50,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: t
         temporary.write_text("half")
         assert temporary.suffix == ".txt"  # writers that go by the suffix still work
         raise error
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
+    assert [(p.name, p.read_text(encoding="utf-8")) for p in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
 def test_a_folder_or_a_device_is_not_replaced(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_folder_or_a_device_is_not_replaced(tmp_path: Path) -> None:
 
 def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path) -> None:
     write_json_whole(tmp_path / "a.json", {"a": float("nan"), "b": [1.5, float("inf")], "c": ("x", None)})
-    text = (tmp_path / "a.json").read_text()
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [1.5, None], "c": ["x", None]}
 
 
@@ -80,7 +80,9 @@ def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link.txt").symlink_to(tmp_path / "there" / "a.txt")
     write_text_whole(tmp_path / "link.txt", "new")
     assert (tmp_path / "link.txt").is_symlink()
-    assert [(p.name, p.read_text()) for p in (tmp_path / "there").iterdir()] == [("a.txt", "new")]
+    assert [(p.name, p.read_text(encoding="utf-8")) for p in (tmp_path / "there").iterdir()] == [
+        ("a.txt", "new")
+    ]
 
 
 def test_a_name_that_just_fits_is_written(tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with whole_folder(path) as part:
         (part / "a").write_text("1")
         assert not path.exists()
-    assert (path / "a").read_text() == "1"
+    assert (path / "a").read_text(encoding="utf-8") == "1"
     with pytest.raises(KeyError), whole_folder(tmp_path / "other") as part:
         (part / "a").write_text("1")
         raise KeyError
@@ -133,7 +135,7 @@ def test_a_link_to_a_folder_is_followed_and_here_is_a_folder_too(
     for path, real in ((tmp_path / "link", "empty"), (Path(), "here")):
         with whole_folder(path) as part:
             (part / "a").write_text("1")
-        assert (tmp_path / real / "a").read_text() == "1"
+        assert (tmp_path / real / "a").read_text(encoding="utf-8") == "1"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "here", "link"]
 
 
@@ -161,5 +163,5 @@ def test_of_two_that_fill_a_folder_at_once_the_second_is_told(tmp_path: Path) ->
         with whole_folder(path) as theirs:
             assert ours.is_dir()  # a running one's stays
             (theirs / "a").write_text("theirs")
-    assert (path / "a").read_text() == "theirs"
+    assert (path / "a").read_text(encoding="utf-8") == "theirs"
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]

@@ -1,4 +1,4 @@
-"""The 1 € filter: what it takes away, what it leaves, and that it makes no difference how big or how held."""
+"""The One Euro filter: what it takes away, what it leaves, and that neither size nor direction matters."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def _as_it_is(path: Path, content: bytes) -> str:
 
 def require_same_people(out: Path, asked: dict[str, str | None]) -> None:
     """SourceError when an earlier run's people are of other images or boxes, or another detector's."""
-    info = json.loads((out / "target.json").read_text()).get("info", {})
+    info = json.loads((out / "target.json").read_text(encoding="utf-8")).get("info", {})
     other = [name for name, value in asked.items() if info.get(name) != value]
     if other:
         message = (

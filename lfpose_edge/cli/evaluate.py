@@ -201,7 +201,7 @@ def _plain(accuracy: Accuracy) -> dict[str, Any]:
 def _read_result(path: Path) -> Any:
     """What ``--json`` wrote."""
     try:
-        tree = json.loads(path.read_text())
+        tree = json.loads(path.read_text(encoding="utf-8"))
         tree["per_person"]
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror}"

@@ -9,14 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from lfpose_edge import ops
-from lfpose_edge.geometry import crop_affines
 from lfpose_edge.metrics.bootstrap import Counts, Interval, pck_difference
 from lfpose_edge.persons import PersonTable
 from lfpose_edge.train.data.crops import CropView, PersonCrops
-from lfpose_edge.train.evaluate import evaluate_network
+from lfpose_edge.train.evaluate import evaluate_network, predict_persons
 from lfpose_edge.train.networks import CamNetwork
 from lfpose_edge.train.recipe import Recipe, parse_recipe
 from lfpose_edge.train.start import take_statistics
@@ -104,13 +101,15 @@ def self_agreement(
     network: CamNetwork, persons: PersonTable, size: tuple[int, int], padding: float
 ) -> SelfAgreement:
     """Look at persons in their boxes, and again mirrored and turned."""
-    plain, scores = predict_in_view(network, persons, size, padding)
+    plain, scores, _ = predict_persons(network, persons, size, padding)
     sides = np.max(persons.boxes[:, 2:] - persons.boxes[:, :2], axis=1)[:, None]
 
     def same_place(views: Sequence[tuple[float, bool]]) -> Counts:
         same = np.zeros(len(persons), int)
         for rotation_deg, flip in views:
-            found, _ = predict_in_view(network, persons, size, padding, rotation_deg=rotation_deg, flip=flip)
+            found, _, _ = predict_persons(
+                network, persons, size, padding, rotation_deg=rotation_deg, flip=flip
+            )
             same += (np.linalg.norm(found - plain, axis=2) <= CLOSE * sides).sum(axis=1)
         return [(count, len(views) * plain.shape[1]) for count in same.tolist()]
 
@@ -124,44 +123,6 @@ def self_agreement(
 def _part(counts: Counts) -> float:
     found, of = np.sum(counts, axis=0)
     return float(found / of)
-
-
-@torch.no_grad()
-def predict_in_view(
-    network: CamNetwork,
-    persons: PersonTable,
-    size: tuple[int, int],
-    padding: float,
-    *,
-    rotation_deg: float = 0.0,
-    flip: bool = False,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Joints (N, K, 2) in image pixels and scores (N, K), found in turned or mirrored crops."""
-    config = ops.DecodeConfig(stride=network.cam_stride, upsample=network.cam_stride)
-    device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
-    parts = []
-    for first in range(0, len(persons), _BATCH):
-        rows = range(first, min(first + _BATCH, len(persons)))
-        boxes = persons.boxes[rows.start : rows.stop]
-        affines = crop_affines(boxes, size, padding=padding, rotation_deg=rotation_deg, flip=flip)
-        crops = np.concatenate(
-            [
-                ops.preprocess(persons.image(row), affines[i : i + 1], size, swap_rb=True, dtype=np.uint8)
-                for i, row in enumerate(rows)
-            ]
-        )
-        output = network(network.normalize(torch.from_numpy(crops).to(device)))
-        cams, presence = (values.float().cpu().numpy() for values in output[:2])
-        keypoints, scores, _ = ops.decode(cams, presence, affines, config)
-        parts.append((keypoints, scores))
-    network.train(was_training)
-    keypoints, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
-    if flip:  # left and right have changed places
-        mirror = persons.skeleton.flip_permutation
-        keypoints, scores = keypoints[:, mirror], scores[:, mirror]
-    return keypoints, scores
 
 
 def with_statistics_of(

@@ -10,7 +10,7 @@ from lfpose_edge import ops
 from lfpose_edge.geometry import Affines, crop_affines
 from lfpose_edge.metrics.accuracy import Accuracy, measure
 from lfpose_edge.persons import PersonTable
-from lfpose_edge.train.data.crops import CropView, PersonCrops
+from lfpose_edge.train.data.crops import CropView
 from lfpose_edge.train.networks import CamNetwork
 
 _BATCH = 32
@@ -18,17 +18,28 @@ _BATCH = 32
 
 @torch.no_grad()
 def predict_maps(
-    network: CamNetwork, persons: PersonTable, size: tuple[int, int], padding: float
+    network: CamNetwork,
+    persons: PersonTable,
+    size: tuple[int, int],
+    padding: float,
+    *,
+    rotation_deg: float = 0.0,
+    flip: bool = False,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], Affines]:
-    """CAMs (N, K, h, w) and presence (N, K), logits, of the persons in their own boxes; affines (N, 2, 3)."""
-    crops = PersonCrops(persons, CropView(size, padding))
-    images = torch.stack([crops[i].crop for i in range(len(persons))])
+    """CAMs (N, K, h, w) and presence (N, K), logits, of the persons in their own boxes; affines (N, 2, 3).
+
+    The crops are turned and mirrored as by :func:`crop_affines`; of mirrored ones left and right have changed
+    places.
+    """
+    view = CropView(size, padding)
+    affines = crop_affines(persons.boxes, size, padding=padding, rotation_deg=rotation_deg, flip=flip)
+    crops = np.stack([view.cut(persons.image(row), affine) for row, affine in enumerate(affines)])
     was_training = network.training
     network.eval()
-    output = network(network.normalize(images.to(next(network.parameters()).device)))
+    output = network(network.normalize(torch.from_numpy(crops).to(next(network.parameters()).device)))
     network.train(was_training)
-    cams, presence = output.cams.float().cpu().numpy(), output.presence.float().cpu().numpy()
-    return cams, presence, crop_affines(persons.boxes, size, padding=padding)
+    cams, presence = (values.float().cpu().numpy() for values in output[:2])
+    return cams, presence, affines
 
 
 def predict_persons(
@@ -37,16 +48,23 @@ def predict_persons(
     size: tuple[int, int],
     padding: float,
     *,
-    config: ops.DecodeConfig | None = None,
+    rotation_deg: float = 0.0,
+    flip: bool = False,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Joints (N, K, 2) in image pixels, scores and presence (N, K) of the persons in their own boxes."""
-    config = config or ops.DecodeConfig(stride=network.cam_stride, upsample=network.cam_stride)
+    """Joints (N, K, 2) in image pixels, scores and presence (N, K) of the persons in their own boxes.
+
+    Found in turned or mirrored crops where asked for; left and right are those of the image in any case.
+    """
+    config = ops.DecodeConfig(stride=network.cam_stride, upsample=network.cam_stride)
     parts = []
     for first in range(0, len(persons), _BATCH):
         chosen = persons.chosen(range(first, min(first + _BATCH, len(persons))))
-        cams, presence, affines = predict_maps(network, chosen, size, padding)
+        cams, presence, affines = predict_maps(
+            network, chosen, size, padding, rotation_deg=rotation_deg, flip=flip
+        )
         parts.append(ops.decode(cams, presence, affines, config))
-    keypoints, scores, presences = (np.concatenate(p) for p in zip(*parts, strict=True))
+    order = persons.skeleton.flip_permutation if flip else slice(None)
+    keypoints, scores, presences = (np.concatenate(p)[:, order] for p in zip(*parts, strict=True))
     return keypoints, scores, presences
 
 

@@ -9,7 +9,7 @@ step of the optimiser turns them as far as it would have turned those. The netwo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +52,13 @@ def start_from(source: Path, network: CamNetwork, recipe: Recipe, crops: Iterabl
         BackendUnavailable: a bundle needs the onnx package.
     """
     if source.suffix == ".pt" or source.is_file():
-        theirs = parse_recipe(load_checkpoint(source)["recipe"], where=str(source))
+        state = load_checkpoint(source)
+        theirs = parse_recipe(state["recipe"], where=str(source))
         _require_same_joints(str(source), theirs.joints, recipe.joints)
         if theirs.located and not recipe.located:
             message = f"start_from {source} was trained on locations, and this recipe uses none: leave it out"
             raise RecipeError(message)
-        load_checkpoint_weights(network, source)
+        fill(network, state["ema"], source)
         return {"checkpoint": source.name, "sha256": _sha256(source)}
     bundle = Bundle.open(bundle_path(str(source)))
     _require_same_facts(network, bundle, recipe.joints)
@@ -85,21 +86,29 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def trained_network(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[CamNetwork, Recipe]:
+def trained_network(
+    checkpoint: Path, device: torch.device | str = "cpu", state: Mapping[str, Any] | None = None
+) -> tuple[CamNetwork, Recipe]:
     """The averaged network of a checkpoint, on a device, and the recipe that it was trained by.
+
+    Args:
+        checkpoint: the file.
+        device: where the network goes.
+        state: what :func:`load_checkpoint` gave, where the file was read already.
 
     Raises:
         BundleError, RecipeError: it is missing or damaged, or of another version of this package.
     """
-    recipe = parse_recipe(load_checkpoint(checkpoint)["recipe"], where=str(checkpoint))
+    state = load_checkpoint(checkpoint) if state is None else state
+    recipe = parse_recipe(state["recipe"], where=str(checkpoint))
     network = build_network(recipe.network, recipe.joints, pretrained=False)
-    load_checkpoint_weights(network, checkpoint)
+    fill(network, state["ema"], checkpoint)
     return network.to(device), recipe
 
 
-def load_checkpoint_weights(network: CamNetwork, checkpoint: Path) -> None:
+def fill(network: CamNetwork, theirs: Mapping[str, Tensor], checkpoint: Path) -> None:
     """Fill a network with a checkpoint's averaged weights; BundleError when they are another network's."""
-    own, theirs = network.state_dict(), load_checkpoint(checkpoint)["ema"]
+    own = network.state_dict()
     shared = own.keys() & theirs.keys()
     wrong = own.keys() ^ theirs.keys() | {name for name in shared if own[name].shape != theirs[name].shape}
     if wrong:

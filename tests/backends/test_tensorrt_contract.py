@@ -87,7 +87,7 @@ def probed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads((folder / "probe.json").read_text())
+    found: dict[str, Any] = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
     assert request.param.endswith(found["version"])
     return found
 

@@ -30,7 +30,7 @@ def test_a_quick_run_writes_its_rows_and_its_command(script: str, tmp_path: Path
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text(encoding="utf-8"))
     assert record["command"] == f"python benchmarks/{script} {' '.join(arguments)}"
     assert record["machine"]["cpu"]
     times = [v for row in record["rows"] for k, v in row.items() if k.endswith(("_ms", "_us"))]

@@ -143,7 +143,7 @@ def test_a_verdict_without_labels_is_shown_beside_the_truth() -> None:
 def test_recorded_rows_are_of_the_benchmarks() -> None:
     for file in sorted((BENCHMARKS / "results").glob("*.json")):
         if file.stem in ("lfpe", "efasnet", "adaptation", "everyday"):
-            rows = json.loads(file.read_text())["rows"]
+            rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
             assert {row["row"] for row in rows} <= set(benchmark(file.stem).ROWS)
             assert not [row["training"] for row in rows if "=/" in row["training"]]  # anybody can repeat it
 
@@ -151,7 +151,7 @@ def test_recorded_rows_are_of_the_benchmarks() -> None:
 def test_recorded_commands_of_efasnet_train_the_networks_that_they_are_recorded_for() -> None:
     """Whatever the recipe has become since."""
     efasnet = benchmark("efasnet")
-    for row in json.loads((BENCHMARKS / "results" / "efasnet.json").read_text())["rows"]:
+    for row in json.loads((BENCHMARKS / "results" / "efasnet.json").read_text(encoding="utf-8"))["rows"]:
         recipe, *changes = shlex.split(row["training"])[2:]
         expected = load_recipe(efasnet.RECIPE, efasnet.ROWS[row["row"]]).network
         assert load_recipe(recipe, changes).network == expected, row["row"]

@@ -52,7 +52,7 @@ def test_predict_writes_json_lines_and_overlays(lfpose, tmp_path: Path) -> None:
         "predict", tmp_path, "--json", "out.jsonl", "--save", "overlays", "--boxes", "0,0,20,40;10,5,48,64"
     )
     assert done.code == 0, done.err
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [Path(r["source"]).name for r in rows] == ["a.png", "b.png"]
     assert [len(r["persons"]) for r in rows] == [2, 2]
     assert sorted(p.name for p in (tmp_path / "overlays").iterdir()) == ["a.jpg", "b.jpg"]
@@ -67,7 +67,9 @@ def test_predict_follows_people(lfpose, tmp_path: Path) -> None:
     for options, numbers in (((), [None, None]), (("--track",), [1, 2])):
         done = lfpose("predict", "in.avi", *boxes, *options, "--json", "out.jsonl")
         assert done.code == 0, done.err
-        rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         assert [[p.get("track_id") for p in row["persons"]] for row in rows] == [numbers] * 3
     shown = lfpose("predict", "in.avi", *boxes, "--track").out
     assert (shown.count("person 1\n"), shown.count("person 2\n")) == (3, 3)
@@ -107,7 +109,7 @@ def test_predict_writes_a_video(lfpose, tmp_path: Path) -> None:
         writer.write(np.zeros((48, 64, 3), np.uint8))
     writer.release()
     assert lfpose("predict", "in.avi", "--save", "out.avi", "--json", "out.jsonl").code == 0
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["time_s"] for row in rows] == pytest.approx([0, 0.1, 0.2], abs=0.01)
     (tmp_path / "out.jsonl").unlink()
     assert lfpose("predict", "in.avi", "--save", "frames").code == 0
@@ -265,7 +267,7 @@ def test_an_image_that_the_boxes_do_not_fit_is_named_and_can_be_left_out(lfpose,
     assert not (tmp_path / "out.jsonl").exists()
     done = lfpose(*asked, "--keep-going")
     assert (done.code, done.err.count("\n"), done.err.startswith("left out: b.png: box 0")) == (1, 1, True)
-    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_a_folder_named_by_digits_is_a_folder(lfpose, tmp_path: Path) -> None:
@@ -328,7 +330,7 @@ def test_what_a_stream_gave_until_it_was_stopped_is_kept(
     assert done.code == 130
     assert "3 frame(s)" in done.out
     assert done.err.strip() == "stopped"
-    assert len((tmp_path / "live.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "live.jsonl").read_text(encoding="utf-8").splitlines()) == 3
     assert cv2.VideoCapture(str(tmp_path / "live.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
     # A file has an end, so half of it is nothing.
     (tmp_path / "in.avi").write_bytes(b"")

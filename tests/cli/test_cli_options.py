@@ -73,7 +73,7 @@ def test_a_subset_of_ones_own_data(lfpose, tmp_path: Path) -> None:
     (tmp_path / "all.json").write_text(json.dumps(tree))
     done = lfpose("data", "make-subset", "all.json", "--out", "some.json", "--persons", "40")
     assert done.out == "wrote some.json: 40 persons\n", done.err
-    some = json.loads((tmp_path / "some.json").read_text())
+    some = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))
     assert len(some["annotations"]) == 40
     assert all(person["id"] % 4 for person in some["annotations"])
     assert {image["id"] for image in some["images"]} == {p["image_id"] for p in some["annotations"]}
@@ -85,7 +85,7 @@ def test_a_subset_of_ones_own_data(lfpose, tmp_path: Path) -> None:
     assert not (tmp_path / "none.json").exists()
     done = lfpose("data", "make-subset", "all.json", "--out", "all.json")
     assert "is the file to choose from" in done.err
-    assert json.loads((tmp_path / "all.json").read_text()) == tree
+    assert json.loads((tmp_path / "all.json").read_text(encoding="utf-8")) == tree
     (tmp_path / "fewer.json").write_text(json.dumps({**tree, "images": images[1:]}))
     done = lfpose("data", "make-subset", "fewer.json", "--out", "out.json")
     assert (done.code, "it has no image 0" in done.err) == (1, True)
@@ -216,7 +216,7 @@ def test_data_label_writes_what_a_model_sees(lfpose, tmp_path: Path) -> None:
     done = lfpose("data", "label", "boxes.json", ".", "--teacher", bundle, "--out", "labels/out.json")
     assert done.code == 0, done.err
     assert "wrote labels/out.json: 1 of 1 persons, 3.0 joints each" in done.err
-    (labelled,) = json.loads((tmp_path / "labels/out.json").read_text())["annotations"]
+    (labelled,) = json.loads((tmp_path / "labels/out.json").read_text(encoding="utf-8"))["annotations"]
     places = np.array(labelled["keypoints"]).reshape(3, 3)
     np.testing.assert_allclose(places, [[30, 20, 2]] * 3, atol=2)
     tree["images"].append({"id": 2, "file_name": "b.png"})

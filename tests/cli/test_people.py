@@ -44,12 +44,12 @@ def test_boxes_are_what_the_detector_finds_and_begin_a_sheet(
     assert [path.relative_to(photos).as_posix() for path in table.images] == ["a.png", *["more/c.png"] * 2]
     np.testing.assert_allclose(table.boxes, [[2, 3, 22, 33], [2, 3, 22, 33], [30.5, 4, 55, 39]])
     np.testing.assert_allclose(table.areas, 0.53 * np.array([600, 600, 857.5]))  # nobody drew an outline
-    tree = json.loads((tmp_path / "people.json").read_text())
+    tree = json.loads((tmp_path / "people.json").read_text(encoding="utf-8"))
     assert [round(a["score"], 3) for a in tree["annotations"]] == [0.9, 0.9, 0.5]
     assert tree["images"][0] == {"id": 1, "file_name": "a.png", "width": 60, "height": 40}
 
     assert lfpose("tags", "make", "people.json", photos, "--regions", "2", "--out", "q.csv").code == 0
-    assert len((tmp_path / "q.csv").read_text().splitlines()) == 1 + 3 * 2
+    assert len((tmp_path / "q.csv").read_text(encoding="utf-8").splitlines()) == 1 + 3 * 2
     assert lfpose("tags", "page", "q.csv", photos, "--out", "page.html").code == 0
 
 
@@ -58,7 +58,7 @@ def test_a_new_sheet_does_not_take_the_place_of_answers_or_of_its_source(
 ) -> None:
     assert lfpose("data", "people", photos, "--out", "people.json", "--detector", "none").code == 0
     assert lfpose("tags", "make", "people.json", photos, "--regions", "1", "--out", "made.csv").code == 0
-    text = (tmp_path / "made.csv").read_text()
+    text = (tmp_path / "made.csv").read_text(encoding="utf-8")
     (tmp_path / "answered.csv").write_text(text.replace(",,,", ",no,,", 1))
     for out in ("people.json", "answered.csv"):
         before = (tmp_path / out).read_bytes()
@@ -69,8 +69,8 @@ def test_a_new_sheet_does_not_take_the_place_of_answers_or_of_its_source(
     (tmp_path / "utf16.csv").write_text(text.replace(",,,", ",no,,", 1), encoding="utf-16")
     assert lfpose("tags", "make", "people.json", photos, "--out", "q.csv").code == 0
     assert lfpose("tags", "make", "people.json", photos, "--regions", "2", "--out", "q.csv").code == 0
-    (tmp_path / "q.json").write_text((tmp_path / "people.json").read_text())
-    keypoints = json.loads((tmp_path / "people.json").read_text())
+    (tmp_path / "q.json").write_text((tmp_path / "people.json").read_text(encoding="utf-8"))
+    keypoints = json.loads((tmp_path / "people.json").read_text(encoding="utf-8"))
     keypoints["categories"][0]["keypoints"] = list(LSP14.keypoints)
     for person in keypoints["annotations"]:
         person["keypoints"] = [30, 20, 2] * len(LSP14)
@@ -92,7 +92,7 @@ def test_a_new_sheet_does_not_take_the_place_of_answers_or_of_its_source(
         assert (done.code, "give another" in done.err) == (1, True), (command, done.err)
         if before:
             assert (tmp_path / command[-1]).read_bytes() == before
-    assert (tmp_path / "answered.csv").read_text() != text
+    assert (tmp_path / "answered.csv").read_text(encoding="utf-8") != text
     assert lfpose(*simulate, "simulated.csv").code == 0
     (photos / "a.png").unlink()
     done = lfpose("tags", "make", "people.json", photos, "--out", "other.csv")
@@ -105,7 +105,7 @@ def test_the_next_command_can_be_pasted(lfpose, photos: Path, tmp_path: Path) ->
     made = lfpose("tags", "make", "people.json", odd, "--out", "my q.csv", "--skeleton", "coco17")
     command = shlex.split(made.err.rpartition("lfpose tags page ")[2])
     assert lfpose("tags", "page", *command).code == 0
-    assert "nose" in (tmp_path / "page.html").read_text()
+    assert "nose" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_photos_that_no_json_can_name_and_previews(lfpose, photos: Path, tmp_path: Path) -> None:

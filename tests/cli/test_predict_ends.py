@@ -32,7 +32,7 @@ def test_what_a_stream_gave_until_it_dropped_out_is_kept(
     done = lfpose("predict", "rtsp://camera", "--json", "live.jsonl", "--save", "live.avi")
     assert (done.code, done.err) == (1, "error: rtsp://camera gives no more frames after 3\n")
     assert "3 frame(s)" in done.out
-    assert len((tmp_path / "live.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "live.jsonl").read_text(encoding="utf-8").splitlines()) == 3
     assert cv2.VideoCapture(str(tmp_path / "live.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
@@ -71,7 +71,7 @@ def test_a_stop_after_a_stop_waits_for_the_files(
     monkeypatch.setattr(PoseEstimator, "describe", describe)
     done = lfpose("predict", "rtsp://camera", "--json", "live.jsonl", "--save", "live.avi")
     assert (done.code, done.err.strip()) == (143, "stopped")
-    assert len((tmp_path / "live.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "live.jsonl").read_text(encoding="utf-8").splitlines()) == 3
     assert cv2.VideoCapture(str(tmp_path / "live.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
@@ -82,7 +82,7 @@ def test_what_a_stream_gave_until_something_else_failed_is_kept(
     _few_lines(monkeypatch, error)
     done = lfpose("predict", "rtsp://camera", "--json", "live.jsonl")
     assert (done.code, done.err.count("error: ")) == (1, 1)
-    assert len((tmp_path / "live.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "live.jsonl").read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_on_a_full_disk_a_streams_lines_stay_whole(
@@ -97,7 +97,7 @@ def test_on_a_full_disk_a_streams_lines_stay_whole(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     assert (done.code, "live.jsonl" in done.err) == (1, True), done.err
-    lines = (tmp_path / "live.jsonl").read_text().splitlines()
+    lines = (tmp_path / "live.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["index"] for line in lines] == list(range(len(lines)))
     assert lines
 
@@ -107,7 +107,7 @@ def test_several_files_as_a_shell_lists_them(lfpose, tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / name), np.full((60, 40, 3), 90, np.uint8))
     done = lfpose("predict", "a.png", "b.png", "--json", "out.jsonl")
     assert (done.code, "2 frame(s)" in done.out) == (0, True), done.err
-    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["source"] for line in lines] == ["a.png", "b.png"]
     done = lfpose("predict", "a.png", "b.png", "--save", "b.png")
     assert (done.code, "--save b.png is the source" in done.err) == (1, True)
@@ -117,7 +117,7 @@ def test_several_files_as_a_shell_lists_them(lfpose, tmp_path: Path) -> None:
     assert not (tmp_path / "some.jsonl").exists()
     done = lfpose("predict", "a.png", "c.png", "b.png", "--json", "some.jsonl", "--keep-going")
     assert (done.code, "left out: c.png is empty" in done.err) == (1, True)
-    assert len((tmp_path / "some.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "some.jsonl").read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_a_video_that_is_cut_off_is_an_error_unless_one_keeps_going(lfpose, tmp_path: Path) -> None:
@@ -133,4 +133,4 @@ def test_a_video_that_is_cut_off_is_an_error_unless_one_keeps_going(lfpose, tmp_
     done = lfpose("predict", "in.avi", "--json", "out.jsonl", "--keep-going")
     assert done.code == 1
     assert done.err.startswith("left out: in.avi announces 20 frames, but only ")
-    assert 0 < len((tmp_path / "out.jsonl").read_text().splitlines()) < 18
+    assert 0 < len((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()) < 18

@@ -276,7 +276,7 @@ def test_real_networks_find_people(
 ) -> None:
     detector = YoloxDetector(shared_data / f"models/detectors/{name}.onnx", threads=1)
     assert (detector.num_classes, detector.input_size) == (classes, size)
-    coco = json.loads((shared_data / "data/coco_mini/train.json").read_text())
+    coco = json.loads((shared_data / "data/coco_mini/train.json").read_text(encoding="utf-8"))
     found: list[bool] = []
     false = 0
     for entry in coco["images"]:

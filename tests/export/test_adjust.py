@@ -160,7 +160,9 @@ def test_what_is_done_before_int8_is_in_the_models_and_in_the_report(
         code, _, err = run("blob", "--out", name, "--int8", "--calib", frames, "--max-drop", "5", *more)
         assert code == 0, err
     plain, other = tmp_path / "plain", tmp_path / "other"
-    told, before = (json.loads((out / "report.json").read_text())["calibration"] for out in (other, plain))
+    told, before = (
+        json.loads((out / "report.json").read_text(encoding="utf-8"))["calibration"] for out in (other, plain)
+    )
     assert {key: told[key] for key in told if told[key] != before[key]} == recorded
     for file in ("calibration.json", "model.int8-cpu.onnx"):
         differs = (plain / file).read_bytes() != (other / file).read_bytes()

@@ -94,7 +94,7 @@ def test_coco_subset_is_a_rule(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert ids != sorted(ids)
     # Another order of the same file changes nothing.
     path = tmp_path / "coco/annotations/person_keypoints_train2017.json"
-    tree = json.loads(path.read_text())
+    tree = json.loads(path.read_text(encoding="utf-8"))
     tree["annotations"].reverse()
     path.write_text(json.dumps(tree))
     again = _load("coco_subset", tmp_path)

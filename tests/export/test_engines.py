@@ -258,16 +258,16 @@ def test_engines_of_the_gpu_that_is_here_are_judged_in_the_report(
     source = write_blob_bundle(tmp_path / "blob")
     int8 = Int8(str(frames), tmp_path)
     export_bundle(source, tmp_path / "b", int8=int8, max_drop=100.0, engines=Engines("tensorrt"))
-    report = json.loads((tmp_path / "b/report.json").read_text())
+    report = json.loads((tmp_path / "b/report.json").read_text(encoding="utf-8"))
     labels = [f"tensorrt 11.9.0 {precision} Fake GPU" for precision in ("fp16", "int8")]
     assert [(e["engine"], e["ran"]) for e in report["engines"]] == [(label, True) for label in labels]
     rows = {row["precision"]: row for row in report["precisions"]}
     assert rows[labels[1]]["pck_points"] == rows["int8-trt"]["pck_points"]
     assert report["parity_pixels"][f"fp32 to {labels[0]}"]["p95"] < 0.5
     assert [row["engine"] for row in report["engine_latency"]] == labels
-    assert f"times as fast as {labels[0]}" in (tmp_path / "b/report.md").read_text()
-    assert f"{labels[1]}`" not in (tmp_path / "b/report.md").read_text()
-    assert f"- {labels[1]}: `engines/" in (tmp_path / "b/report.md").read_text()
+    assert f"times as fast as {labels[0]}" in (tmp_path / "b/report.md").read_text(encoding="utf-8")
+    assert f"{labels[1]}`" not in (tmp_path / "b/report.md").read_text(encoding="utf-8")
+    assert f"- {labels[1]}: `engines/" in (tmp_path / "b/report.md").read_text(encoding="utf-8")
 
 
 CHANGES = {
@@ -359,7 +359,7 @@ def test_for_a_jetsons_dla_one_engine_of_one_crop_in_half_precision_is_built(
     bundle = export_bundle(source, tmp_path / "b", engines=wanted)
     assert [(options.fp16, options.int8, options.batches) for options in asked] == [(True, False, (1, 1, 1))]
     (sidecar,) = (bundle.path / "engines").glob("*.json")
-    assert json.loads(sidecar.read_text())["options"] == "dla 1"
+    assert json.loads(sidecar.read_text(encoding="utf-8"))["options"] == "dla 1"
     # It was compared with its ONNX file on four crops, one after the other.
     assert fake.shape == (1, 3, 192, 192)
 

@@ -133,14 +133,14 @@ def test_a_recipe_with_absolute_paths_does_not_tell_them(checkpoint: Path, tmp_p
     bundle = export_bundle(tmp_path / "moved.pt", tmp_path / "bundle")
     assert bundle.manifest.provenance["recipe"]["start_from"] == "last.pt"
     assert bundle.manifest.provenance["started_from"] == {"checkpoint": "last.pt"}
-    assert "secret" not in (bundle.path / "manifest.json").read_text()
+    assert "secret" not in (bundle.path / "manifest.json").read_text(encoding="utf-8")
 
 
 def test_an_export_is_reproducible_small_and_names_no_machine(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "about.md").write_text("# about\n")
     for name in "ab":
         bundle = export_bundle(checkpoint, tmp_path / name, card=tmp_path / "about.md")
-        assert (bundle.path / "card.md").read_text() == "# about\n"
+        assert (bundle.path / "card.md").read_text(encoding="utf-8") == "# about\n"
         parameters = sum(p.numel() for p in _network(checkpoint).parameters())
         assert bundle.manifest.files["model.onnx"].bytes < 2.3 * parameters  # stored as float16
     for file in ("model.onnx", "manifest.json"):
@@ -169,7 +169,7 @@ def test_an_existing_folder_is_not_touched(checkpoint: Path, tmp_path: Path) -> 
     (tmp_path / "bundle" / "mine.txt").write_text("keep")
     with pytest.raises(BundleError, match="exists"):
         export_bundle(checkpoint, tmp_path / "bundle")
-    assert (tmp_path / "bundle" / "mine.txt").read_text() == "keep"
+    assert (tmp_path / "bundle" / "mine.txt").read_text(encoding="utf-8") == "keep"
 
 
 def test_a_checkpoint_of_another_network_is_named(checkpoint: Path, tmp_path: Path) -> None:

@@ -50,13 +50,13 @@ def test_a_float_export_is_judged_on_persons(
     _persons(tmp_path / "data/mine", source.skeleton.keypoints)
     code, out, err = run("blob", "--out", "b", "--proof", "mine/persons.json")
     assert (code, "report: b/report.md" in out) == (0, True), err
-    found = json.loads((tmp_path / "b/report.json").read_text())
+    found = json.loads((tmp_path / "b/report.json").read_text(encoding="utf-8"))
     assert found["held_out"] == {**found["held_out"], "crops": 64, "labelled": True, "asked": 1}
     [row] = found["precisions"]
     assert (row["precision"], row["drop_points"]) == ("fp32", 0)
     assert row["pck_points"] > 30  # its maps are broad; one place for all would have about 5
     assert {timed["precision"] for timed in found["latency"]} == {"fp32"}
-    text = (tmp_path / "b/report.md").read_text()
+    text = (tmp_path / "b/report.md").read_text(encoding="utf-8")
     assert "what the export costs" in text
     assert "INT8" not in text
     assert cv2.imread(str(tmp_path / "b/report-joints.png")) is not None
@@ -70,10 +70,10 @@ def test_a_checkpoint_is_compared_with_its_network_in_pixels(
     monkeypatch.setattr(report, "_latency", lambda *_: [])  # which takes seconds
     checkpoint = write_checkpoint(tmp_path / "last.pt")
     export_bundle(checkpoint, tmp_path / "b", proof=_persons(tmp_path / "mine", LSP14.keypoints, 16))
-    found = json.loads((tmp_path / "b/report.json").read_text())
+    found = json.loads((tmp_path / "b/report.json").read_text(encoding="utf-8"))
     assert list(found["parity_pixels"]) == ["torch to fp32"]
     assert found["parity_pixels"]["torch to fp32"]["median"] < 0.1
-    assert "| torch to fp32 |" in (tmp_path / "b/report.md").read_text()
+    assert "| torch to fp32 |" in (tmp_path / "b/report.md").read_text(encoding="utf-8")
 
 
 def test_int8_that_wins_no_time_is_said_aloud(

@@ -32,12 +32,12 @@ def test_a_bundle_is_quantised_with_frames_of_ones_own(run, frames: Path, tmp_pa
     }
     assert bundle.manifest.provenance["int8"]["calibration"] == "frames"  # and not its place on this machine
     assert bundle.manifest.provenance["int8"]["crops"] == 32
-    card = (bundle.path / "card.md").read_text()
+    card = (bundle.path / "card.md").read_text(encoding="utf-8")
     assert card.startswith("> Exported anew from `blob` version 1.")
     assert card.endswith("\n\n# blob\n")
     assert set(bundle.manifest.files) == {*bundle.manifest.models.values(), "calibration.json", "card.md"}
 
-    report = json.loads((tmp_path / "blob8/report.json").read_text())
+    report = json.loads((tmp_path / "blob8/report.json").read_text(encoding="utf-8"))
     assert [row["precision"] for row in report["precisions"]] == ["fp32", "int8-cpu", "int8-trt"]
     assert report["held_out"] == {**report["held_out"], "crops": 16, "labelled": False}
     assert report["precisions"][0]["pck_points"] == 100  # unlabelled: the original is the truth
@@ -50,7 +50,7 @@ def test_a_bundle_is_quantised_with_frames_of_ones_own(run, frames: Path, tmp_pa
     assert set(report["sensitivity_percent"]) == {"stem", "dw", "mix"}
     timed = {(row["engine"], row["threads"], row["precision"]) for row in report["latency"]}
     assert ("onnxruntime", 1, "int8") in timed
-    text = (tmp_path / "blob8/report.md").read_text()
+    text = (tmp_path / "blob8/report.md").read_text(encoding="utf-8")
     for picture in ("report-joints.png", "report-layers.png"):
         assert picture in text
         assert cv2.imread(str(tmp_path / "blob8" / picture)) is not None
@@ -96,7 +96,11 @@ def test_a_bundle_keeps_its_name_and_version_unless_told(run, tmp_path: Path) ->
     code, out, _ = run("blob", "--out", "two", "--name", "mine", "--version", "2.1")
     assert (code, "mine version 2.1" in out) == (0, True)
     # What it was made from is what the card says, not what it became.
-    assert (tmp_path / "two/card.md").read_text().startswith("> Exported anew from `blob` version 1.")
+    assert (
+        (tmp_path / "two/card.md")
+        .read_text(encoding="utf-8")
+        .startswith("> Exported anew from `blob` version 1.")
+    )
     assert run("two", "--out", "again")[0] == 0
     manifest = Bundle.open(tmp_path / "again").manifest
     assert (manifest.name, manifest.version) == ("mine", "2.1")
@@ -222,7 +226,7 @@ def test_a_sensitive_layer_stays_in_float(
     _ruin_scales(monkeypatch, spared_by="dw")
     code, _, err = run("blob", "--out", "out", "--int8", "--calib", frames, "--max-drop", "5")
     assert code == 0, err
-    report = json.loads((tmp_path / "out/report.json").read_text())
+    report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
     assert report["in_float"]["trt"] == ["head", "presence_head", "dw"]
 
 

@@ -42,7 +42,7 @@ def _crops(persons: PersonTable, bundle: Bundle) -> CropSet:
 
 def _around_people(annotations: Path, bundle: Bundle) -> PersonTable:
     """Squares of a COCO file's images that touch no box of a person."""
-    tree = json.loads(annotations.read_text())
+    tree = json.loads(annotations.read_text(encoding="utf-8"))
     random = np.random.default_rng(0)
     images, boxes = [], []
     for image in tree["images"]:

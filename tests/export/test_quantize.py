@@ -67,7 +67,7 @@ def test_the_extremes_are_of_all_batches() -> None:
 
 def test_ranges_survive_their_file(calibration, tmp_path: Path) -> None:
     calibration.write(tmp_path / "calibration.json")
-    again = json.loads((tmp_path / "calibration.json").read_text())
+    again = json.loads((tmp_path / "calibration.json").read_text(encoding="utf-8"))
     assert (again["method"], again["crops"], again["source_sha256"]) == ("minmax", 40, "0" * 64)
     assert again["ranges"].keys() == calibration.ranges.keys()
     for name, bounds in again["ranges"].items():

@@ -67,7 +67,7 @@ def test_a_checkpoint_is_compiled_with_a_free_batch(checkpoint: Path, tmp_path: 
     assert (crops["min_shape"], crops["max_shape"]) == ((1, 3, 32, 32), (16, 3, 32, 32))
     assert compiler.calls["compile"]["use_explicit_typing"]
     (engine,) = (tmp_path / "b/engines").glob("*.ep")
-    facts = json.loads(engine.with_suffix(".json").read_text())
+    facts = json.loads(engine.with_suffix(".json").read_text(encoding="utf-8"))
     assert facts["engine_sha256"] == hashlib.sha256(b"program").hexdigest()
     assert facts["model_sha256"] == bundle.manifest.files["model.onnx"].sha256
     assert (facts["library"], facts["version"], facts["precision"]) == ("torch_tensorrt", "2.99", "fp16")

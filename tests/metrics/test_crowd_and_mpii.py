@@ -106,7 +106,7 @@ def test_a_level_without_images_is_not_0() -> None:
 def test_crowdposes_own_people(shared_data: Path) -> None:
     folder = shared_data / "data" / "eval" / "crowdpose"
     persons = read_coco_keypoints(folder / "test_crowdpose.json", folder, CROWDPOSE14)
-    truth = json.loads((folder / "test_crowdpose.json").read_text())
+    truth = json.loads((folder / "test_crowdpose.json").read_text(encoding="utf-8"))
     with_joints = [a for a in truth["annotations"] if any(a["keypoints"][2::3])]
     assert persons.areas.tolist() == [0.53 * a["bbox"][2] * a["bbox"][3] for a in with_joints]
     exact = [{**a, "score": 1.0} for a in with_joints]
@@ -126,9 +126,13 @@ def test_cocos_numbers_are_those_of_its_own_evaluation(shared_data: Path) -> Non
     """MoveNet's joints on real people; pycocotools was given the files as they are."""
     annotations, images = (shared_data / "data" / "coco_mini" / name for name in ("train.json", "images"))
     folder = shared_data / "data" / "eval"
-    truth = json.loads(annotations.read_text())
-    guesses = json.loads((folder / "movenet_lightning_int8_on_coco_mini_train_gtbox.json").read_text())
-    expected = json.loads((folder / "expected_coco_mini_pycocotools.json").read_text())["train"]
+    truth = json.loads(annotations.read_text(encoding="utf-8"))
+    guesses = json.loads(
+        (folder / "movenet_lightning_int8_on_coco_mini_train_gtbox.json").read_text(encoding="utf-8")
+    )
+    expected = json.loads((folder / "expected_coco_mini_pycocotools.json").read_text(encoding="utf-8"))[
+        "train"
+    ]
     stats = dict(zip(expected["names"], expected["stats"], strict=True))
     found = oks_ap(truth, guesses, COCO17)
     names = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_medium": "APm", "ap_large": "APl", "ar": "AR"}

@@ -56,7 +56,7 @@ def evaluation(tmp_path: Path) -> Evaluation:
 
 def test_a_page_names_its_numbers_and_its_pictures_are_there(evaluation: Evaluation, tmp_path: Path) -> None:
     page = write_evaluation(tmp_path / "out", evaluation)
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     pictures = re.findall(r'src="([^"]+)"', text)
     assert set(pictures) == {"pck.png", "joints.png", "cams.jpg", "worst.jpg"}
     for name in pictures:

@@ -51,7 +51,7 @@ def test_an_engine_that_does_not_fit_is_built_anew(
     elif change == "damage":
         engine.write_bytes(b"plan:nothing")
     elif change == "refused by TensorRT":  # of another chip of the same name
-        facts = json.loads(engine.with_suffix(".json").read_text())
+        facts = json.loads(engine.with_suffix(".json").read_text(encoding="utf-8"))
         write_engine(engine.parent, fingerprint_of(facts, engine), b"of another chip")
     else:
         engine.with_suffix(".json").unlink()
@@ -78,7 +78,7 @@ def test_an_engine_of_the_bundle_that_takes_other_batches_is_passed_over(
     on_gpu().close()
     (tmp_path / "cache" / "engines").rename(bundle / "engines")
     (sidecar,) = (bundle / "engines").glob("*.json")
-    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "batches": batches}))
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text(encoding="utf-8")), "batches": batches}))
     on_gpu().close()
     assert tensorrt.builds == 2
 

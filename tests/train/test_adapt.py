@@ -157,7 +157,7 @@ def test_frames_are_counted_and_not_spelled(tmp_path: Path) -> None:
     images = [{"id": i, "file_name": f"cam{i}.jpg"} for i in range(100)]
     people = [{"id": i, "image_id": i, "bbox": [0, 0, 9, 9]} for i in range(100)]
     write_halves({"images": images[::-1], "annotations": people}, tmp_path)
-    kept = json.loads((tmp_path / "held-out.json").read_text())
+    kept = json.loads((tmp_path / "held-out.json").read_text(encoding="utf-8"))
     assert sorted(a["image_id"] for a in kept["annotations"]) == list(range(80, 100))
     assert adapting._counted("10²5") == [(0, ""), (10, "10"), (0, "²"), (5, "5"), (0, "")]
 
@@ -188,13 +188,13 @@ def test_people_of_other_frames_are_not_taken_over(frames: Path, tmp_path: Path)
     shutil.copy(frames / "000.png", frames / "still more.png")  # which the boxes do not name
     rerun(None, frames, "yours.onnx", boxes)
     rerun("frames", tmp_path / "moved", None, boxes)
-    boxes.write_text(boxes.read_text() + "\n")
+    boxes.write_text(boxes.read_text(encoding="utf-8") + "\n")
     rerun("boxes", frames, None, boxes)
 
 
 def test_boxes_may_be_given(figures: Path, frames: Path) -> None:
     found = read_boxes(figures / "train" / "annotations.json", frames, QUIET)
-    truth = json.loads((figures / "train" / "annotations.json").read_text())["annotations"]
+    truth = json.loads((figures / "train" / "annotations.json").read_text(encoding="utf-8"))["annotations"]
     assert all("keypoints" not in a for a in found["annotations"])
     np.testing.assert_allclose([a["bbox"] for a in found["annotations"]], [a["bbox"] for a in truth])
 
@@ -261,7 +261,7 @@ def test_an_adapted_model_is_published_only_if_it_is_no_worse(
         run_adapt(*arguments)
         bundle = Bundle.open(out / "bundle")
         assert bundle.manifest.name == "figures-adapted"
-        manifest = (out / "bundle" / "manifest.json").read_text()
+        manifest = (out / "bundle" / "manifest.json").read_text(encoding="utf-8")
         assert str(tmp_path) not in manifest
         assert "../" not in manifest
         with pytest.raises(BundleError, match="is there already"):
@@ -294,7 +294,7 @@ def test_the_verdict_is_of_the_source_and_of_what_became_of_it(
     for network, path in ((source, checkpoint), (adapted, out / "run" / "last.pt")):
         for name, value in load_checkpoint(path)["ema"].items():
             torch.testing.assert_close(network.state_dict()[name], value, rtol=0, atol=0)
-    kept = json.loads((out / "held-out.json").read_text())["annotations"]
+    kept = json.loads((out / "held-out.json").read_text(encoding="utf-8"))["annotations"]
     assert held_out.annotation_ids.tolist() == [person["id"] for person in kept]
     assert not held_out.labelled.any()
     for persons, part in ((known, "train"), (validation, "val")):
@@ -386,7 +386,7 @@ def test_joints_that_the_sources_file_calls_otherwise_are_found(
     """Up to the target's people, of whom there are too few."""
     root = Path(shutil.copytree(figures, tmp_path / "data"))
     for file in root.glob("*/annotations.json"):
-        file.write_text(file.read_text().replace('"neck"', '"thorax"'))
+        file.write_text(file.read_text(encoding="utf-8").replace('"neck"', '"thorax"'))
     state = load_checkpoint(checkpoint)
     for data in (state["recipe"]["data"]["train"][0], state["recipe"]["data"]["val"]):
         data["joints"] = {"neck": "thorax"}

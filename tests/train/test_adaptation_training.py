@@ -118,7 +118,7 @@ def test_no_location_of_the_target_is_read(
 ) -> None:
     """Its joints may be anything, or nothing: the weights are the same."""
     file = figures / "val/annotations.json"
-    tree = json.loads(file.read_text())
+    tree = json.loads(file.read_text(encoding="utf-8"))
     for person in tree["annotations"]:
         person["keypoints"] = [7] * 42
     (tmp_path / "target.json").write_text(json.dumps(tree))

@@ -114,7 +114,7 @@ def test_what_is_written_is_read_again_and_the_same_every_time(persons: PersonTa
             table.joints, some.joints[rows] * some.labelled[rows][..., None], atol=0.01
         )
         np.testing.assert_array_equal(table.labelled, some.labelled[rows])
-        tree = json.loads((tmp_path / "a" / f"{level}.json").read_text())
+        tree = json.loads((tmp_path / "a" / f"{level}.json").read_text(encoding="utf-8"))
         for row, annotation in zip(rows, tree["annotations"], strict=True):
             crowd = crowd_person(some, row, level, np.random.default_rng((3, number, row)))
             assert crowd is not None
@@ -149,7 +149,7 @@ def test_one_person_alone_is_no_crowd(persons: PersonTable, tmp_path: Path) -> N
 
 def test_the_command(figures: Path, tmp_path: Path) -> None:
     """Whose image the file has somebody else in, located or not, is no part of it."""
-    tree = json.loads((figures / "train" / "annotations.json").read_text())
+    tree = json.loads((figures / "train" / "annotations.json").read_text(encoding="utf-8"))
     count = len(tree["annotations"])
     tree["annotations"][1]["image_id"] = tree["annotations"][0]["image_id"]
     unseen = {**tree["annotations"][2], "id": 90, "keypoints": [0] * 42}
@@ -171,7 +171,9 @@ def test_the_command(figures: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "left out: 4 persons who share their images" in done.stderr
     assert "easy " in done.stderr
-    crowds = [json.loads((tmp_path / "crowds" / f"{level}.json").read_text()) for level in LEVELS]
+    crowds = [
+        json.loads((tmp_path / "crowds" / f"{level}.json").read_text(encoding="utf-8")) for level in LEVELS
+    ]
     assert 0 < max(len(crowd["annotations"]) for crowd in crowds) <= count - 4
     assert (tmp_path / "crowds" / "hard.json").is_file()
 

@@ -154,7 +154,7 @@ def test_a_table_is_written_and_read(persons: PersonTable, figures: Path, tmp_pa
 
 def _write_set(figures: Path, part: str, rows: slice, out: Path) -> None:
     """Some of the figures as a data set: every other one upside down, and all of them there twice."""
-    tree = json.loads((figures / part / "annotations.json").read_text())
+    tree = json.loads((figures / part / "annotations.json").read_text(encoding="utf-8"))
     (out.parent / "images").mkdir(parents=True, exist_ok=True)
     for image in tree["images"]:
         name = f"{out.stem}-{image['file_name']}"
@@ -167,7 +167,7 @@ def _write_set(figures: Path, part: str, rows: slice, out: Path) -> None:
         joints[:, 1] = np.where(joints[:, 2] > 0, 2 * top + height - joints[:, 1], 0)
         person["keypoints"] = joints.ravel().tolist()
     again = [{**person, "id": 100 + person["id"]} for person in people]
-    out.write_text(json.dumps({**tree, "annotations": [*people, *again]}))
+    out.write_text(json.dumps({**tree, "annotations": [*people, *again]}), encoding="utf-8")
 
 
 @pytest.mark.parametrize(

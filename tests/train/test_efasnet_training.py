@@ -32,7 +32,7 @@ def real_people(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     In ``again.json`` each of the people is AGAIN times.
     """
     lspet = shared_data / "data" / "lspet"
-    tree = json.loads((lspet / "train.json").read_text())
+    tree = json.loads((lspet / "train.json").read_text(encoding="utf-8"))
     root = tmp_path_factory.mktemp("people")
     for name, first in (("people", 0), ("others", 125)):
         persons = tree["annotations"][first::250][:PEOPLE]
@@ -109,7 +109,7 @@ def test_it_is_quantised_and_built_as_any_other_network(
     for precision in ("fp32", "int8-cpu", "int8-trt"):
         operators = [node.op_type for node in onnx.load(bundle.model_file(precision)).graph.node]
         assert operators.count("DepthToSpace") == 3, precision
-    found = json.loads((bundle.path / "report.json").read_text())
+    found = json.loads((bundle.path / "report.json").read_text(encoding="utf-8"))
     assert found["precisions"][0]["pck_points"] >= 95
     assert len(list((bundle.path / "engines").glob("*.engine"))) == (2 if has_rtx else 0)
 

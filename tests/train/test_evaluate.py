@@ -55,7 +55,7 @@ def test_an_evaluation_tells_numbers_lines_and_pictures(
     assert done.code == 0, done.err
     for words in ("either side", "mean pose of these persons", "centre of the box", "presence AUC"):
         assert words in done.out
-    tree = json.loads(out.read_text())
+    tree = json.loads(out.read_text(encoding="utf-8"))
     assert set(tree["lines"]) == {"mean pose of these persons", "centre of the box"}
     # The figures stand alike: their mean pose is a good guess, the middle of the box is not.
     assert tree["lines"]["mean pose of these persons"]["pck_box"]["mean"] > 0.9
@@ -87,7 +87,7 @@ def test_a_package_that_cannot_be_imported_is_one_line_on_stderr(
 def test_a_joint_may_be_called_otherwise_by_the_file(
     lfpose, checkpoint: Path, figures: Path, tmp_path: Path
 ) -> None:
-    tree = (figures / "val/annotations.json").read_text()
+    tree = (figures / "val/annotations.json").read_text(encoding="utf-8")
     (tmp_path / "other.json").write_text(tree.replace('"neck"', '"thorax"'))
     results = {}
     for joints in ([], ["--joint", "neck=thorax"], ["--joint", "head_top="]):
@@ -95,7 +95,7 @@ def test_a_joint_may_be_called_otherwise_by_the_file(
         sets = (str(tmp_path / "other.json"), "val/images", "--data", str(figures))
         done = lfpose("eval", *sets, "--model", str(checkpoint), "--json", str(out), *joints)
         assert done.code == 0, done.err
-        measured = json.loads(out.read_text())["pck_box_all"]["per_joint"]
+        measured = json.loads(out.read_text(encoding="utf-8"))["pck_box_all"]["per_joint"]
         results[" ".join(joints)] = {name: measured[name] is not None for name in ("neck", "head_top")}
     assert results == {
         "": {"neck": False, "head_top": True},
@@ -110,7 +110,7 @@ def test_two_evaluations_of_the_same_persons_are_compared(
     val = ("val/annotations.json", "val/images", "--data", str(figures))
     earlier, model = tmp_path / "earlier.json", ("--model", str(checkpoint))
     assert lfpose("eval", *val, "--json", str(earlier)).code == 0
-    tree = json.loads(earlier.read_text())
+    tree = json.loads(earlier.read_text(encoding="utf-8"))
     correct, counted = np.sum(tree["per_person"], axis=0)
     assert (tree["persons"], correct / counted) == (len(tree["per_person"]), tree["pck_box"]["mean"])
     same = lfpose("eval", *val, "--against", str(earlier))
@@ -122,7 +122,7 @@ def test_two_evaluations_of_the_same_persons_are_compared(
     )
     assert (others.code, "was measured on other persons" in others.err) == (1, True)
     assert others.out == ""  # before anything was measured
-    tree = json.loads(earlier.read_text())
+    tree = json.loads(earlier.read_text(encoding="utf-8"))
     assert tree["who"][:2] == [["000.png", 0], ["001.png", 1]]
     tree["who"].reverse()
     earlier.write_text(json.dumps(tree))
@@ -139,7 +139,7 @@ def test_a_bundle_is_measured_on_the_engine_that_is_named(lfpose, figures: Path,
     sets = ("val/annotations.json", "val/images", "--data", str(figures), "--json", str(tmp_path / "a.json"))
     done = lfpose("eval", *sets, "--backend", "onnxruntime", "--precision", "fp32")
     assert done.code == 0, done.err
-    runs_on = json.loads((tmp_path / "a.json").read_text())["runs_on"]
+    runs_on = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["runs_on"]
     assert (runs_on.split()[0], runs_on.split()[-1]) == ("onnxruntime", "fp32")
 
 
@@ -148,7 +148,7 @@ def test_the_tables_say_what_their_columns_say(
 ) -> None:
     sets = ("val/annotations.json", "val/images", "--data", str(figures), "--json", str(tmp_path / "a.json"))
     done = lfpose("eval", *sets, "--model", str(checkpoint))
-    tree = json.loads((tmp_path / "a.json").read_text())
+    tree = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
 
     def cells(first: str) -> list[str]:
         (line,) = (row for row in done.out.splitlines() if re.match(rf"\W+{re.escape(first)}\W", row))
@@ -206,7 +206,7 @@ def test_crowdposes_levels_are_shown_of_its_people(
 def test_crowdposes_figures_are_in_the_result(
     lfpose, make_recipe: Callable[..., Recipe], figures: Path, tmp_path: Path
 ) -> None:
-    tree = json.loads((figures / "val" / "annotations.json").read_text())
+    tree = json.loads((figures / "val" / "annotations.json").read_text(encoding="utf-8"))
     for number, image in enumerate(tree["images"]):
         image["crowdIndex"] = 0.9 * (number % 2)
     (tmp_path / "crowded.json").write_text(json.dumps(tree))
@@ -216,7 +216,7 @@ def test_crowdposes_figures_are_in_the_result(
     images = str(figures / "val" / "images")
     done = lfpose("eval", "crowded.json", images, "--model", "c.pt", "--json", "result.json")
     assert done.code == 0, done.err
-    crowd = json.loads((tmp_path / "result.json").read_text())["crowdpose"]
+    crowd = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["crowdpose"]
     assert f"CrowdPose AP {crowd['ap']:.3f}  easy {crowd['easy']:.3f}  medium -1.000" in done.out
     assert set(crowd) == {f.name for f in fields(CrowdAp)}
 
@@ -271,7 +271,7 @@ def test_pckh_is_of_mpiis_own_file(lfpose, mpii: Path) -> None:
     out = mpii / "result.json"
     done = lfpose("eval", *sets, "--model", str(mpii / "mpii.pt"), "--json", str(out))
     assert done.code == 0, done.err
-    tree = json.loads(out.read_text())
+    tree = json.loads(out.read_text(encoding="utf-8"))
     network, recipe = trained_network(mpii / "mpii.pt")
     persons = read_coco_keypoints(mpii / "valid.json", mpii / "images", MPII16)
     keypoints, _, _ = predict_persons(network, persons, recipe.input_size, recipe.data.padding)
@@ -289,7 +289,7 @@ def test_pckh_of_other_persons_or_joints_is_refused(lfpose, mpii: Path, checkpoi
         1,
         True,
     )
-    entries = json.loads((mpii / "valid.json").read_text())
+    entries = json.loads((mpii / "valid.json").read_text(encoding="utf-8"))
     for other, words in (
         ([*entries, entries[0]], "ground truth is of 5 persons, and annotations go to 6"),
         ([*entries[:3], entries[4], entries[3]], "in another order: person 4 has a joint"),
@@ -301,7 +301,7 @@ def test_pckh_of_other_persons_or_joints_is_refused(lfpose, mpii: Path, checkpoi
 
 def test_pckh_leaves_out_whom_nobody_has_located_and_joints_that_are_not_numbers(lfpose, mpii: Path) -> None:
     """MPII's list has such people, and its file NaN where a joint is missing."""
-    entries = json.loads((mpii / "valid.json").read_text())
+    entries = json.loads((mpii / "valid.json").read_text(encoding="utf-8"))
     entries[1]["joints_vis"] = [0] * 16
     (mpii / "valid.json").write_text(json.dumps(entries))
     tree = loadmat(mpii / "gt_valid.mat")
@@ -313,7 +313,7 @@ def test_pckh_leaves_out_whom_nobody_has_located_and_joints_that_are_not_numbers
     sets = ("valid.json", "images", "--data", str(mpii), "--mpii-truth", "gt_valid.mat")
     done = lfpose("eval", *sets, "--model", str(mpii / "mpii.pt"), "--json", str(mpii / "result.json"))
     assert done.code == 0, done.err
-    assert len(json.loads((mpii / "result.json").read_text())["who"]) == 4
+    assert len(json.loads((mpii / "result.json").read_text(encoding="utf-8"))["who"]) == 4
     entries[3], entries[4] = entries[4], entries[3]
     (mpii / "valid.json").write_text(json.dumps(entries))
     done = lfpose("eval", *sets, "--model", str(mpii / "mpii.pt"))
@@ -332,4 +332,4 @@ def test_the_device_is_the_one_that_was_asked_for(
     out = tmp_path / "result.json"
     done = lfpose("eval", *sets, "--model", *model, "--device", "cpu", "--json", str(out))
     assert done.code == 0, done.err
-    assert "cpu" in json.loads(out.read_text())["runs_on"]
+    assert "cpu" in json.loads(out.read_text(encoding="utf-8"))["runs_on"]

@@ -96,7 +96,7 @@ def test_no_coordinate_reaches_a_location_free_run(
     if change == "deleted":
         file.unlink()
     else:
-        tree = json.loads(file.read_text())
+        tree = json.loads(file.read_text(encoding="utf-8"))
         points = [person["keypoints"] for person in tree["annotations"]]
         for person, other in zip(tree["annotations"], points[1:] + points[:1], strict=True):
             person["keypoints"] = np.reshape(other, (14, 3))[::-1].ravel().tolist()
@@ -110,16 +110,20 @@ def test_a_part_of_the_locations_is_drawn_once_and_written_down(
 ) -> None:
     recipe = make_recipe(data={**SETS, "locations": 0.25})
     _train(recipe, root, tmp_path / "run")
-    split = json.loads((tmp_path / "run/split.json").read_text())
+    split = json.loads((tmp_path / "run/split.json").read_text(encoding="utf-8"))
     assert len(set(split["parts"][0]["located"])) == 6
     _train(recipe, root, tmp_path / "again")
-    assert (tmp_path / "again/split.json").read_text() == (tmp_path / "run/split.json").read_text()
+    assert (tmp_path / "again/split.json").read_text(encoding="utf-8") == (
+        tmp_path / "run/split.json"
+    ).read_text(encoding="utf-8")
     other = recipe.model_copy(update={"seed": 1})
     with pytest.raises(LFPoseError, match="made by another recipe"):
         _train(other, root, tmp_path / "again")
-    assert (tmp_path / "again/split.json").read_text() == (tmp_path / "run/split.json").read_text()
+    assert (tmp_path / "again/split.json").read_text(encoding="utf-8") == (
+        tmp_path / "run/split.json"
+    ).read_text(encoding="utf-8")
     _train(other, root, tmp_path / "other")
-    assert json.loads((tmp_path / "other/split.json").read_text())["parts"] != split["parts"]
+    assert json.loads((tmp_path / "other/split.json").read_text(encoding="utf-8"))["parts"] != split["parts"]
 
 
 def test_a_stopped_run_on_both_kinds_goes_on_to_the_same_weights(
@@ -218,7 +222,7 @@ def test_the_located_few_may_have_a_larger_part_of_an_epoch(
 
 
 def test_a_joint_that_is_always_seen_is_an_error(root: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    sheet = (root / "tags.csv").read_text().splitlines()
+    sheet = (root / "tags.csv").read_text(encoding="utf-8").splitlines()
     column = sheet[0].split(",").index("neck")
     rows = [line.split(",") for line in sheet[1:]]
     for row in rows:

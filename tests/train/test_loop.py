@@ -148,7 +148,7 @@ def test_a_run_does_not_go_on_with_other_people(
     assert not _train(make_recipe(), data, tmp_path / "run").finished
     before = (tmp_path / "run/last.pt").read_bytes()
     file = data / "train" / "annotations.json"
-    tree = json.loads(file.read_text())
+    tree = json.loads(file.read_text(encoding="utf-8"))
     change(tree)
     file.write_text(json.dumps(tree))
     with pytest.raises(LFPoseError, match=r"last\.pt was trained on other people, or on other answers"):

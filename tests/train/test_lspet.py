@@ -77,7 +77,7 @@ def test_boxes_and_parts_are_those_of_the_published_figures(shared_data: Path) -
     """Images are cropped there, and half of the test people left out."""
     parts = split(10_000)
     for part in ("train", "val", "test"):
-        tree = json.loads((shared_data / f"data/lspet/{part}.json").read_text())
+        tree = json.loads((shared_data / f"data/lspet/{part}.json").read_text(encoding="utf-8"))
         assert {image["id"] - 1 for image in tree["images"]} <= set(parts[part])
         images = {image["id"]: image for image in tree["images"]}
         for person in tree["annotations"]:

@@ -80,7 +80,7 @@ def test_persons_are_labelled_in_the_turn_that_the_teacher_is_surest_of(folder: 
     assert (made.persons, made.joints, made.asked) == (2, 4, 2)
     table = read_coco_keypoints(out, folder, TWO, unlabelled="unknown")
     np.testing.assert_allclose(table.joints, [[[20.5, 10.5], [30.5, 50.5]], [[60.5, 32.5], [12.5, 30.5]]])
-    assert json.loads(out.read_text())["info"]["labelled_by"] == "spots"
+    assert json.loads(out.read_text(encoding="utf-8"))["info"]["labelled_by"] == "spots"
 
 
 def test_a_teacher_may_be_shown_more_than_the_box(folder: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_teacher_may_be_shown_more_than_the_box(folder: Path) -> None:
     table = read_coco_keypoints(out, folder, TWO, unlabelled="unknown")
     np.testing.assert_allclose(table.joints[0], [[5 - 7, 5 - 6], [75 + 7, 65 + 6]])
     np.testing.assert_allclose(table.boxes[0], [5, 5, 75, 65])  # the person's own is kept
-    assert json.loads(out.read_text())["info"]["grows"] == [1.2]
+    assert json.loads(out.read_text(encoding="utf-8"))["info"]["grows"] == [1.2]
 
 
 class MoodyTeacher:
@@ -158,7 +158,7 @@ def test_unsure_joints_stay_unlabelled_and_unsure_persons_are_left_out(folder: P
         label_persons(
             folder / "boxes.json", folder, out, SpotTeacher(), teacher_name="spots", least_score=0.95
         )
-    assert json.loads(out.read_text())["annotations"]  # the earlier file is still there
+    assert json.loads(out.read_text(encoding="utf-8"))["annotations"]  # the earlier file is still there
 
 
 def test_a_bundle_is_a_teacher(folder: Path) -> None:
@@ -201,7 +201,7 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
     ],
 )
 def test_annotations_that_cannot_be_labelled(folder: Path, change: dict[str, object], words: str) -> None:
-    tree = json.loads((folder / "boxes.json").read_text()) | change
+    tree = json.loads((folder / "boxes.json").read_text(encoding="utf-8")) | change
     (folder / "boxes.json").write_text(json.dumps(tree))
     with pytest.raises(SourceError, match=words):
         label_persons(folder / "boxes.json", folder, folder / "o.json", SpotTeacher(), teacher_name="s")
@@ -210,7 +210,7 @@ def test_annotations_that_cannot_be_labelled(folder: Path, change: dict[str, obj
 
 def test_who_cannot_be_seen_is_left_out_where_that_is_asked_for(folder: Path) -> None:
     boxes = folder / "boxes.json"
-    tree = json.loads(boxes.read_text())
+    tree = json.loads(boxes.read_text(encoding="utf-8"))
     tree["annotations"].append({"id": 2, "image_id": 0, "category_id": 1, "bbox": [90, 2, 3, 3]})
     boxes.write_text(json.dumps(tree))
     (folder / "1.png").write_bytes(b"")
@@ -219,7 +219,7 @@ def test_who_cannot_be_seen_is_left_out_where_that_is_asked_for(folder: Path) ->
         boxes, folder, folder / "o.json", SpotTeacher(), teacher_name="s", on_unusable=left_out.append
     )
     assert (made.persons, made.asked) == (1, 3)
-    (person,) = json.loads((folder / "o.json").read_text())["annotations"]
+    (person,) = json.loads((folder / "o.json").read_text(encoding="utf-8"))["annotations"]
     assert person["id"] == 0
     for error, words in zip(left_out, ("1.png is empty", "annotation 2 has a box outside of"), strict=True):
         assert words in str(error)
@@ -233,13 +233,13 @@ def test_who_cannot_be_seen_is_left_out_where_that_is_asked_for(folder: Path) ->
 
 
 def test_the_persons_of_a_detection_set_become_category_1(folder: Path) -> None:
-    tree = json.loads((folder / "boxes.json").read_text())
+    tree = json.loads((folder / "boxes.json").read_text(encoding="utf-8"))
     tree["categories"] = [{"id": 1, "name": "dog"}, {"id": 4, "name": "person"}]
     tree["annotations"][1] |= {"category_id": 4, "area": 12.5, "segmentation": []}
     (folder / "boxes.json").write_text(json.dumps(tree))
     made = label_persons(folder / "boxes.json", folder, folder / "o.json", SpotTeacher(), teacher_name="s")
     assert (made.persons, made.asked) == (1, 1)
-    (person,) = json.loads((folder / "o.json").read_text())["annotations"]
+    (person,) = json.loads((folder / "o.json").read_text(encoding="utf-8"))["annotations"]
     assert (person["id"], person["image_id"], person["category_id"], person["area"]) == (1, 1, 1, 12.5)
 
 

@@ -53,7 +53,9 @@ def page(sheet: Tags, tmp_path: Path) -> Path:
 
 
 def _data(page: Path) -> dict[str, Any]:
-    found = re.findall(r'<script type="application/json" id="sheet">(.*?)</script>', page.read_text(), re.S)
+    found = re.findall(
+        r'<script type="application/json" id="sheet">(.*?)</script>', page.read_text(encoding="utf-8"), re.S
+    )
     data: dict[str, Any] = json.loads(found[0])
     return data
 
@@ -64,7 +66,7 @@ def test_the_page_finds_the_images_and_no_name_ends_it(page: Path, tmp_path: Pat
     for name, source in data["sources"].items():
         assert (page.parent / unquote(source)).resolve() == tmp_path / "images" / name
         assert not re.search(r'[ "<>&]', source)
-    assert page.read_text().count("</script>") == 3
+    assert page.read_text(encoding="utf-8").count("</script>") == 3
 
 
 def test_a_browser_keeps_answers_for_this_sheet_and_these_images_alone(
@@ -119,7 +121,7 @@ def _logic(page: Path, script: str) -> Any:
     node = shutil.which("node")
     if node is None:
         pytest.skip("the page's script is run by node, which is not installed")
-    (logic,) = re.findall(r'<script id="logic">(.*?)</script>', page.read_text(), re.S)
+    (logic,) = re.findall(r'<script id="logic">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)
     given = f"const data = {json.dumps(_data(page))}, sheet = new Sheet(data);"
     page.with_suffix(".js").write_text(f"{logic}\n{given}\n{script}")
     done = subprocess.run([node, str(page.with_suffix(".js"))], capture_output=True, text=True)
@@ -130,7 +132,7 @@ def _logic(page: Path, script: str) -> Any:
 def test_what_nobody_changed_is_saved_as_it_was_written(page: Path, sheet: Tags, tmp_path: Path) -> None:
     write_tags(tmp_path / "sheet.csv", sheet)
     saved = _logic(page, "console.log(JSON.stringify([sheet.toCsv(), sheet.given, sheet.done]));")
-    assert saved == [(tmp_path / "sheet.csv").read_text(), K, [False, True, False, False]]
+    assert saved == [(tmp_path / "sheet.csv").read_text(encoding="utf-8"), K, [False, True, False, False]]
 
 
 def test_answers_are_saved_kept_and_taken_up_again(page: Path, sheet: Tags, tmp_path: Path) -> None:
@@ -226,7 +228,10 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         pytest.skip("needs Chromium or Chrome, which is not installed")
-    page.write_text(page.read_text().replace("</html>", f"<script>{BROWSING}</script></html>"))
+    page.write_text(
+        page.read_text(encoding="utf-8").replace("</html>", f"<script>{BROWSING}</script></html>"),
+        encoding="utf-8",
+    )
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
         + ["--window-size=1400,900", "--virtual-time-budget=8000", "--dump-dom", page.as_uri()],

@@ -233,7 +233,7 @@ def test_persons_whom_no_sheet_can_hold(changes: dict[str, object], words: str) 
 def test_rows_of_json_have_the_same_columns(tmp_path: Path, change: dict[str, str | None]) -> None:
     persons = table(1)
     write_tags(tmp_path / "sheet.json", make_questions(persons, Path("images"), 2))
-    tree = json.loads((tmp_path / "sheet.json").read_text())
+    tree = json.loads((tmp_path / "sheet.json").read_text(encoding="utf-8"))
     tree["regions"][1] = {k: v for k, v in (tree["regions"][1] | change).items() if v is not None}
     (tmp_path / "sheet.json").write_text(json.dumps(tree))
     with pytest.raises(SourceError, match="region 2: .*has not the columns of the first"):
@@ -323,7 +323,7 @@ def test_the_commands_make_and_answer_a_sheet(command, tmp_path: Path) -> None:
     out = ("--mistakes", "0.5", "--out", "b.csv")
     code, _, err = command(main, "lfpose", "tags", "simulate", "q.csv", *place, *out)
     assert (code, "12 answers about 2 persons" in err) == (0, True)
-    assert Path("a.csv").read_text() != Path("b.csv").read_text()
+    assert Path("a.csv").read_text(encoding="utf-8") != Path("b.csv").read_text(encoding="utf-8")
     code, _, err = command(main, "lfpose", "tags", "make", *place, "--out", "q.csv", "--skeleton", "lsp")
     assert (code, "did you mean 'lsp14'" in err) == (1, True)
 

@@ -21,12 +21,11 @@ from lfpose_edge.train.adapt import (
     SelfAgreement,
     Verdict,
     judge,
-    predict_in_view,
     self_agreement,
     with_statistics_of,
 )
 from lfpose_edge.train.data.crops import CropView, PersonCrops
-from lfpose_edge.train.evaluate import evaluate_network
+from lfpose_edge.train.evaluate import evaluate_network, predict_persons
 from lfpose_edge.train.networks import build_network
 from lfpose_edge.train.recipe import Network
 
@@ -203,7 +202,7 @@ def test_in_a_mirrored_view_left_and_right_have_changed_places(figures: Path) ->
 
     network = Finder(sides)
     plain, mirrored = (
-        predict_in_view(network, persons, (64, 64), 1.25, flip=flip)[0]  # type: ignore[arg-type]
+        predict_persons(network, persons, (64, 64), 1.25, flip=flip)[0]  # type: ignore[arg-type]
         for flip in (False, True)
     )
     paired = [k for k, name in enumerate(LSP14.keypoints) if name.startswith(("left", "right"))]
