@@ -13,6 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# What is registered first for the exit runs last: handlers of whoever imports this package may still call it.
+import lfpose_edge.leaving  # noqa: F401
+
 if TYPE_CHECKING:
     from lfpose_edge.bundle import Bundle
     from lfpose_edge.detection.yolox import YoloxDetector

@@ -22,7 +22,12 @@ def check_count(name: str, value: object) -> None:
 
 def check_number(name: str, value: object, low: float, high: float = math.inf) -> None:
     """ValueError unless it is a finite number from ``low`` to ``high``."""
-    if not isinstance(value, numbers.Real) or not low <= float(value) <= high or math.isinf(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, numbers.Real)
+        or not low <= float(value) <= high
+        or math.isinf(value)
+    ):
         allowed = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f"of at least {low:g}"
         message = f"{name} must be a number {allowed}, got {value!r}"
         raise ValueError(message)

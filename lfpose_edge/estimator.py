@@ -207,7 +207,7 @@ class PoseEstimator:
 
         Raises:
             TypeError, SourceError: as :func:`lfpose_edge.frames`.
-            ValueError: the tracker has followed another source.
+            ValueError: the tracker's last frame is of a later time, as of another source.
         """
         return in_turn(
             frames(source, self._color, latest=latest),

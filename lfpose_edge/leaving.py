@@ -9,14 +9,22 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Literal
 
 _LONGEST_S = 10.0  # that the exit waits
+_REFUSED_AFTER_S = 1.0  # that a thread waits for the end, in case that somebody waits for the thread
 
 
 class _Calls:
-    """Counts the calls under way. At the exit of the process none begins but the main thread's own."""
+    """Counts the calls under way. At the exit of the process none begins but the main thread's own.
+
+    And those within a call that is under way, as of a detector that is an estimator too.
+
+    Raises:
+        RuntimeError: the process is ending.
+    """
 
     def __init__(self) -> None:
         self.forget()
@@ -26,16 +34,24 @@ class _Calls:
         self._changed = threading.Condition()
         self._under_way = 0
         self._leaving = False
+        self._here = threading.local()  # depth: calls under way in this thread
 
     def __enter__(self) -> None:
+        depth = getattr(self._here, "depth", 0)
         with self._changed:
-            while self._leaving and threading.current_thread() is not threading.main_thread():
-                self._changed.wait()  # for the end
+            mine = depth or threading.current_thread() is threading.main_thread()
+            if self._leaving and not mine:
+                # Most threads find their end here. One that an exit handler joins must find another.
+                self._changed.wait_for(lambda: not self._leaving, timeout=_REFUSED_AFTER_S)
+                message = "the process is ending: no call begins any more"
+                raise RuntimeError(message)
             self._under_way += 1
+        self._here.depth = depth + 1
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
+        self._here.depth = getattr(self._here, "depth", 1) - 1  # of a forked child there was none
         with self._changed:
             self._under_way -= 1
             self._changed.notify_all()
@@ -43,7 +59,7 @@ class _Calls:
 
     def end(self) -> None:
         """Let no other begin, and wait for those that have."""
-        with self._changed:
+        with self._changed, suppress(KeyboardInterrupt):  # who is in a hurry does not wait
             self._leaving = True
             self._changed.wait_for(lambda: self._under_way <= 0, timeout=_LONGEST_S)
 

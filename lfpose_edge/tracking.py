@@ -16,9 +16,9 @@ from lfpose_edge.smoothing import OneEuroFilter
 
 Doubles = NDArray[np.float64]
 
-_LAST_STEP = 0.5  # of a person's speed
+_SPEED_S = 0.2  # over which a person's speed is averaged: of one step it would be a box's noise
 _LEAST_SHARED = 3  # joints, for poses to be compared by them
-_LEAST_SIDE, _LEAST_STEP_S = 1.0, 1e-3  # pixels, seconds
+_LEAST_SIDE = 1.0  # pixels
 
 
 @dataclass
@@ -61,7 +61,7 @@ class PoseTracker:
         min_cutoff_hz, beta: of that filter. Less ``min_cutoff_hz`` takes away more jitter of who stands
             still, more ``beta`` more lag of who moves fast.
         least_similarity: of two poses of one person, in [0, 1].
-        patience_s: how long somebody who is not seen is waited for.
+        patience_s: how long somebody who is not seen is waited for; until the next frame in any case.
         fps: frames a second where they come without a time.
 
     Raises:
@@ -116,7 +116,7 @@ class PoseTracker:
             message = f"the tracker follows {self._skeleton.name}, and got joints of {result.skeleton.name}"
             raise ValueError(message)
         self._skeleton, self._time_s = result.skeleton, now
-        self._tracks = [track for track in self._tracks if now - track.time_s <= self._patience_s]
+        self._tracks = [t for t in self._tracks if t.time_s == last or now - t.time_s <= self._patience_s]
 
         keypoints, boxes = result.keypoints.astype(np.float64), result.boxes.astype(np.float64)
         visible = result.visible & np.isfinite(keypoints).all(axis=2)
@@ -138,7 +138,8 @@ class PoseTracker:
         found: dict[int, _Track] = {}
         if not (self._tracks and len(boxes)):
             return found
-        alike = self._likeness(keypoints, visible, boxes)
+        alike = self._likeness(np.where(visible[..., None], keypoints, 0.0), visible, boxes)
+        alike[~np.isfinite(alike)] = -1  # whose box is nowhere
         while alike.max() > self._least_similarity:
             track, person = np.unravel_index(alike.argmax(), alike.shape)
             found[int(person)] = self._tracks[int(track)]
@@ -163,9 +164,10 @@ class PoseTracker:
     def _moved_on(
         self, track: _Track, keypoints: Doubles, visible: NDArray[np.bool_], box: Doubles
     ) -> _Track:
-        step = max(self._time_s - track.time_s, _LEAST_STEP_S)
-        speed = (box - track.box).reshape(2, 2).mean(axis=0) / step
-        track.speed = track.speed + _LAST_STEP * (speed - track.speed)
+        step = self._time_s - track.time_s
+        if step > 0:
+            speed = (box - track.box).reshape(2, 2).mean(axis=0) / step
+            track.speed = track.speed + (1 - math.exp(-step / _SPEED_S)) * (speed - track.speed)
         track.keypoints, track.visible, track.box, track.time_s = keypoints.copy(), visible, box, self._time_s
         return track
 
@@ -176,7 +178,8 @@ class PoseTracker:
             min_cutoff_hz, beta = self._filter
             smoothing = OneEuroFilter(len(keypoints), min_cutoff_hz=min_cutoff_hz, beta=beta)
         track = _Track(self._given, keypoints.copy(), visible, box, self._time_s, np.zeros(2), smoothing)
-        self._tracks.append(track)
+        if np.isfinite(box).all():
+            self._tracks.append(track)
         return track
 
 

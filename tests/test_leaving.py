@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from lfpose_edge import leaving
 from lfpose_edge.leaving import _Calls
 
 ESTIMATOR = """
@@ -63,22 +64,72 @@ def test_the_end_waits_for_calls_and_lets_no_other_begin() -> None:
             inside.set()
             go.wait()
             order.append("call")
-        with calls:
-            order.append("another")
+        with pytest.raises(RuntimeError, match="the process is ending"):  # for whoever waits for this thread
+            calls.__enter__()
+        order.append("refused")
 
-    threading.Thread(target=work, daemon=True).start()
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
     inside.wait()
     threading.Timer(0.1, go.set).start()
     calls.end()
     order.append("end")
     with calls:  # of the main thread, whose own handlers may still call
         order.append("main")
-    assert order == ["call", "end", "main"]
+    thread.join()
+    assert order == ["call", "end", "main", "refused"]
+
+
+JOINED = """
+import atexit, threading
+stop = threading.Event()
+def work():
+    while not stop.is_set():
+        call()
+        called.set()
+worker = threading.Thread(target=work, daemon=True)
+def join():
+    stop.set()
+    worker.join()
+atexit.register(join)  # before ours, so that it runs after
+import numpy as np
+{setup}
+called = threading.Event()
+worker.start()
+called.wait()
+print("done")
+"""
+
+
+def test_an_exit_handler_may_wait_for_a_thread_that_calls() -> None:
+    script = JOINED.format(setup=ESTIMATOR.format(backend="onnxruntime"))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_a_call_within_a_call_begins_even_then() -> None:
+    calls, inside, go, order = _Calls(), threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        with calls:
+            inside.set()
+            go.wait()
+            with calls:
+                order.append("within")
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    inside.wait()
+    threading.Timer(0.1, go.set).start()
+    calls.end()
+    assert order == ["within"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_child_waits_for_nobody() -> None:
+def test_a_forked_child_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaving, "_LONGEST_S", None)  # for ever
     calls = _Calls()
     with calls:
         calls.forget()
-        calls.end()  # returns at once
+        calls.end()  # or the test does not end
+    assert calls._under_way <= 0

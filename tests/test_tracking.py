@@ -194,8 +194,45 @@ def test_a_result_is_asked_for() -> None:
         ("patience_s", float("inf")),
         ("fps", 0),
         ("fps", "30"),
+        ("fps", True),
     ],
 )
 def test_arguments_have_ranges(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} must be a number (in|of at least) .*, got {value!r}"):
         PoseTracker(**{name: value})
+
+
+@pytest.mark.parametrize("late_by_s", [0.0, 0.001, 0.004, 1 / FPS])
+def test_frames_that_come_late_and_close_together_are_of_the_same_people(late_by_s: float) -> None:
+    """As a camera's do, whose times are when they were read; the boxes are a detector's, a little wrong."""
+    rng = np.random.default_rng(0)
+    tracker, found = PoseTracker(), set()
+    for step in range(300):
+        time_s = (step + 1) / FPS - late_by_s if step % 10 == 9 else step / FPS
+        found |= set(ids(tracker(frame((100 + rng.normal(0, 2), 100 + rng.normal(0, 2))), time_s)))
+    assert found == {1}
+
+
+def test_who_stands_is_waited_for_whatever_is_wrong_with_their_boxes() -> None:
+    rng, kept = np.random.default_rng(0), 0
+    for _ in range(40):
+        tracker = PoseTracker()
+        for step in range(30):
+            tracker(frame((100 + rng.normal(0, 2), 100 + rng.normal(0, 2))), step / FPS)
+        kept += ids(tracker(frame((100 + rng.normal(0, 2), 100)), 30 / FPS + 0.5)) == [1]
+    assert kept == 40
+
+
+@pytest.mark.parametrize(("patience_s", "every_s"), [(1.0, 1.5), (0.0, 1 / FPS), (1.0, 60.0)])
+def test_between_two_frames_everybody_is_waited_for(patience_s: float, every_s: float) -> None:
+    tracker = PoseTracker(patience_s=patience_s)
+    assert [ids(tracker(frame((100, 100)), step * every_s)) for step in range(4)] == [[1]] * 4
+
+
+def test_a_box_that_is_no_number_renumbers_nobody_else() -> None:
+    tracker, broken = PoseTracker(), frame((100, 100), (300, 100))
+    broken.boxes[1] = np.nan
+    broken.keypoints[1, 3] = np.inf
+    assert ids(tracker(frame((100, 100), (300, 100)))) == [1, 2]
+    assert ids(tracker(broken)) == [1, 3]
+    assert ids(tracker(frame((100, 100), (300, 100)))) == [1, 2]
