@@ -27,6 +27,7 @@ from lfpose_edge.coco import read_coco_keypoints
 from lfpose_edge.persons import data_root
 from lfpose_edge.train.data.crops import CropView, PersonCrops
 from lfpose_edge.train.data.mixture import CropMixture
+from lfpose_edge.train.distributed import make_fabric
 from lfpose_edge.train.loop import collate, loader_workers
 from lfpose_edge.train.networks import build_network
 from lfpose_edge.train.objective import Objective
@@ -91,6 +92,7 @@ def main() -> None:
     recipe = load_recipe(options.recipe, ["network.pretrained=false"])
     batch = recipe.optimizer.batch_size
     device = torch.device(options.device)
+    fabric = make_fabric(device.type, recipe.precision)
     workers = loader_workers(recipe, device) if options.workers is None else options.workers
     network = build_network(recipe.network, recipe.joints).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-5)
@@ -99,7 +101,7 @@ def main() -> None:
 
     def step(sample: Any) -> None:
         sample = type(sample)(*(t.to(device) for t in sample))
-        with torch.autocast(device.type, torch.bfloat16):
+        with fabric.autocast():
             total = objective(network, network, sample, 0.5).total
         total.backward()
         optimizer.step()

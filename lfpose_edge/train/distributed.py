@@ -1,4 +1,4 @@
-"""One training in several processes, started by ``torchrun``."""
+"""What a training computes on: its device's precision, and several processes, started by ``torchrun``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,24 @@ from lightning.fabric.strategies import DDPStrategy
 from lfpose_edge.errors import BackendUnavailable
 
 logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it says twice what a recipe has said
+logger = logging.getLogger(__name__)
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
-def make_fabric(accelerator: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"]) -> Fabric:
+def make_fabric(accelerator: str, precision: Precision) -> Fabric:
     """One process, or, where torchrun started several, all of them together."""
-    if precision == "16-mixed" and (accelerator == "cpu" or not torch.cuda.is_available()):
+    on_cpu = accelerator == "cpu" or not torch.cuda.is_available()
+    if precision == "16-mixed" and on_cpu:
         message = (
             "precision: 16-mixed needs a GPU; on a CPU take bf16-mixed or 32-true"  # Fabric took bfloat16
         )
         raise BackendUnavailable(message)
+    if precision == "bf16-mixed" and not _has_bfloat16(on_cpu):
+        logger.info(
+            "no bfloat16 on this %s: training in 32-true",
+            "CPU" if on_cpu else "GPU (16-mixed would be quicker)",
+        )
+        precision = "32-true"
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Fabric(accelerator=accelerator, precision=precision, devices=1)
     if "LOCAL_WORLD_SIZE" not in os.environ:
@@ -36,6 +45,13 @@ def make_fabric(accelerator: str, precision: Literal["32-true", "bf16-mixed", "1
         devices=per_machine,
         num_nodes=int(os.environ["WORLD_SIZE"]) // per_machine,
     )
+
+
+def _has_bfloat16(on_cpu: bool) -> bool:
+    """Whether the device computes in bfloat16: without, torch takes ten times as long as in float32."""
+    if on_cpu:
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def share_buffers(fabric: Fabric, network: torch.nn.Module) -> None:

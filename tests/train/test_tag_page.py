@@ -124,7 +124,7 @@ def _logic(page: Path, script: str) -> Any:
     (logic,) = re.findall(r'<script id="logic">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)
     given = f"const data = {json.dumps(_data(page))}, sheet = new Sheet(data);"
     page.with_suffix(".js").write_text(f"{logic}\n{given}\n{script}")
-    done = subprocess.run([node, str(page.with_suffix(".js"))], capture_output=True, text=True)
+    done = subprocess.run([node, str(page.with_suffix(".js"))], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -236,7 +236,7 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
         [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
         + ["--window-size=1400,900", "--virtual-time-budget=8000", "--dump-dom", page.as_uri()],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
     )
     (text,) = re.findall(r'<pre id="result">(.*?)</pre>', done.stdout, re.S)

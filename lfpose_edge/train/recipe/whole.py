@@ -23,6 +23,7 @@ class Recipe(Section):
     skeleton: str
     seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    """``bf16-mixed`` is ``32-true`` on a CPU or GPU that has no bfloat16 of its own."""
     data: Data
     network: Network = Network()
     start_from: Path | None = None
