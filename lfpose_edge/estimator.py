@@ -131,11 +131,12 @@ class PoseEstimator:
         self._presence_threshold = (
             self._decode.presence_threshold if presence_threshold is None else presence_threshold
         )
-        self._detector = resolve_detector(
-            detector, color=packed_order(color), cache_dir=cache, threads=threads
-        )
         request = Request(device, precision, threads, cache, max_batch)
-        self._backend = load_backend(self._bundle, backend, request, self._prepare)
+        with CALLS:
+            self._detector = resolve_detector(
+                detector, color=packed_order(color), cache_dir=cache, threads=threads
+            )
+            self._backend = load_backend(self._bundle, backend, request, self._prepare)
         self._closed = False
 
     @overload
@@ -239,9 +240,8 @@ class PoseEstimator:
         presence = np.empty((len(affines), joints), np.float32)
         for first in range(0, len(affines), self._stages.max_batch):
             part = slice(first, first + self._stages.max_batch)
-            crops = cut(array, affines[part], self._stages)
             with CALLS:
-                cams[part], presence[part] = self._backend.infer(crops)
+                cams[part], presence[part] = self._backend.infer(cut(array, affines[part], self._stages))
         return ActivationMaps(cams, presence, affines, self._input.size)
 
     def describe(self) -> dict[str, Any]:
@@ -273,10 +273,11 @@ class PoseEstimator:
         if not self._closed:
             self._closed = True
             self._detector = None  # a call under way goes no further than the pipeline
-            try:
-                self._pipeline.close()
-            finally:
-                self._backend.close()
+            with CALLS:
+                try:
+                    self._pipeline.close()
+                finally:
+                    self._backend.close()
 
     def __enter__(self) -> PoseEstimator:
         self._check_open()

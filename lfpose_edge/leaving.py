@@ -1,7 +1,7 @@
-"""The end of the process: calls of engines that are under way are waited for.
+"""The end of the process: calls of engines and of OpenCV that are under way are waited for.
 
-A daemon thread is cut off when the interpreter ends, and inside of an engine's C++ that ends the process with
-an abort, after all work was done (onnxruntime and OpenVINO, whose bindings are pybind11's).
+A daemon thread is cut off when the interpreter ends, and inside of their C++ that ends the process with an
+abort, after all work was done.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Literal
+from typing import Literal, TypeVar
+
+Item = TypeVar("Item")
 
 _LONGEST_S = 10.0  # that the exit waits
 _REFUSED_AFTER_S = 1.0  # that a thread waits for the end, in case that somebody waits for the thread
@@ -56,6 +59,16 @@ class _Calls:
             self._under_way -= 1
             self._changed.notify_all()
         return False
+
+    def each(self, items: Iterator[Item]) -> Iterator[Item]:
+        """The items of an iterator that makes each of them in a call."""
+        nothing = object()
+        while True:
+            with self:
+                item = next(items, nothing)
+            if item is nothing:
+                return
+            yield item  # type: ignore[misc]
 
     def end(self) -> None:
         """Let no other begin, and wait for those that have."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
+from lfpose_edge.leaving import CALLS
 from lfpose_edge.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class DevicePoses:
         from lfpose_edge.ops.gpu import device_errors
 
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        with device_errors():
+        with CALLS, device_errors():
             joints = {name: values[name].numpy() for name in ("keypoints", "scores", "presence")}
         return PoseResult(**{**values, **joints})
 

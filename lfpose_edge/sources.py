@@ -21,6 +21,7 @@ from lfpose_edge.image_files import (
     read_image_file,
     warn_of_more,
 )
+from lfpose_edge.leaving import CALLS
 from lfpose_edge.opencv import cv2
 from lfpose_edge.videos import latest_of, read_video, without_password
 
@@ -81,11 +82,14 @@ def load_image(source: object, color: Color = "bgr") -> Image:
     if isinstance(source, str | os.PathLike):
         text = local_path(str(os.fspath(source)))
         data = read_image_file(Path(text), text)
-        image = decode_image(data, text)
-        warn_of_more(Path(text), data)
+        with CALLS:
+            image = decode_image(data, text)
+            warn_of_more(Path(text), data)
         return _ordered(image, color)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _ordered(decode_image(bytes(source), "the given bytes"), color)
+        with CALLS:
+            image = decode_image(bytes(source), "the given bytes")
+        return _ordered(image, color)
     message = (
         f"an image is a uint8 array, a path or the bytes of an encoded image, got {type(source).__name__}"
     )
@@ -286,7 +290,7 @@ def _video(
     latest: bool = False,
 ) -> Iterator[Frame]:
     shots = read_video(source, name, on_cut_off, live=latest)
-    for shot in latest_of(shots) if latest else shots:
+    for shot in latest_of(shots) if latest else CALLS.each(shots):
         image = _ordered(shot.image, color)
         yield Frame(
             image, f"{name} frame {shot.index}", shot.index, shot.time_s, shot.count, shot.fps, shot.live
@@ -351,4 +355,7 @@ def _checked_array(image: NDArray[Any], color: Color) -> Image:
 
 
 def _ordered(image: Any, color: Color) -> Image:
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if color == "rgb" else image  # type: ignore[no-any-return]
+    if color != "rgb":
+        return image  # type: ignore[no-any-return]
+    with CALLS:
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[no-any-return]

@@ -20,6 +20,24 @@ image = np.zeros((240, 320, 3), np.uint8)
 def call():
     pose(image)
 """
+LOADED = """
+from lfpose_edge import PoseEstimator
+def call():
+    PoseEstimator(backend="onnxruntime", threads=1)
+"""
+VIDEO = """
+import os, tempfile
+import cv2
+from lfpose_edge import frames
+path = os.path.join(tempfile.mkdtemp(), "video.avi")
+writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 25.0, (640, 480))
+for i in range(50):
+    writer.write(np.full((480, 640, 3), i, np.uint8))
+writer.release()
+def call():
+    for _ in frames(path, "rgb"):
+        pass
+"""
 KERNELS = """
 from lfpose_edge import ops
 image, cams = np.zeros((240, 320, 3), np.uint8), np.zeros((4, 14, 48, 48), np.float32)
@@ -45,11 +63,20 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", None])
-def test_a_process_ends_while_daemon_threads_call(backend: str | None) -> None:
-    if backend == "openvino" and importlib.util.find_spec("openvino") is None:
+CALLED = {
+    "onnxruntime": ESTIMATOR.format(backend="onnxruntime"),
+    "openvino": ESTIMATOR.format(backend="openvino"),
+    "loaded": LOADED,
+    "video": VIDEO,
+    "kernels": KERNELS,
+}
+
+
+@pytest.mark.parametrize("called", CALLED)
+def test_a_process_ends_while_daemon_threads_call(called: str) -> None:
+    if called == "openvino" and importlib.util.find_spec("openvino") is None:
         pytest.skip("OpenVINO is not installed")
-    setup = KERNELS if backend is None else ESTIMATOR.format(backend=backend)
+    setup = CALLED[called]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(setup=setup)], capture_output=True, text=True, timeout=120
     )
