@@ -210,6 +210,9 @@ class PoseEstimator:
             TypeError, SourceError: as :func:`lfpose_edge.frames`.
             ValueError: the tracker's last frame is of a later time, as of another source.
         """
+        if tracker is not None and (isinstance(tracker, type) or not callable(tracker)):
+            message = f"tracker takes a PoseTracker(), got {tracker!r:.80}"
+            raise TypeError(message)
         return in_turn(
             frames(source, self._color, latest=latest),
             lambda frame: self._begin(frame.image, None, stay=False),

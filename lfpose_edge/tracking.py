@@ -101,7 +101,7 @@ class PoseTracker:
 
         Raises:
             TypeError: it is no :class:`PoseResult`.
-            ValueError: the time goes back, or the joints are of another skeleton than before.
+            ValueError: the time is not finite or goes back; the joints are of another skeleton than before.
         """
         if not isinstance(result, PoseResult):
             hint = ": bring it down by to_host()" if hasattr(result, "to_host") else ""
@@ -109,7 +109,10 @@ class PoseTracker:
             raise TypeError(message)
         last = self._time_s
         now = float(time_s) if time_s is not None else 0.0 if math.isinf(last) else last + 1 / self._fps
-        if not now >= last or math.isinf(now):
+        if not math.isfinite(now):
+            message = f"time_s must be finite, got {now}"
+            raise ValueError(message)
+        if now < last:
             message = f"time_s must not go back: {now:g} after {last:g}; another video takes another tracker"
             raise ValueError(message)
         if self._skeleton not in (None, result.skeleton):

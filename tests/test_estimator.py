@@ -242,6 +242,9 @@ def test_a_stream_follows_people(estimator: PoseEstimator) -> None:
     assert plain[0].track_ids is None
     np.testing.assert_array_equal(followed[3].keypoints, plain[3].keypoints)
     assert (followed[4].keypoints[0, 0] != plain[4].keypoints[0, 0]).any()
+    for wrong in ("yes", PoseTracker):
+        with pytest.raises(TypeError, match=r"tracker takes a PoseTracker\(\), got"):
+            estimator.stream(images, tracker=wrong)  # type: ignore[arg-type]
 
 
 def test_threads_share_an_estimator(estimator: PoseEstimator) -> None:

@@ -148,11 +148,20 @@ def test_frames_without_a_time_come_at_the_rate() -> None:
         np.testing.assert_allclose(ours.keypoints, theirs.keypoints, rtol=1e-6)
 
 
-@pytest.mark.parametrize("time_s", [0.9, float("nan"), float("inf"), -1.0])
-def test_time_goes_on(time_s: float) -> None:
+@pytest.mark.parametrize(
+    ("time_s", "problem"),
+    [
+        *((t, "must not go back: .* after 1; another video") for t in (0.9, -1.0)),
+        *((float(t), f"must be finite, got {t}") for t in ("nan", "inf", "-inf")),
+    ],
+)
+def test_time_goes_on(time_s: float, problem: str) -> None:
     tracker = PoseTracker()
+    if not np.isfinite(time_s):  # of the first frame too
+        with pytest.raises(ValueError, match=f"time_s {problem}"):
+            tracker(frame((100, 100)), time_s)
     tracker(frame((100, 100)), 1.0)
-    with pytest.raises(ValueError, match="time_s must not go back: .* after 1; another video"):
+    with pytest.raises(ValueError, match=f"time_s {problem}"):
         tracker(frame((100, 100)), time_s)
     assert ids(tracker(frame((100, 100)), 1.0)) == [1]
 

@@ -184,6 +184,9 @@ def check_outputs(options: PredictOptions) -> dict[str, Path]:
         ValueError, SourceError: one is empty, would replace the source or another, or cannot be written;
             nothing was read or written.
     """
+    if options.json == "-" and sys.stdout is None:
+        message = "--json -: the standard output is closed"
+        raise SourceError(message)
     given = {"--save": options.save, "--json": None if options.json == "-" else options.json}
     outputs = {option: given_path(option, text) for option, text in given.items() if text is not None}
     taken = {Path(local_path(text)).resolve(): "the source" for text in options.source}

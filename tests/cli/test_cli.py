@@ -85,6 +85,15 @@ def test_lines_go_to_standard_output_and_nothing_else(lfpose, tmp_path: Path) ->
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "overlays"]
 
 
+def test_lines_to_a_standard_output_that_is_closed(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64, 3), np.uint8))
+    command = [sys.executable, "-m", "lfpose_edge", "predict", str(tmp_path / "a.png"), "--json", "-"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, encoding="utf-8", timeout=120
+    )
+    assert (done.returncode, done.stderr) == (1, "error: --json -: the standard output is closed\n")
+
+
 def test_no_line_is_broken_in_a_pipe(lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS")
     name = "a long name, " * 12 + ".png"

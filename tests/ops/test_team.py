@@ -42,8 +42,8 @@ def test_out_of_memory_is_an_error_and_no_end(threads: int) -> None:
 
 def crops(threads: int) -> NDArray[np.float32]:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    affines = np.array([[[0.5, 0.1, i], [-0.1, 0.5, 20.0]] for i in range(40)])
-    return ops.preprocess(image, affines, (24, 24), threads=threads)
+    affines = np.array([[[0.5, 0.1, i], [-0.1, 0.5, 20.0]] for i in range(40_000)])
+    return ops.preprocess(image, affines, (8, 8), threads=threads)
 
 
 def test_a_team_is_no_larger_than_the_machine() -> None:
