@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,17 @@ from torch.utils.data import DataLoader
 from lfpose_edge.errors import LFPoseError, RecipeError, TrainingDiverged
 from lfpose_edge.files import write_json_whole
 from lfpose_edge.train.bridge import DomainBridge
-from lfpose_edge.train.checkpoint import checkpoint_alone, load_checkpoint, save_checkpoint
+from lfpose_edge.train.checkpoint import checkpoint_alone
+from lfpose_edge.train.data.mixture import CropMixture
 from lfpose_edge.train.distributed import anywhere, make_fabric, share_buffers
 from lfpose_edge.train.evaluate import evaluate_network
 from lfpose_edge.train.networks import CamNetwork, build_network
 from lfpose_edge.train.objective import Objective
 from lfpose_edge.train.process import SentErrors, keep_freed_memory, loaded, quiet_worker, stop_request
 from lfpose_edge.train.progress import EpochTally, TrainingProgress
-from lfpose_edge.train.recipe import Recipe, parse_recipe
-from lfpose_edge.train.start import Origin, require_same_start, start_from, take_statistics
+from lfpose_edge.train.recipe import Recipe
+from lfpose_edge.train.start import Origin, start_from, take_statistics
+from lfpose_edge.train.state import TrainingState
 from lfpose_edge.train.training_set import make_training_set, read_persons, target_appearance
 
 logger = logging.getLogger("lfpose_edge")
@@ -108,110 +110,49 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
         )
     train_set, split = make_training_set(recipe, data_root)
     val_set = None if recipe.data.val is None else read_persons(recipe.data.val, recipe, data_root)
-    network = build_network(recipe.network, recipe.joints).to(memory_format=torch.channels_last)
-    path = out / "last.pt"
-    people = train_set.digest()
-    origin: Origin | None = None
-    if recipe.start_from is not None and not path.is_file():
-        size = recipe.stages[0].size
-        origin = start_from(recipe.start_from, network, recipe, train_set.plain_crops(size, recipe.seed))
-        if recipe.adapt is not None and recipe.adapt.statistics == "target":
-            # Or the teacher, which follows slowly, would long see the target by the source's.
-            target = train_set.of_domain(target=True)
-            take_statistics(network, target.plain_crops(size, recipe.seed))
-    ema = copy.deepcopy(network).eval()
-    bridge = None if recipe.adapt is None else DomainBridge(recipe.adapt, network, recipe.joints)
-    if bridge is not None and fabric.world_size > 1:
-        message = "an adaptation (adapt) trains in one process"
-        raise RecipeError(message)
-    options = recipe.optimizer
-    groups = network.parameter_groups()
-    head = [*groups["head"], *(() if bridge is None else bridge.parameters())]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": groups["backbone"], "lr": options.lr_backbone, "peak_lr": options.lr_backbone},
-            {"params": head, "lr": options.lr_head, "peak_lr": options.lr_head},
-        ],
-        weight_decay=options.weight_decay,
-    )
-
-    step, history, tally = 0, [], EpochTally()
+    path, options = out / "last.pt", recipe.optimizer
+    state, model = _begin(fabric, recipe, train_set, path)
     if path.is_file():
-        state = load_checkpoint(path)
-        _require_same(parse_recipe(state["recipe"], where=str(path)), recipe, path)
-        if state.get("people", people) != people:
-            message = (
-                f"{path} was trained on other people, or on other answers, than {data_root} has now; use "
-                "another --out, or remove it to start anew"
-            )
-            raise LFPoseError(message)
-        network.load_state_dict(state["network"])
-        ema.load_state_dict(state["ema"])
-        if bridge is not None:
-            bridge.load_state_dict(state["bridge"])
-        step, history, origin = state["step"], state["history"], state.get("origin")
-        require_same_start(origin, recipe.start_from, path)
-        tally = EpochTally(**state.get("tally", {}))
+        state.restore(path, recipe, data_root)
     if split and fabric.is_global_zero:
         write_json_whole(out / "split.json", {"seed": recipe.seed, "parts": split})
-    model, optimizer = fabric.setup(network, optimizer)
-    ema = fabric.to_device(ema)
-    if bridge is not None:
-        fabric.to_device(bridge)
-    scaler = getattr(fabric.strategy.precision, "scaler", None)  # of float16 alone
-    if step:  # now that the parameters are on their device, where the optimizer's state must be too
-        optimizer.load_state_dict(state["optimizer"])
-        if scaler is not None:
-            scaler.load_state_dict(state["scaler"])
     mirror = fabric.to_device(torch.from_numpy(recipe.joints.flip_permutation))
-    objective = Objective(recipe, network, mirror, bridge)
+    objective = Objective(recipe, state.network, mirror, state.bridge)
 
     appearances = {stage.size: target_appearance(train_set, recipe, stage.size) for stage in recipe.stages}
     steps_per_epoch = len(train_set.epoch_batches(options.batch_size, (recipe.seed, 0)))
     last_step = steps_per_epoch * recipe.epochs
-    began = step
+    began = state.step
     warmup = min(options.warmup_steps, last_step // WARMING_UP)
     if warmup < options.warmup_steps:
         logger.info(
             "the run has %d steps: it warms up for %d, not for %d", last_step, warmup, options.warmup_steps
         )
-    if step:
-        logger.info("resuming %s at epoch %d of %d", path, step // steps_per_epoch + 1, recipe.epochs)
+    if began:
+        logger.info("resuming %s at epoch %d of %d", path, began // steps_per_epoch + 1, recipe.epochs)
 
     def save() -> None:
         if fabric.is_global_zero:
-            save_checkpoint(
-                path,
-                {
-                    "recipe": recipe.model_dump(mode="json"),
-                    "network": network.state_dict(),
-                    "ema": ema.state_dict(),
-                    "bridge": None if bridge is None else bridge.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "scaler": None if scaler is None else scaler.state_dict(),
-                    "step": step,
-                    "history": history,
-                    "tally": asdict(tally),
-                    "origin": origin,
-                    "people": people,
-                },
-            )
+            state.save(path, recipe)
 
     def validate(row: dict[str, Any]) -> None:
         if val_set is not None:
             how = (tuple(row["size"]), recipe.data.padding)
-            row["val_pck"] = evaluate_network(ema, val_set, *how).pck_box.mean
+            row["val_pck"] = evaluate_network(state.average, val_set, *how).pck_box.mean
             save()
+
+    def run(*, finished: bool, stopped_by: int = signal.SIGINT) -> Run:
+        return Run(state.average, path, finished, state.history, state.step - began, stopped_by)
 
     saved_at = time.monotonic()
     with (
         TrainingProgress(recipe, steps_per_epoch, enabled=fabric.is_global_zero) as progress,
         stop_request() as stop,
     ):
-        if step == last_step and "val_pck" not in history[-1]:  # the earlier run did not come to it
-            validate(history[-1])
-        while step < last_step:
-            epoch, first_batch = divmod(step, steps_per_epoch)
+        if began == last_step and "val_pck" not in state.history[-1]:  # the earlier run did not come to it
+            validate(state.history[-1])
+        while state.step < last_step:
+            epoch, first_batch = divmod(state.step, steps_per_epoch)
             stage = recipe.stage_at(epoch)
             size, augment = stage.size, stage.augment or recipe.augment
             crops = train_set.with_view(
@@ -232,61 +173,86 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
 
             for batch, sample in zip(batches, loaded(loader), strict=True):
                 sample = type(sample)(*(fabric.to_device(t) for t in sample))
-                set_learning_rate(optimizer, step, last_step, warmup)
-                terms = objective(model, ema, sample, step / last_step)
-                require_finite("loss", terms.total, step, path)
+                set_learning_rate(state.optimizer, state.step, last_step, warmup)
+                terms = objective(model, state.average, sample, state.step / last_step)
+                require_finite("loss", terms.total, state.step, path)
                 fabric.backward(terms.total)
                 norm = fabric.clip_gradients(
-                    model, optimizer, max_norm=options.clip_norm, error_if_nonfinite=False
+                    model, state.optimizer, max_norm=options.clip_norm, error_if_nonfinite=False
                 )
-                if scaler is None:  # which skips such a step, and lowers its scale
-                    require_finite("gradient", norm, step, path)
-                optimizer.step()
-                optimizer.zero_grad()
-                share_buffers(fabric, network)
-                decay = average_decay(options.ema_decay, step, last_step, trained=origin is not None)
-                update_average(ema, network, decay)
-                step += 1
+                if state.scaler is None:  # which skips such a step, and lowers its scale
+                    require_finite("gradient", norm, state.step, path)
+                state.optimizer.step()
+                state.optimizer.zero_grad()
+                share_buffers(fabric, state.network)
+                trained = state.origin is not None
+                decay = average_decay(options.ema_decay, state.step, last_step, trained=trained)
+                update_average(state.average, state.network, decay)
+                state.step += 1
                 now = time.monotonic()
-                tally.add(terms.total.item(), len(batch), now - started)
+                state.tally.add(terms.total.item(), len(batch), now - started)
                 started = now
                 progress.advance(terms)
                 stop.requested = anywhere(fabric, stop.requested)
-                if step % steps_per_epoch == 0:
+                if state.step % steps_per_epoch == 0:
                     break
                 if stop.requested or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                     save()
                     saved_at = time.monotonic()
                 if stop.requested:
                     progress.note(f"stopped; run the same command to go on from {path}")
-                    return Run(ema, path, False, history, step - began, stop.signal)
+                    return run(finished=False, stopped_by=stop.signal)
 
-            row: dict[str, Any] = {"epoch": epoch + 1, "size": list(size), **tally.row()}
-            history.append(row)
-            tally = EpochTally()
+            row: dict[str, Any] = {"epoch": epoch + 1, "size": list(size), **state.tally.row()}
+            state.history.append(row)
+            state.tally = EpochTally()
             save()  # before anything else can fail
-            if (epoch + 1) % validate_every == 0 or step == last_step:
+            if (epoch + 1) % validate_every == 0 or state.step == last_step:
                 validate(row)
             progress.end_epoch(row)
             saved_at = time.monotonic()
-            if stop.requested and step < last_step:
+            if stop.requested and state.step < last_step:
                 progress.note(f"stopped; run the same command to go on from {path}")
-                return Run(ema, path, False, history, step - began, stop.signal)
-    return Run(ema, path, True, history, step - began)
+                return run(finished=False, stopped_by=stop.signal)
+    return run(finished=True)
 
 
-def _require_same(before: Recipe, now: Recipe, path: Path) -> None:
-    """LFPoseError when a checkpoint's recipe would not do what this one does; who loads does not matter."""
-    trees = [recipe.model_dump(mode="json") for recipe in (before, now)]
-    for tree in trees:
-        del tree["data"]["workers"]
-    other = [key for key in trees[0] if trees[0][key] != trees[1][key]]
-    if other:
-        message = (
-            f"{path} was made by another recipe, which differs in {', '.join(other)}; use another --out, or "
-            "remove it to start anew"
-        )
-        raise LFPoseError(message)
+def _begin(
+    fabric: Fabric, recipe: Recipe, train_set: CropMixture, path: Path
+) -> tuple[TrainingState, torch.nn.Module]:
+    """A state before the first step, on its device, and the network as the processes train it together.
+
+    Where there is a checkpoint to go on from, what the recipe starts from is not read.
+    """
+    network = build_network(recipe.network, recipe.joints).to(memory_format=torch.channels_last)
+    origin: Origin | None = None
+    if recipe.start_from is not None and not path.is_file():
+        size = recipe.stages[0].size
+        origin = start_from(recipe.start_from, network, recipe, train_set.plain_crops(size, recipe.seed))
+        if recipe.adapt is not None and recipe.adapt.statistics == "target":
+            # Or the teacher, which follows slowly, would long see the target by the source's.
+            target = train_set.of_domain(target=True)
+            take_statistics(network, target.plain_crops(size, recipe.seed))
+    average = copy.deepcopy(network).eval()
+    bridge = None if recipe.adapt is None else DomainBridge(recipe.adapt, network, recipe.joints)
+    if bridge is not None and fabric.world_size > 1:
+        message = "an adaptation (adapt) trains in one process"
+        raise RecipeError(message)
+    options, groups = recipe.optimizer, network.parameter_groups()
+    head = [*groups["head"], *(() if bridge is None else bridge.parameters())]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": groups["backbone"], "lr": options.lr_backbone, "peak_lr": options.lr_backbone},
+            {"params": head, "lr": options.lr_head, "peak_lr": options.lr_head},
+        ],
+        weight_decay=options.weight_decay,
+    )
+    model, optimizer = fabric.setup(network, optimizer)
+    average = fabric.to_device(average)
+    if bridge is not None:
+        fabric.to_device(bridge)
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    return TrainingState(network, average, bridge, optimizer, scaler, train_set.digest(), origin), model
 
 
 def require_finite(what: str, value: torch.Tensor, step: int, path: Path) -> None:
