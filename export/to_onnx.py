@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -33,10 +34,12 @@ def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
     import onnx
     import torch
 
-    network = network.eval().to(memory_format=torch.contiguous_format)
+    network = copy.deepcopy(network).eval().to(memory_format=torch.contiguous_format)
     for module in network.modules():
         if getattr(module, "inplace", False):  # gives the same file, in twice the time
             module.inplace = False
+        if isinstance(module, torch.nn.Sequential):
+            _fold_batch_norms(module)
     example = (torch.zeros(2, 3, *size),)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # about the exporter's own insides
@@ -69,6 +72,20 @@ def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
     forget_origin(model)
     store_as_half(model)
     return model
+
+
+def _fold_batch_norms(layers: torch.nn.Sequential) -> None:
+    """Make one convolution of each and the BatchNorm behind it: the exporter has a quarter less to trace.
+
+    Those that are not in a row it folds itself.
+    """
+    import torch
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    for i in range(len(layers) - 1):
+        conv, norm = layers[i], layers[i + 1]
+        if isinstance(conv, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
+            layers[i], layers[i + 1] = fuse_conv_bn_eval(conv, norm), torch.nn.Identity()
 
 
 def _plain_tuple(network: torch.nn.Module) -> torch.nn.Module:
