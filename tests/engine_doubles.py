@@ -110,7 +110,7 @@ class FakeTensorRt(ModuleType):
         import onnxruntime
 
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-        state: dict[str, Any] = {"scratch": 0}
+        state: dict[str, Any] = {"scratch": 0, "stream": None}
 
         def shape_of(name: str) -> tuple[int, ...]:
             if name == "crops":
@@ -121,6 +121,8 @@ class FakeTensorRt(ModuleType):
             if self.refuses(STREAMS[handle]):
                 return False
             assert strategy is None or MEMORY[state["scratch"]].nbytes == 4096
+            before, state["stream"] = state["stream"], STREAMS[handle]
+            assert before in (None, STREAMS[handle]) or before.work == [], "in use by another stream"
             shape, addresses = state["shape"], dict(state["addresses"])
 
             def work() -> None:

@@ -241,6 +241,8 @@ def cuda_module(name: str = "Tester 4000") -> ModuleType:
             "multiprocessors": 46,
             "shared_memory_bytes": 101376,
         },
-        pinned_array=lambda shape, dtype, device=0: np.full(shape, 55, dtype),
+        pinned_array=lambda shape, dtype, device=0: np.full(
+            shape, np.nan if dtype.kind == "f" else 55, dtype
+        ),
     )
     return module

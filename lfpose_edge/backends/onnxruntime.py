@@ -100,7 +100,8 @@ class OnnxRuntimeBackend:
             if reason := without_cuda():
                 message = f"{name} has no device 'cuda': {reason}"
                 raise BackendUnavailable(message)
-            providers = [(_ON_GPU, {"device_id": device})]
+            # To search for the best algorithm, anew for every number of people, would stall the first frames.
+            providers = [(_ON_GPU, {"device_id": device, "cudnn_conv_algo_search": "HEURISTIC"})]
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
         except Exception as error:  # onnxruntime's errors share no public base class

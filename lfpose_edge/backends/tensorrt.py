@@ -141,9 +141,10 @@ class TensorRtBackend:
             return cams.numpy(), presence.numpy()  # "sent" must live until then
 
     def close(self) -> None:
-        """Free the engine."""
-        self._engine = self._shared = None
-        self._own = Closed()
+        """Free the engine, in the context that it was made in."""
+        with gpu.where_made(self.device):
+            self._engine = self._shared = None
+            self._own = Closed()
 
 
 class _Context:

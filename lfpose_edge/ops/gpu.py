@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,6 +80,15 @@ def current_device(device: int) -> Iterator[None]:
         yield
     finally:
         leave_device()
+
+
+@contextmanager
+def where_made(device: int) -> Iterator[None]:
+    """As :func:`current_device`, to free what was made there; a device that is lost is passed over."""
+    with ExitStack() as here:
+        with suppress(BackendUnavailable), device_errors():
+            here.enter_context(current_device(device))
+        yield
 
 
 def on_device(array: Any, stream: Stream) -> DeviceArray:

@@ -59,6 +59,7 @@ class DevicePipeline:
         self._lock = threading.RLock()
         self._closed = False
         self._free: list[Slot] = []
+        self._last_to_stay: Slot | None = None
         decode = stages.decode
         with gpu.device_errors():
             self._uploads, self._compute, self._leaving = (gpu.open_device(backend.device) for _ in range(3))
@@ -80,15 +81,18 @@ class DevicePipeline:
     def submit(self, image: Any, affines: Affines, *, stay: bool = False) -> Callable[[], Located]:
         """See :class:`lfpose_edge.pipeline.base.Pipeline`."""
         started = perf_counter()
-        slot = self._take_slot()
+        slot = self._take_slot(stay=stay)
         most = self._stages.max_batch
         with ExitStack() as undo:
             undo.callback(self._abandon, slot)
+            pinned = self._on_host(image, slot)  # the slot is this call's alone: others may go on meanwhile
             with self._lock, gpu.device_errors():
                 self._check_open()  # still: or what contexts work in is gone
                 self._uploads.wait(slot.done)  # joints that stayed on the GPU may still be computed from it
+                self._last_to_stay = slot if stay else None
                 way = _Stay(len(affines), self._stages.joints, self._leaving) if stay else _Down()
-                frame, layout = self._frame_on_gpu(image, slot), layout_of(image, self._stages.color)
+                frame = self._frame_on_gpu(image, slot, pinned)
+                layout = layout_of(image, self._stages.color)
                 for first in range(0, len(affines), most):
                     if first:
                         way.settle(slot)  # its memory is needed for the next ones
@@ -129,8 +133,9 @@ class DevicePipeline:
                 for stream in (self._leaving, self._compute, self._uploads):
                     stream.synchronize()
             finally:
-                self._free.clear()
-                self._scratch = None
+                with gpu.where_made(self._backend.device):  # as the engine's contexts were
+                    self._free.clear()
+                    self._last_to_stay = self._scratch = None
 
     def _require_shared_memory(self) -> None:
         """Before the first frame: a map that no block can hold is a matter of the model."""
@@ -145,11 +150,16 @@ class DevicePipeline:
             )
             raise BackendUnavailable(message)
 
-    def _take_slot(self) -> Slot:
-        """A slot that is free, or a new one: whoever keeps frames on their way keeps nobody waiting."""
+    def _take_slot(self, *, stay: bool) -> Slot:
+        """A slot that is free, or a new one: whoever keeps frames on their way keeps nobody waiting.
+
+        Nor does who has joints stay: the last may still be computed, and the next frame goes up meanwhile.
+        """
         with self._lock, gpu.device_errors():
             self._check_open()
-            return self._free.pop() if self._free else Slot(self._compute)
+            if self._free and not (stay and self._free[-1] is self._last_to_stay):
+                return self._free.pop()
+            return Slot(self._compute)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -157,19 +167,31 @@ class DevicePipeline:
             raise RuntimeError(message)
 
     def _give_back(self, slot: Slot) -> None:
-        with self._lock:
-            if not self._closed and len(self._free) < KEPT:
-                self._free.insert(0, slot)  # the one that has waited longest is the next
-                return
+        # No lock: the collector may come here in a thread that holds an engine's, which another waits for.
+        if not self._closed and len(self._free) < KEPT:
+            self._free.insert(0, slot)  # the one that has waited longest is the next
+            if self._closed:  # meanwhile
+                self._free.clear()
+            return
         with suppress(BackendUnavailable), gpu.device_errors():  # before its memory goes
             slot.done.synchronize()
 
-    def _frame_on_gpu(self, image: Any, slot: Slot) -> DeviceArray:
-        """The frame in the GPU's memory: the slot's, which it goes up to, or where it is already."""
+    @staticmethod
+    def _on_host(image: Any, slot: Slot) -> NDArray[np.uint8] | None:
+        """A frame of the host's in the slot's pinned memory, which it goes up from; None: it is on a GPU."""
         if on_gpu(image):
-            return gpu.on_device(image, self._compute)
-        frame, pinned = slot.frame_of(image.shape)
+            return None
+        with gpu.device_errors():
+            _, pinned = slot.frame_of(image.shape)
         np.copyto(pinned, image)
+        return pinned
+
+    def _frame_on_gpu(self, image: Any, slot: Slot, pinned: NDArray[np.uint8] | None) -> DeviceArray:
+        """The frame in the GPU's memory: the slot's, which it goes up to, or where it is already."""
+        if pinned is None:
+            return gpu.on_device(image, self._compute)
+        frame = slot.frame
+        assert frame is not None
         frame.copy_from(pinned, self._uploads)
         slot.uploaded.record(self._uploads)
         return frame
@@ -210,12 +232,15 @@ class DevicePipeline:
 
         compute = self._compute
         try:
-            compute.begin_capture()
             try:
+                compute.begin_capture()
                 for stage in stages:
                     stage()
-            finally:
                 graph = compute.end_capture(*memory)
+            except BaseException:  # a stop among them: a stream that goes on capturing does nothing else
+                with suppress(CudaError):  # it had not begun, or has ended
+                    compute.end_capture()
+                raise
             graph.launch(compute)
         except (CudaError, BundleError, BackendUnavailable) as error:
             self._graphs = False

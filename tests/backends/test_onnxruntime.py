@@ -138,7 +138,9 @@ def test_a_gpu_is_taken_when_it_is_asked_for(
 ) -> None:
     bundle = Bundle.open(write_spot_bundle(tmp_path / "spot"))
     backend = load_backend(bundle, "onnxruntime", Request(device=device))
-    assert _Session.asked == [("CUDAExecutionProvider", {"device_id": number})]
+    assert _Session.asked == [
+        ("CUDAExecutionProvider", {"device_id": number, "cudnn_conv_algo_search": "HEURISTIC"})
+    ]
     assert backend.description.endswith(f"cuda:{number} fp32")
     load_backend(bundle, "onnxruntime", Request())
     assert _Session.asked == ["CPUExecutionProvider"]

@@ -150,6 +150,26 @@ def test_without_graphs_the_stages_go_one_by_one(
     ]
 
 
+def test_a_stop_in_the_middle_of_a_capture_ends_it(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    """A stream that went on capturing would take no other work, ever."""
+    pose = on_gpu()
+    pose(make_picture(0), BOXES)
+    begin = pose._pipeline._compute.begin_capture
+
+    def begin_and_stop() -> None:
+        begin()
+        pose._pipeline._compute.begin_capture = begin
+        raise KeyboardInterrupt
+
+    pose._pipeline._compute.begin_capture = begin_and_stop
+    with pytest.raises(KeyboardInterrupt):
+        for seed in range(4):
+            pose(make_picture(seed), BOXES)
+    for seed in range(3):
+        assert_same(pose(make_picture(seed), BOXES), on_cpu(make_picture(seed), BOXES))
+    assert Graph.launched > 0
+
+
 def test_below_10_there_are_no_graphs(tensorrt: FakeTensorRt, on_gpu: Make, on_cpu: PoseEstimator) -> None:
     """Only one context can run crops of a free number there."""
     tensorrt.__version__ = "8.6.1"
@@ -157,6 +177,7 @@ def test_below_10_there_are_no_graphs(tensorrt: FakeTensorRt, on_gpu: Make, on_c
     for seed in range(6):
         boxes = BOXES[: 1 + seed % 3]
         assert_same(pose(make_picture(seed), boxes), on_cpu(make_picture(seed), boxes))
+    pose(make_picture(0), BOXES, to="device")  # which is on its way when another stream wants the context
     maps, expected = (p.activation_maps(make_picture(1), BOXES) for p in (pose, on_cpu))
     np.testing.assert_allclose(maps.cams, expected.cams, atol=1e-3)
     assert Graph.launched == 0
@@ -206,8 +227,8 @@ def test_a_call_under_way_when_it_is_closed_starts_nothing(
     pose(make_picture(0), BOXES)  # whose context the next call would run again
     take = pose._pipeline._take_slot
 
-    def close_then() -> Any:
-        slot = take()
+    def close_then(*, stay: bool) -> Any:
+        slot = take(stay=stay)
         pose.close()
         return slot
 

@@ -27,6 +27,20 @@ def test_poses_may_stay_on_the_gpu(on_gpu: Make, on_cpu: PoseEstimator) -> None:
         np.testing.assert_array_equal(down.boxes, expected.boxes)
         assert (down.image_size, down.skeleton.name) == (expected.image_size, expected.skeleton.name)
     assert_same(found, on_cpu(make_picture(8), BOXES))
+    many = [[x, 10, x + 40, 90] for x in range(0, 90, 10)]
+    crowd = pose(make_picture(9), many, to="device")
+    assert_same(crowd.to_host(), on_cpu(make_picture(9), many))
+
+
+def test_the_next_frame_does_not_wait_for_joints_that_stay(on_gpu: Make, on_cpu: PoseEstimator) -> None:
+    pose = on_gpu()
+    kept = [pose(make_picture(0), BOXES, to="device")]
+    leaving = pose._pipeline._leaving
+    under_way = len(leaving.work)
+    kept.append(pose(make_picture(1), BOXES, to="device"))
+    assert len(leaving.work) > under_way > 0
+    for seed, poses in enumerate(kept):
+        assert_same(poses.to_host(), on_cpu(make_picture(seed), BOXES))
 
 
 def test_poses_that_stay_are_taken_over_beside_a_capture(on_gpu: Make, on_cpu: PoseEstimator) -> None:
