@@ -170,7 +170,7 @@ def main() -> None:
     from lfpose_edge._cuda import Event, device_facts
 
     torch_clock = Clock(lambda: torch.cuda.Event(enable_timing=True), torch.cuda.current_stream())
-    own_clock = Clock(Event, stream)
+    own_clock = Clock(lambda: Event(timed=True), stream)
     copy = copy_bandwidth(torch_clock)
     rows = []
     for case, competitors, moved in cases(stream):

@@ -67,7 +67,7 @@ class Stream:
 class Event:
     """A moment of a stream's work."""
 
-    def __init__(self, device: int = 0) -> None:
+    def __init__(self, device: int = 0, timed: bool = False) -> None:
         self._stream, self._length = None, 0
         self._done: Callable[[], None] = lambda: None
 

@@ -1,6 +1,7 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 
 #include "arrays.hpp"
 #include "device_array.hpp"
@@ -91,7 +92,7 @@ class GpuDecoder {
             block_plan(spec_, host_weights_, reinterpret_cast<const double*>(weights_.data()));
         const auto precision = half ? cuda::Precision::float16 : cuda::Precision::float32;
         const cuda::OnDevice current(weights_.device());
-        const py::gil_scoped_release release;
+        const WithoutGil release;
         cuda::check(cuda::decode(arrays, plan, precision, stream.handle()), "decode");
     }
 
@@ -197,10 +198,17 @@ void preprocess_crops(const DeviceArray& image, const DeviceArray& plans, const 
 }  // namespace
 
 void register_gpu_kernels(py::module_& module) {
-    py::class_<GpuDecoder>(module, "Decoder", "The decode of one set of constants.")
+    struct Delete {
+        void operator()(GpuDecoder* decoder) const {
+            const WithoutGil release;  // to free its tables waits for the device
+            delete decoder;
+        }
+    };
+    using Held = std::unique_ptr<GpuDecoder, Delete>;
+    py::class_<GpuDecoder, Held>(module, "Decoder", "The decode of one set of constants.")
         .def(py::init<double, int, const std::string&, double, int, const std::shared_ptr<cuda::Stream>&>(),
              py::arg("stride"), py::arg("upsample"), py::arg("method"), py::arg("blur_sigma"),
-             py::arg("window"), py::arg("stream").none(false))
+             py::arg("window"), py::arg("stream").none(false), py::call_guard<WithoutGil>())
         .def("shared_bytes", &GpuDecoder::shared_bytes, py::arg("height"), py::arg("width"),
              "Shared memory that a block needs for maps of so many cells.")
         .def("decode", &GpuDecoder::decode, py::arg("cams"), py::arg("presence"), py::arg("affines"),

@@ -1,4 +1,5 @@
 // The module `_cuda`: streams, memory and kernels of a GPU. Importing it needs no driver.
+#include "arrays.hpp"
 #include "device_array.hpp"
 
 namespace lfpose::bind {
@@ -27,7 +28,7 @@ void register_gpu(py::module_& module) {
                "Make a device's primary context this thread's current one, until leave_device().");
     module.def("leave_device", &cuda::leave_device);
 
-    const auto release = py::call_guard<py::gil_scoped_release>();
+    const auto release = py::call_guard<WithoutGil>();
     py::class_<Graph> graph(module, "Graph", py::dynamic_attr(),
                             "Work that a stream was given, to be launched at once.");
     py::class_<Event> event(module, "Event", "A moment of a stream's work.");
@@ -42,16 +43,21 @@ void register_gpu(py::module_& module) {
         .def(
             "end_capture",
             [](const Stream& s, const py::args& uses) {
-                py::object graph = py::cast(std::make_unique<Graph>(s));
+                std::unique_ptr<Graph> made;
+                {
+                    const WithoutGil others_may_run;
+                    made = std::make_unique<Graph>(s);
+                }
+                py::object graph = py::cast(std::move(made));
                 graph.attr("_uses") = uses;
                 return graph;
             },
             "The work since begin_capture; what it uses is named, to live as long as the graph.");
-    event.def(py::init<int>(), py::arg("device") = 0)
+    event.def(py::init<int, bool>(), py::arg("device") = 0, py::arg("timed") = false)
         .def("record", &Event::record, py::arg("stream"))
         .def("synchronize", &Event::synchronize, release)
         .def("milliseconds_since", &Event::milliseconds_since, py::arg("earlier"));
-    graph.def("launch", &Graph::launch, py::arg("stream"));
+    graph.def("launch", &Graph::launch, py::arg("stream"), release);
 }
 
 }  // namespace lfpose::bind

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "arrays.hpp"
@@ -42,8 +43,14 @@ py::capsule owner_of(cuda::Buffer* buffer) {
 
 // An array of the host in pinned memory, uninitialised: what copies run from beside other work.
 py::array pinned_array(const Shape& shape, const py::dtype& type, int device) {
-    auto* buffer = new cuda::Buffer(cuda::Buffer::pinned(bytes_of(shape, type), device));
-    return {type, shape, buffer->data(), owner_of(buffer)};
+    const std::size_t bytes = bytes_of(shape, type);
+    std::unique_ptr<cuda::Buffer> buffer;
+    {
+        const WithoutGil release;  // to pin memory takes milliseconds
+        buffer = std::make_unique<cuda::Buffer>(cuda::Buffer::pinned(bytes, device));
+    }
+    void* const memory = buffer->data();
+    return {type, shape, memory, owner_of(buffer.release())};
 }
 
 std::string type_name(const py::object& object) {
@@ -95,10 +102,16 @@ DeviceArray::DeviceArray(void* data, Shape shape, Shape strides, py::dtype type,
       owner_(std::move(owner)) {}
 
 DeviceArray DeviceArray::empty(Shape shape, const py::dtype& type, std::shared_ptr<cuda::Stream> stream) {
-    auto* buffer = new cuda::Buffer(cuda::Buffer::on_device(bytes_of(shape, type), stream->device()));
-    py::capsule owner = owner_of(buffer);
+    const std::size_t bytes = bytes_of(shape, type);
+    std::unique_ptr<cuda::Buffer> buffer;
+    {
+        const WithoutGil release;  // to find memory may wait for the device
+        buffer = std::make_unique<cuda::Buffer>(cuda::Buffer::on_device(bytes, stream->device()));
+    }
+    void* const memory = buffer->data();
+    py::capsule owner = owner_of(buffer.release());
     Shape strides = packed_strides(shape, type.itemsize());
-    return {buffer->data(), std::move(shape), std::move(strides), type, std::move(stream), std::move(owner)};
+    return {memory, std::move(shape), std::move(strides), type, std::move(stream), std::move(owner)};
 }
 
 // By __cuda_array_interface__. Where it names no stream (before its version 3, and pycuda's) what the default
@@ -205,7 +218,7 @@ void DeviceArray::require_copyable(const py::array& host) const {
 
 void DeviceArray::upload(const py::array& host) const {
     copy_from(host, *stream_);
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     stream_->synchronize();
 }
 
@@ -213,7 +226,7 @@ void DeviceArray::copy_from(const py::array& host, const cuda::Stream& stream) c
     require_copyable(host);
     const void* from = host.data();
     const auto bytes = static_cast<std::size_t>(host.nbytes());
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     stream.copy(data_, from, bytes);
 }
 
@@ -221,7 +234,7 @@ void DeviceArray::copy_to(py::array& host, const cuda::Stream& stream) const {
     require_copyable(host);
     void* to = host.mutable_data();
     const auto bytes = static_cast<std::size_t>(host.nbytes());
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     stream.copy(to, data_, bytes);
 }
 
@@ -245,7 +258,7 @@ void DeviceArray::put(const DeviceArray& rows, py::ssize_t first, py::ssize_t co
     if (count == 0 || size() == 0) return;
     const auto row = static_cast<std::size_t>(type_.itemsize() * (size() / shape_[0]));
     auto* to = static_cast<std::byte*>(data_) + static_cast<std::size_t>(first) * row;
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     stream.copy(to, rows.data_, static_cast<std::size_t>(count) * row);
 }
 
@@ -255,7 +268,7 @@ py::array DeviceArray::download() const {
     void* to = host.mutable_data();
     const auto bytes = static_cast<std::size_t>(host.nbytes());
     {
-        const py::gil_scoped_release release;
+        const WithoutGil release;
         stream_->copy(to, data_, bytes);
         stream_->synchronize();
     }
@@ -295,7 +308,7 @@ py::capsule DeviceArray::to_dlpack(const py::object& self, const py::object& str
                         "let another library's stream wait");
         }
     } else {
-        const py::gil_scoped_release release;
+        const WithoutGil release;
         array.stream_->synchronize();
     }
     auto* lent = new Lent{{}, {array.shape_.begin(), array.shape_.end()}, {}, self};

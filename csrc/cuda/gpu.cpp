@@ -159,9 +159,10 @@ void Stream::begin_capture() const {
     check(cudaStreamBeginCapture(handle_, cudaStreamCaptureModeRelaxed), "capture a graph");
 }
 
-Event::Event(int device) : device_(device) {
+Event::Event(int device, bool timed) : device_(device) {
     const OnDevice current(device);
-    check(cudaEventCreate(&handle_), "create an event");
+    const unsigned flags = timed ? cudaEventDefault : cudaEventDisableTiming;
+    check(cudaEventCreateWithFlags(&handle_, flags), "create an event");
 }
 
 Event::~Event() {

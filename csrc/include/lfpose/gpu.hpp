@@ -103,7 +103,7 @@ class Stream {
 
 class Event {
   public:
-    explicit Event(int device);
+    explicit Event(int device, bool timed = false);  // a clock is read at every record of a timed one
     ~Event();
     Event(const Event&) = delete;
     Event& operator=(const Event&) = delete;
