@@ -168,7 +168,7 @@ def _read_manifest(path: Path) -> Manifest:
     except FileNotFoundError:
         message = f"{path.parent} is not a bundle: it has no {MANIFEST}"
         raise BundleError(message) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         message = f"{path} cannot be read: {error}"
         raise BundleError(message) from error
     version = tree.get("schema_version") if isinstance(tree, dict) else None

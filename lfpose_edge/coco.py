@@ -180,8 +180,12 @@ def read_coco_boxes(
     one with the skeleton.
     """
     tree, persons = coco_persons(annotations)
-    columns = next((c["keypoints"] for c in tree.get("categories", ()) if c.get("keypoints")), None)
-    if names is not None and columns is not None:
+    if names is not None and any(c.get("keypoints") for c in tree.get("categories", ())):
+        try:
+            columns = _person_columns(tree)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            message = f"{annotations}: its joints cannot be read ({type(error).__name__}: {error})"
+            raise SourceError(message) from error
         _shared_joints(annotations, columns, skeleton, names)
     files = {number: images / name for number, name in _image_files(tree).items()}
     boxes = np.array([p["bbox"] for p in persons], np.float64)

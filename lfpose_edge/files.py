@@ -37,6 +37,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     temporary = target.with_name(name)
     try:
         yield temporary
+        if target.exists():
+            shutil.copymode(target, temporary)  # who may read it stays as it was
         temporary.replace(target)
     except OSError as error:
         # A write to an open file, as to a full disk, names none.
@@ -122,6 +124,8 @@ def require_writable(path: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, "names no file: give a path", str(path))
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "exists and is not a file: give another path", str(path))
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "is write-protected: give another path", str(path))
     _make_parent(path)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge.errors import SourceError
-from lfpose_edge.opencv import cv2
+from lfpose_edge.opencv import cv2, file_name
 
 logger = logging.getLogger("lfpose_edge")
 
@@ -32,10 +32,10 @@ def read_image_file(path: Path, text: str) -> bytes:
     """
     try:
         if path.is_dir():
-            message = f"{path} is a folder; give an image, or use stream() or `lfpose predict` for a folder"
+            message = f"{path} is a folder; give an image, or the folder alone to stream() or `lfpose predict`"
             raise SourceError(message)
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-            message = f"{path} is a video; give an image, or the video itself to stream() or `lfpose predict`"
+            message = f"{path} is a video; give an image, or the video alone to stream() or `lfpose predict`"
             raise SourceError(message)
         return path.read_bytes()
     except (OSError, ValueError) as error:
@@ -85,7 +85,7 @@ def decode_image(data: bytes, name: str, flags: int = cv2.IMREAD_COLOR) -> NDArr
 def warn_of_more(path: Path, data: bytes) -> None:
     """Say so when an image file, with the bytes ``data``, holds more than the one picture that is decoded."""
     # A JPEG holds one, and a pipe cannot be read again; with others it takes a tenth of a millisecond.
-    count = 1 if data.startswith(_JPEG) or not path.is_file() else cv2.imcount(str(path))
+    count = 1 if data.startswith(_JPEG) or not path.is_file() else cv2.imcount(file_name(path))
     if count > 1:
         logger.warning("%s holds %d pictures, and the first is taken: store the others as files", path, count)
 

@@ -54,7 +54,10 @@ class _Calls:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
-        self._here.depth = getattr(self._here, "depth", 1) - 1  # of a forked child there was none
+        depth = getattr(self._here, "depth", 0)
+        if not depth:  # it began before this process was forked off
+            return False
+        self._here.depth = depth - 1
         with self._changed:
             self._under_way -= 1
             self._changed.notify_all()
@@ -74,7 +77,7 @@ class _Calls:
         """Let no other begin, and wait for those that have."""
         with self._changed, suppress(KeyboardInterrupt):  # who is in a hurry does not wait
             self._leaving = True
-            self._changed.wait_for(lambda: self._under_way <= 0, timeout=_LONGEST_S)
+            self._changed.wait_for(lambda: self._under_way == 0, timeout=_LONGEST_S)
 
 
 CALLS = _Calls()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 from lfpose_edge.errors import BackendUnavailable
 
 try:
@@ -14,4 +17,14 @@ except ImportError as error:  # the usual cause is a machine without libGL
     )
     raise BackendUnavailable(message) from error
 
-__all__ = ["cv2"]
+__all__ = ["cv2", "file_name"]
+
+
+def file_name(path: str | os.PathLike[str]) -> Any:  # str or bytes, of which OpenCV's stubs do not know
+    """A path as OpenCV takes it: a name that is not UTF-8, as Linux has them, would crash it as a str."""
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text)
+    return text

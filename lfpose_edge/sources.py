@@ -22,7 +22,7 @@ from lfpose_edge.image_files import (
     warn_of_more,
 )
 from lfpose_edge.leaving import CALLS
-from lfpose_edge.opencv import cv2
+from lfpose_edge.opencv import cv2, file_name
 from lfpose_edge.videos import latest_of, read_video, without_password
 
 Color = Literal["bgr", "rgb", "nv12"]
@@ -269,9 +269,9 @@ def _is_video(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         return suffix in VIDEO_SUFFIXES
-    if suffix == ".gif" and cv2.imcount(str(path)) > 1:
+    if suffix == ".gif" and cv2.imcount(file_name(path)) > 1:
         return True
-    return path.stat().st_size > 0 and not cv2.haveImageReader(str(path))
+    return path.stat().st_size > 0 and not cv2.haveImageReader(file_name(path))
 
 
 def _camera(number: int, color: Color, latest: bool) -> Iterator[Frame]:

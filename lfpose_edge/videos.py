@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import struct
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge.errors import SourceError
-from lfpose_edge.opencv import cv2
+from lfpose_edge.opencv import cv2, file_name
 
 _HEADED = frozenset((".mp4", ".m4v", ".mov"))  # which say how long they play
 
@@ -173,8 +174,10 @@ def without_password(url: str) -> str:
 
 def _opened(source: str | int) -> Any:
     """OpenCV's capture; that of a URL is opened beside, so that a stop is heard while nobody answers."""
-    if isinstance(source, int) or "://" not in source:
+    if isinstance(source, int):
         return cv2.VideoCapture(source)
+    if "://" not in source:  # in "12:00.mp4" FFmpeg would see a protocol, in an absolute path it sees none
+        return cv2.VideoCapture(file_name(os.path.abspath(source)))  # noqa: PTH100
     opened: list[Any] = []
 
     def connect() -> None:

@@ -52,6 +52,7 @@ DAMAGES = {
     "missing file": (lambda f: (f / "card.md").unlink(), ["card.md is missing"]),
     "missing manifest": (lambda f: (f / "manifest.json").unlink(), ["is not a bundle", "manifest.json"]),
     "broken manifest": (lambda f: (f / "manifest.json").write_text("{"), ["cannot be read"]),
+    "deep manifest": (lambda f: (f / "manifest.json").write_text("[" * 100_000), ["cannot be read"]),
     "manifest is a list": (lambda f: (f / "manifest.json").write_text("[]"), ["schema version None"]),
     "newer schema": (_edit(lambda t: t.update(schema_version=99)), ["schema version 99", "reads version 1"]),
     "unknown key": (_edit(lambda t: t["input"].update(sise=1)), ["input.sise"]),

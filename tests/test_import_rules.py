@@ -49,7 +49,7 @@ ALLOWED = {
         "smoothing": "",
         "tracking": "arguments persons results skeleton smoothing",
         "pipeline": "_cuda backends errors ops sources",
-        "detection": "errors geometry opencv ops zoo",
+        "detection": "arguments errors geometry opencv ops zoo",
         "estimator": "arguments backends bundle detection errors geometry leaving ops pipeline results "
         "skeleton sources streaming tracking zoo",
         "cli": "arguments backends bundle coco console detection errors estimator files machine "

@@ -159,4 +159,4 @@ def test_a_forked_child_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
     with calls:
         calls.forget()
         calls.end()  # or the test does not end
-    assert calls._under_way <= 0
+    assert calls._under_way == 0

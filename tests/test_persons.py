@@ -176,6 +176,15 @@ def test_annotations_are_of_the_pixels_as_they_are_stored(tmp_path: Path) -> Non
     assert found.image(0).shape == (60, 40, 3)
 
 
+@pytest.mark.parametrize("columns", [5, True, {"neck": 1}, ["neck", "neck"]])
+def test_joints_that_are_no_list_of_names_are_refused(columns: object, tmp_path: Path) -> None:
+    tree = _tree()
+    tree["categories"][0]["keypoints"] = columns
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    with pytest.raises(SourceError, match=r"a\.json"):
+        read_coco_boxes(tmp_path / "a.json", tmp_path, LSP14, names={"neck": "left_nee"})
+
+
 def test_boxes_are_refused_where_two_images_share_an_id(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({**_tree(), "images": _tree()["images"] * 2}))
     with pytest.raises(SourceError, match="two images share an id"):

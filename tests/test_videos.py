@@ -35,6 +35,15 @@ def test_a_video_under_another_name_is_still_a_video(tmp_path: Path) -> None:
     assert [f.time_s for f in frames(tmp_path / "picture")] == [None]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no file has a colon in its name there")
+@pytest.mark.parametrize("name", ["2026-11-28T12:00:00.avi", "cam1:0900.avi", "concat:a.avi"])
+def test_a_time_in_a_name_is_no_protocol(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_video(tmp_path / "a.avi", (0, 100))
+    (tmp_path / "a.avi").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert len(list(frames(name))) == 2
+
+
 def test_a_gif_that_moves_is_a_video(tmp_path: Path) -> None:
     if not hasattr(cv2, "Animation"):
         pytest.skip("this OpenCV writes no GIF")

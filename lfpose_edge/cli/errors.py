@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -75,6 +76,9 @@ def run_command(app: typer.Typer) -> None:
         # OpenCV and FFmpeg report to stderr what comes as our error too. Set before OpenCV is imported.
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    for stream in (sys.stdout, sys.stderr):  # None where it is closed; a file's name may be of any bytes
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _stop_signals():
             app(args=arguments)
@@ -93,7 +97,10 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and not isinstance(error, LFPoseError):
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}"
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+    lines = str(error).strip().splitlines()
+    if isinstance(error, LFPoseError):  # one of several lines has a file's name with such a one in it
+        return " ".join(lines)
+    return lines[0] if lines else type(error).__name__
 
 
 @contextmanager

@@ -109,8 +109,6 @@ def run_eval(
         console.print(_line_table({model: accuracy, **lines}))
         found = pck_interval(accuracy.pck_box.per_person)
         console.print(f"drawing persons anew: {found.low:.3f} to {found.high:.3f} in 95 of 100 draws")
-        if other is not None:
-            console.print(f"against {against}: {_difference(accuracy.pck_box, *other)}")
         crowd = None
         if accuracy.oks is not None:
             oks = accuracy.oks
@@ -153,6 +151,8 @@ def run_eval(
                 crop_size=predictor.crop_size,
             )
             console.print(f"wrote {write_evaluation(report, evaluation)}")
+        if other is not None:  # last: whatever is wrong with it, what was measured is there
+            console.print(f"against {against}: {_difference(accuracy.pck_box, *other)}")
 
 
 def _file_names(joints: Sequence[str]) -> dict[str, str | None]:
@@ -206,7 +206,7 @@ def _read_result(path: Path) -> Any:
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror}"
         raise SourceError(message) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         message = f"--against {path} is not a result: give a file that lfpose eval --json has written"
         raise SourceError(message) from error
     return tree

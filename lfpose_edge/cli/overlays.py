@@ -14,7 +14,7 @@ import numpy as np
 from lfpose_edge.cli.errors import stops_held
 from lfpose_edge.errors import SourceError
 from lfpose_edge.files import whole_file, write_bytes_whole
-from lfpose_edge.opencv import cv2
+from lfpose_edge.opencv import cv2, file_name
 from lfpose_edge.sources import IMAGE_SUFFIXES, Frame, Image
 
 _FPS = 25.0  # of a video made from images
@@ -98,7 +98,7 @@ class OverlayWriter:
             fps = frame.fps or _FPS
             self._rate = rate = _rate_in_mp4(fps) if codec == "mp4v" else fps
             self._video = cv2.VideoWriter(
-                str(temporary), cv2.VideoWriter.fourcc(*codec), rate, (width, height)
+                file_name(temporary), cv2.VideoWriter.fourcc(*codec), rate, (width, height)
             )
             self._size, self._count = (width, height), 0
             self._file.enter_context(self._released(temporary))
@@ -154,9 +154,9 @@ def _rate_in_mp4(fps: float) -> float:
 def _count_frames(video: Path) -> int:
     """How many frames a video holds; 0 where it is none."""
     undecoded = [cv2.CAP_PROP_FORMAT, -1]  # FFmpeg's packets: an hour's are counted in seconds
-    capture = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG, undecoded)
+    capture = cv2.VideoCapture(file_name(video), cv2.CAP_FFMPEG, undecoded)
     if not capture.isOpened():  # an OpenCV without FFmpeg
-        capture = cv2.VideoCapture(str(video))
+        capture = cv2.VideoCapture(file_name(video))
     try:
         return sum(1 for _ in iter(capture.grab, False))
     finally:

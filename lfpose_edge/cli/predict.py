@@ -198,6 +198,9 @@ def check_outputs(options: PredictOptions) -> dict[str, Path]:
         if place.exists() and not place.is_file() and not (option == "--save" and place.is_dir()):
             message = f"{option} {path} exists and is not a file: give another path"
             raise SourceError(message)
+        if place.is_file() and not os.access(place, os.W_OK):
+            message = f"{option} {path} is write-protected: give another path"
+            raise SourceError(message)
         folder = next(p for p in (place, *place.parents) if p.exists())
         if folder != place and not (folder.is_dir() and os.access(folder, os.W_OK)):
             why = "cannot be written" if folder.is_dir() else "is not a folder"

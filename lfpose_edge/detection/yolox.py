@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge import ops
+from lfpose_edge.arguments import check_count, check_number
 from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.geometry import apply_affine, letterbox_affine
 from lfpose_edge.opencv import cv2
@@ -52,10 +53,10 @@ class YoloxDetector:
         threads: int | None = None,
         person_class: int = 0,
     ) -> None:
-        for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-            if not 0 <= value <= 1:
-                message = f"{name} must be in [0, 1], got {value}"
-                raise ValueError(message)
+        check_number("score_threshold", score_threshold, 0, 1)
+        check_number("iou_threshold", iou_threshold, 0, 1)
+        if threads is not None:
+            check_count("threads", threads)
         if color not in ("bgr", "rgb"):
             message = f"color must be 'bgr' or 'rgb', got {color!r}"
             raise ValueError(message)
@@ -88,12 +89,12 @@ class YoloxDetector:
             )
             raise BundleError(message)
         self.num_classes = shape[2] - 5
-        if not 0 <= person_class < self.num_classes:
+        if isinstance(person_class, bool) or person_class not in range(self.num_classes):
             message = (
-                f"person_class must be in [0, {self.num_classes - 1}] for {self._path}, got {person_class}"
+                f"person_class must be in [0, {self.num_classes - 1}] for {self._path}, got {person_class!r}"
             )
             raise ValueError(message)
-        self._person_column = 5 + person_class
+        self._person_column = 5 + int(person_class)
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Floats, Floats]:
         """Find the persons in an image.

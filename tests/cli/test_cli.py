@@ -75,33 +75,6 @@ def test_predict_follows_people(lfpose, tmp_path: Path) -> None:
     assert (shown.count("person 1\n"), shown.count("person 2\n")) == (3, 3)
 
 
-def test_lines_go_to_standard_output_and_nothing_else(lfpose, tmp_path: Path) -> None:
-    for name in ("a.png", "b.png"):
-        cv2.imwrite(str(tmp_path / name), np.full((64, 48, 3), 127, np.uint8))
-    done = lfpose("predict", "a.png", "b.png", "--json", "-", "--save", "overlays")
-    assert done.code == 0, done.err
-    assert [json.loads(line)["source"] for line in done.out.splitlines()] == ["a.png", "b.png"]
-    assert "2 frame(s), 2 person(s)" in done.err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "overlays"]
-
-
-def test_lines_to_a_standard_output_that_is_closed(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64, 3), np.uint8))
-    command = [sys.executable, "-m", "lfpose_edge", "predict", str(tmp_path / "a.png"), "--json", "-"]
-    done = subprocess.run(
-        ["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, encoding="utf-8", timeout=120
-    )
-    assert (done.returncode, done.stderr) == (1, "error: --json -: the standard output is closed\n")
-
-
-def test_no_line_is_broken_in_a_pipe(lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COLUMNS")
-    name = "a long name, " * 12 + ".png"
-    cv2.imwrite(str(tmp_path / name), np.full((64, 48, 3), 127, np.uint8))
-    assert f"{name}: 1 person(s)" in lfpose("predict", name).out
-    assert f"\nwrote {name}.jsonl\n" in lfpose("predict", name, "--json", f"{name}.jsonl").out
-
-
 def test_results_on_a_terminal_stand_without_a_progress_bar(
     lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,11 +179,14 @@ def _broken(tmp_path: Path) -> None:
         (["eval", "a.json", "images", "--joint", "neck"], "must look like neck=thorax"),
         (["eval", "a.json", "images", "--against", "none.json"], "none.json cannot be read"),
         (["eval", "a.json", "images", "--against", "photo.jpg"], "photo.jpg is not a result"),
+        (["eval", "a.json", "images", "--against", "deep.json"], "deep.json is not a result"),
+        (["predict", "no\nwhere.jpg"], "no file no where.jpg"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr(lfpose, tmp_path: Path, arguments: list[str], words: str) -> None:
     _broken(tmp_path)
     (tmp_path / "photo.jpg").write_bytes(PHOTO.read_bytes())
+    (tmp_path / "deep.json").write_text("[" * 100_000)
     before = sorted(tmp_path.rglob("*"))
     done = lfpose(*arguments)
     assert done.code == 1

@@ -240,11 +240,15 @@ def test_unreadable_files(tmp_path: Path, content: bytes | None, text: str) -> N
 @pytest.mark.parametrize(
     ("argument", "text"),
     [
-        ({"score_threshold": 1.5}, "score_threshold must be in"),
-        ({"iou_threshold": -0.1}, "iou_threshold must be in"),
+        ({"score_threshold": 1.5}, r"score_threshold must be a number in \[0, 1\]"),
+        ({"score_threshold": "a"}, "score_threshold must be a number"),
+        ({"iou_threshold": -0.1}, r"iou_threshold must be a number in \[0, 1\]"),
+        ({"threads": 0}, "threads must be at least 1"),
         ({"color": "grey"}, "color must be"),
         ({"person_class": 1}, r"person_class must be in \[0, 0\]"),
         ({"person_class": -1}, "person_class must be in"),
+        ({"person_class": 0.5}, "person_class must be in"),
+        ({"person_class": False}, "person_class must be in"),
     ],
 )
 def test_bad_arguments(tmp_path: Path, argument: dict[str, Any], text: str) -> None:
