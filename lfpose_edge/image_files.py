@@ -32,10 +32,10 @@ def read_image_file(path: Path, text: str) -> bytes:
     """
     try:
         if path.is_dir():
-            message = f"{path} is a folder; give an image, or the folder alone to stream() or `lfpose predict`"
+            message = f"{path} is a folder; give an image, or it alone to stream() or `lfpose predict`"
             raise SourceError(message)
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-            message = f"{path} is a video; give an image, or the video alone to stream() or `lfpose predict`"
+            message = f"{path} is a video; give an image, or it alone to stream() or `lfpose predict`"
             raise SourceError(message)
         return path.read_bytes()
     except (OSError, ValueError) as error:

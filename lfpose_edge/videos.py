@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from lfpose_edge.errors import SourceError
 from lfpose_edge.opencv import cv2, file_name
 
+_GAP = 300  # frames in a row that cannot be decoded, after which no good one is looked for
 _HEADED = frozenset((".mp4", ".m4v", ".mov"))  # which say how long they play
 
 
@@ -56,7 +57,7 @@ def read_video(
 
     Raises:
         SourceError: it cannot be read, or is a recording; after its last frame, a camera or stream that gives
-            no more, or a video file that is cut off.
+            no more, or a video file that is cut off or damaged.
     """
     capture = _opened(source)
     try:
@@ -74,10 +75,15 @@ def read_video(
             message = f"{name} is a recording, all of whose frames wait: latest is for cameras and streams"
             raise SourceError(message)
         index, began, time_s, has_times = 0, 0.0, 0.0, True
+        gap = damaged = 0
         while True:
             good, image = capture.read()
             if not good:
-                break
+                gap += 1
+                if is_live or gap > _GAP or index + gap >= (announced or 0):
+                    break
+                continue
+            index, damaged, gap = index + gap, damaged + gap, 0
             if is_live:
                 began = began or monotonic()
                 time_s = monotonic() - began
@@ -88,7 +94,7 @@ def read_video(
                 time_s = max(time_s, position) if has_times or not fps else index / fps
             yield VideoFrame(image, index, time_s, announced, fps, is_live)
             index += 1
-        if index == 0:
+        if index == damaged:
             message = f"{name} opened, but holds no frame that can be decoded"
             raise SourceError(message)
         if is_live:
@@ -97,14 +103,15 @@ def read_video(
         # Containers estimate their length, so a little less is no sign of anything; and where frames come
         # irregularly it is their time that tells how far they reach.
         reached = max(index, time_s * rate + 1)
+        problem = f"has {damaged} frames before its end that cannot be decoded" if damaged else None
         if announced and reached < 0.9 * announced:
-            cut_off = SourceError(
-                f"{name} announces {announced} frames, but only {index} can be read: it may be cut off "
-                "(`lfpose predict --keep-going` takes what there is)"
-            )
+            read = index - damaged
+            problem = f"announces {announced} frames, but only {read} can be read: it may be cut off"
+        if problem is not None:
+            broken = SourceError(f"{name} {problem} (`lfpose predict --keep-going` takes what there is)")
             if on_cut_off is None:
-                raise cut_off
-            on_cut_off(cut_off)
+                raise broken
+            on_cut_off(broken)
     finally:
         capture.release()
 
