@@ -30,9 +30,13 @@ class OverlayWriter:
     One image or a video appears when the writer is left without an error; a folder's images one by one,
     each whole.
 
+    Attributes:
+        shortened: what was lost of the video of a camera or a stream, when it is left; nobody can give those
+            frames again, so that what can be read back of it appears.
+
     Raises:
         SourceError: nothing of that suffix can be written, or not these frames; or, when it is left, the
-            video cannot be read back whole, and what was there before stays.
+            video of a file cannot be read back whole, and what was there before stays.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,6 +45,8 @@ class OverlayWriter:
         self._image: Image | None = None
         self._video: Any = None
         self._shown: Image | None = None
+        self._live = False
+        self.shortened: str | None = None
         self._file = contextlib.ExitStack()
         self._names: set[str] = set()
         if self._kind not in {"", *_IMAGES, *_CODECS}:
@@ -111,6 +117,7 @@ class OverlayWriter:
         if (width, height) != self._size:
             message = f"cannot write {self._path}: frames differ in size ({self._size} and {(width, height)})"
             raise SourceError(message)
+        self._live = frame.live
         due = round((frame.time_s or 0.0) * self._rate) if frame.live else self._count
         # One frame early or late is how cameras are: what follows them closer stutters.
         for _ in range(self._count, due - 1):
@@ -136,7 +143,9 @@ class OverlayWriter:
                 f"cannot write {self._path} whole: {count} of its {self._count} frames can be read back; is "
                 "the disk full?"
             )
-            raise SourceError(message)
+            if not (self._live and count):
+                raise SourceError(message)
+            self.shortened = message
 
 
 def _with_even_sides(image: Image) -> Image:

@@ -127,9 +127,12 @@ def run_predict(options: PredictOptions) -> None:
         if path.exists():
             console.print(f"wrote {path}")
     list_left_out(left_out)
+    shortened = overlays.shortened if overlays else None
+    if shortened:
+        typer.echo(f"error: {shortened}", err=True)
     if ended is not None:
         raise ended
-    if left_out:
+    if left_out or shortened:
         raise typer.Exit(1)
 
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lfpose_edge.cli import predict
+from lfpose_edge.cli import overlays, predict
 from lfpose_edge.errors import BackendUnavailable, SourceError
 from lfpose_edge.estimator import PoseEstimator
 from lfpose_edge.sources import Frame
@@ -34,6 +34,33 @@ def test_what_a_stream_gave_until_it_dropped_out_is_kept(
     assert "3 frame(s)" in done.out
     assert len((tmp_path / "live.jsonl").read_text(encoding="utf-8").splitlines()) == 3
     assert cv2.VideoCapture(str(tmp_path / "live.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+def test_of_a_live_video_that_the_disk_did_not_hold_the_rest_is_kept(
+    lfpose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can give its frames again."""
+
+    def stream(*_: object, **__: object) -> Iterator[Frame]:
+        for i in range(30):
+            yield Frame(np.full((48, 64, 3), i, np.uint8), f"frame {i}", i, i / 10, fps=10.0, live=True)
+        message = "rtsp://camera gives no more frames after 30"
+        raise SourceError(message)
+
+    monkeypatch.setattr(predict, "frames", stream)
+    monkeypatch.setattr(overlays, "_count_frames", lambda _: 20)
+    done = lfpose("predict", "rtsp://camera", "--json", "live.jsonl", "--save", "live.avi")
+    assert done.code == 1
+    assert done.err.splitlines() == [
+        "error: cannot write live.avi whole: 20 of its 30 frames can be read back; is the disk full?",
+        "error: rtsp://camera gives no more frames after 30",
+    ]
+    assert ["wrote live.avi" in done.out, "wrote live.jsonl" in done.out] == [True, True]
+    assert (tmp_path / "live.avi").is_file()
+    monkeypatch.setattr(overlays, "_count_frames", lambda _: 0)
+    done = lfpose("predict", "rtsp://camera", "--save", "none.avi")
+    assert (done.code, (tmp_path / "none.avi").exists()) == (1, False)
+    assert "0 of its 30 frames" in done.err
 
 
 def _few_lines(monkeypatch: pytest.MonkeyPatch, error: Exception, after: int = 3) -> None:
