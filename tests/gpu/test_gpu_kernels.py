@@ -173,10 +173,16 @@ class InterfaceLender:
 @pytest.mark.parametrize("lender", [Lender, InterfaceLender])
 def test_an_array_is_lent_without_a_copy(lender: Any, stream: Any) -> None:
     """To another stream, which waits for the work on the array."""
+    from lfpose_edge._cuda import DeviceArray, plan_crops, preprocess_crops
+
     second = gpu.open_device()
-    image = gpu.on_device(random_image((500, 400, 3)), stream)
+    images = [gpu.on_device(random_image((500, 400, 3), seed), stream) for seed in (0, 1)]
     crops = np.array(AFFINES["several"], np.float64).repeat(40, axis=0)
-    work = gpu.preprocess(image, crops, (256, 256), stream)
+    plans = gpu.on_device(plan_crops(crops, (256, 256)), stream)  # kept: to free them would wait
+    work = DeviceArray.empty((len(crops), 3, 256, 256), np.dtype(np.float32), stream)
+    plain = (False, (0, 0, 0), (1, 1, 1), (0, 0, 0), 1.0)
+    for number in range(200):  # another picture until the last, which is far from done when it is lent
+        preprocess_crops(images[number == 199], plans, work, *plain, stream)
     lending = lender(work)
     lent = gpu.on_device(lending, second)
     found = lent.numpy()

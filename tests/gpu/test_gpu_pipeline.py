@@ -146,7 +146,8 @@ def test_a_tensor_is_read_where_it_lies(pipeline: DevicePipeline) -> None:
         frame, affines = _frame(seed), _affines(2, seed)
         tensor = torch.from_numpy(frame).cuda()
         _assert_same(pipeline.submit(tensor, affines)(), frame, affines)
-        changed = 255 - tensor  # still being computed when it is handed over
+        torch.cuda._sleep(50_000_000)  # cycles: what follows is still to come when it is handed over
+        changed = 255 - tensor
         waiting = pipeline.submit(changed, affines)
         changed.zero_()  # it is ours again
         _assert_same(waiting(), 255 - frame, affines)
