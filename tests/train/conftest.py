@@ -85,7 +85,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learn_figures() -> dict[str, Any]:
     """What a recipe needs for a small network to learn where the joints of the figures are."""
     return {
-        "stages": [{"epochs": 30, "size": [64, 64]}],
+        "stages": [{"epochs": 24, "size": [64, 64]}],
         "augment": {"rotation_deg": 0, "scale": 0, "shift": 0.02, "flip": 0, "color": 0, "cutout": 0},
         "optimizer": {
             "batch_size": 4,
