@@ -23,7 +23,7 @@ TOOLS = {
 
 def _complaints(*command: str) -> str:
     """What a tool says when it fails; nothing when it is content."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
     return "" if done.returncode == 0 else f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
 
 

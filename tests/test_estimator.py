@@ -364,7 +364,7 @@ del second
 signal.raise_signal(signal.SIGINT)
 """
     arguments = [sys.executable, "-c", code, str(bundle), backend]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    done = subprocess.run(arguments, capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "handled"), done.stderr
 
 

@@ -147,7 +147,7 @@ def test_the_runtime_imports_nothing_heavy() -> None:
 
 
 def _run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -173,7 +173,7 @@ sys.meta_path.insert(0, Block())
 def test_a_missing_extra_is_named(command: str, words: str) -> None:
     module, *arguments = command.split()
     code = f"{BLOCK}\nsys.argv = {arguments!r}\nfrom {module} import main\nmain()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert words in done.stderr
@@ -220,7 +220,7 @@ try:
 except SystemExit as stop:
     print("exit code", stop.code)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60)
     assert "exit code 1" in done.stdout
     assert done.stderr.count("\n") == 1
     for words in ("libGL.so.1", "apt-get install libgl1", "opencv-python-headless"):

@@ -78,7 +78,7 @@ def test_a_process_ends_while_daemon_threads_call(called: str) -> None:
         pytest.skip("OpenVINO is not installed")
     setup = CALLED[called]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(setup=setup)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", SCRIPT.format(setup=setup)], capture_output=True, encoding="utf-8", timeout=120
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
@@ -130,7 +130,7 @@ print("done")
 
 def test_an_exit_handler_may_wait_for_a_thread_that_calls() -> None:
     script = JOINED.format(setup=ESTIMATOR.format(backend="onnxruntime"))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", timeout=60)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 

@@ -249,7 +249,7 @@ found = frames(0, latest=True)
 next(found)
 print(sum(t.daemon for t in threading.enumerate()), "reading")
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode, done.stdout) == (0, "1 reading\n0 left\n"), done.stderr
 
 

@@ -63,7 +63,7 @@ def probed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         fetched = subprocess.run(
             [*fetch, "--dest", str(folder), request.param],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=FETCH_SECONDS,
             check=False,
         )
@@ -82,7 +82,7 @@ def probed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     done = subprocess.run(
         [sys.executable, str(PROBE), str(folder)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env=environment,
         check=False,
     )

@@ -36,7 +36,7 @@ def test_a_quick_run_writes_its_rows_and_its_command(script: str, tmp_path: Path
         [sys.executable, str(CHECKOUT / "benchmarks" / script), *arguments],
         cwd=tmp_path,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text(encoding="utf-8"))

@@ -76,7 +76,7 @@ def test_without_a_gpu_the_benchmark_says_so(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / "gpu_kernels.py"), "--json", str(tmp_path / "out.json")],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")

@@ -289,7 +289,7 @@ def test_a_stopped_command_says_so_and_leaves_nothing_behind(tmp_path: Path, num
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out.*.part.avi")):

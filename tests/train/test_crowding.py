@@ -165,7 +165,7 @@ def test_the_command(figures: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [*command, source / "annotations.json", source / "images", "--out", tmp_path / "crowds"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr

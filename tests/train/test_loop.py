@@ -209,7 +209,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     broken = tmp_path / "broken"
     arguments = [sys.executable, "-c", code, recipe.model_dump_json(), str(figures), str(broken)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(arguments, capture_output=True, encoding="utf-8", env=environment, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert load_checkpoint(broken / "last.pt")["step"] == 4
     run = _train(recipe, figures, broken)
@@ -254,7 +254,7 @@ def test_an_image_that_cannot_be_read_is_named_whoever_loads_it(
         [sys.executable, "-m", "lfpose_edge", *command],
         cwd=tmp_path,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
     )
     assert done.returncode == 1

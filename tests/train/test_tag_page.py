@@ -123,7 +123,7 @@ def _logic(page: Path, script: str) -> Any:
         pytest.skip("the page's script is run by node, which is not installed")
     (logic,) = re.findall(r'<script id="logic">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)
     given = f"const data = {json.dumps(_data(page))}, sheet = new Sheet(data);"
-    page.with_suffix(".js").write_text(f"{logic}\n{given}\n{script}")
+    page.with_suffix(".js").write_text(f"{logic}\n{given}\n{script}", encoding="utf-8")
     done = subprocess.run([node, str(page.with_suffix(".js"))], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -157,7 +157,7 @@ def test_answers_are_saved_kept_and_taken_up_again(page: Path, sheet: Tags, tmp_
     assert given == 2 * K + 2 * (K - 1)
     marked = [YES, OPEN, *[NO] * (K - 2)]
     for text, rows in ((csv, {0: marked, 3: marked}), (again, {0: marked})):
-        (tmp_path / "saved.csv").write_text(text)
+        (tmp_path / "saved.csv").write_text(text, encoding="utf-8")
         read = read_tags(tmp_path / "saved.csv", LSP14)
         expected = sheet.answers.copy()
         for row, answers in {**rows, 2: [YES] * K}.items():  # the third was answered in the other tab
@@ -253,7 +253,7 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
     corner = np.array([1.5 - left, 2.0 - top]) * scale
     for place in (person, region):
         np.testing.assert_allclose(place, [*corner, 19.75 * scale, 31 * scale], atol=0.5)
-    (tmp_path / "saved.csv").write_text(found["csv"])
+    (tmp_path / "saved.csv").write_text(found["csv"], encoding="utf-8")
     answers = read_tags(tmp_path / "saved.csv", LSP14).answers
     q = "1234567890q".index("q")
     assert answers[0].tolist() == [YES, OPEN, *(YES if k == q else NO for k in range(2, K))]
