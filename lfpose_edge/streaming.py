@@ -58,9 +58,8 @@ def in_turn(
         while on_their_way:
             yield arrive()
     finally:
-        while (
-            on_their_way
-        ):  # whoever stops early: the frames' memory goes back, and nobody asks what they gave
+        # Whoever stops early: the frames' memory goes back, and nobody asks what they gave.
+        while on_their_way:
             finish = on_their_way.popleft()[-1]
             with suppress(Exception), CALLS:
                 finish()

@@ -19,6 +19,7 @@ import typer
 from lfpose_edge.errors import LFPoseError, SourceError
 
 _EXPECTED = (LFPoseError, ValueError, TypeError, OSError, ImportError)
+_LONGEST = 400  # characters of an error of several lines
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -98,8 +99,9 @@ def _one_line(error: BaseException) -> str:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}"
     lines = str(error).strip().splitlines()
-    if isinstance(error, LFPoseError):  # one of several lines has a file's name with such a one in it
-        return " ".join(lines)
+    if isinstance(error, LFPoseError) and len(lines) > 1:  # by a file's name, or by a library that says much
+        text = " ".join(lines)
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... (--verbose shows all)"
     return lines[0] if lines else type(error).__name__
 
 
