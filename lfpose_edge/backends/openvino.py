@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import locale
 import logging
 import tempfile
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +25,7 @@ from lfpose_edge.machine import cpu_flags, int8_overflows
 logger = logging.getLogger("lfpose_edge")
 
 _PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "bf16": "fp32", "int8": "int8-cpu"}
+_COMPILING = threading.Lock()
 
 
 def unavailable() -> str | None:
@@ -117,7 +121,7 @@ class OpenVinoBackend:
             one = any_number.clone()
             problem = f"{path}: the network does not run on {height}x{width} crops"
             one.reshape({"crops": [1, height, width, 3]})
-            with ThreadPoolExecutor(2) as beside:
+            with _locale_kept(), ThreadPoolExecutor(2) as beside:
                 self._one: Any
                 self._any_number: Any
                 self._one, self._any_number = beside.map(
@@ -146,6 +150,22 @@ class OpenVinoBackend:
         """Free the compiled models and every thread's requests."""
         self._one = self._any_number = Closed()
         self._local = threading.local()
+
+
+@contextmanager
+def _locale_kept() -> Iterator[None]:
+    """Two models compiled at once leave the process in the locale that it was in.
+
+    For as long as OpenVINO reads or writes its cache, the process is in the locale "C"; then the one that was
+    found returns. Of two models at once the second one finds "C", and that is what may stay: text files and
+    programs' output would be read as ASCII from then on.
+    """
+    with _COMPILING:
+        found = locale.setlocale(locale.LC_ALL)
+        try:
+            yield
+        finally:
+            locale.setlocale(locale.LC_ALL, found)
 
 
 def _channels_last(model: Any) -> Any:

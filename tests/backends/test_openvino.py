@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import locale
 import tempfile
+import threading
 from typing import Any, NoReturn
 
 import numpy as np
@@ -61,3 +63,38 @@ def test_without_room_for_a_file_the_model_stays(core: Any, monkeypatch: pytest.
     monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
     model = core.read_model(str(Bundle.open(bundle_path("lfpose-lite")).model_file("int8-cpu")))
     assert openvino._pointwise_by_avx512(core, model) is model
+
+
+class LeavesTheLocaleC:
+    """OpenVINO's core, with what it does to the locale while it uses its cache, in the order that harms."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+        self._one_by_one = threading.Lock()
+        self._both = threading.Barrier(2, timeout=60)
+        self._first_is_back = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+    def compile_model(self, *arguments: Any) -> Any:
+        with self._one_by_one:
+            found = locale.setlocale(locale.LC_CTYPE)
+            locale.setlocale(locale.LC_CTYPE, "C")
+        self._both.wait()
+        if found == "C":
+            assert self._first_is_back.wait(60)
+        locale.setlocale(locale.LC_CTYPE, found)
+        self._first_is_back.set()
+        return self._core.compile_model(*arguments)
+
+
+def test_the_locale_stays_as_it_was(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = locale.setlocale(locale.LC_ALL)
+    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    try:
+        monkeypatch.setattr(openvino, "start", lambda: (LeavesTheLocaleC(core), ["FP32"]))
+        openvino.load(Bundle.open(bundle_path("lfpose-lite")), Request(precision="fp32")).close()
+        assert locale.setlocale(locale.LC_CTYPE) == "C.UTF-8"
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
