@@ -77,7 +77,7 @@ def decode_calls(n: int, kind: type, stream: Any) -> tuple[dict[str, Call], int]
     presence = torch.randn(n, JOINTS, device="cuda", generator=generator).to(_torch(kind))
     affines = np.tile(np.array([[1.3, 0.0, 40.0], [0.0, 1.3, 20.0]]), (n, 1, 1))
     config = ops.DecodeConfig(stride=FACTOR, upsample=FACTOR)
-    decoder = Decoder(config.stride, config.upsample, config.method, config.blur_sigma, config.window, stream)
+    decoder = Decoder(*config.constants, stream)
     shapes = ((n, JOINTS, 2), (n, JOINTS), (n, JOINTS))
     joints = [DeviceArray.empty(shape, np.dtype(np.float32), stream) for shape in shapes]
     lent = cycle([gpu.on_device(maps, stream) for maps in ring])

@@ -154,10 +154,8 @@ def build_engine(
     plan = tensorrt.build(data, replace(options, fp16=precision != "fp32", int8=precision == "int8"), steps)
     label, infer = f"{tensorrt.name} {precision} {gpu}", None
     if has_gpu(options.compute_capability):
-        height, width = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
-        infer = engine_session(
-            tensorrt, plan, len(bundle.skeleton), (height, width), options.batches[2], options.dla_core
-        )
+        joints, rows, columns = manifest.cams_shape
+        infer = engine_session(tensorrt, plan, joints, (rows, columns), options.batches[2], options.dla_core)
         require_parity(label, infer, reference, manifest.input)
     fingerprint = Fingerprint(
         model_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),

@@ -91,9 +91,7 @@ class Judge:
 
     def __init__(self, crops: CropSet, skeleton: Skeleton, decode: Decode) -> None:
         self._crops, self._skeleton = crops, skeleton
-        self._config = ops.DecodeConfig(
-            decode.cam_stride, decode.upsample, decode.method, decode.blur_sigma, decode.window
-        )
+        self._config = ops.DecodeConfig.of(decode)
         self._threshold = decode.presence_threshold
         self.labelled = bool(crops.persons.labelled.any())
         self._truth = crops.persons

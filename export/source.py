@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import torch
 
 _OLDEST_OPSET = 13
-_DECODE = {"upsample": 4, "method": "dark", "blur_sigma": 1.0, "window": 2, "presence_threshold": 0.5}
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,7 @@ def _require_same(before: onnx.ModelProto, after: onnx.ModelProto, size: tuple[i
 
 def _from_checkpoint(path: Path) -> Source:
     from lfpose_edge.train.checkpoint import load_checkpoint
+    from lfpose_edge.train.evaluate import decode_facts
     from lfpose_edge.train.start import trained_network
 
     state = load_checkpoint(path)
@@ -131,7 +131,7 @@ def _from_checkpoint(path: Path) -> Source:
             "std": network.backbone.pixel_std,
             "padding": recipe.data.padding,
         },
-        "decode": {"cam_stride": network.cam_stride, **_DECODE},
+        "decode": decode_facts(network).model_dump(mode="json"),
         "provenance": {
             "recipe": _without_folders(state["recipe"]),
             "steps": state["step"],

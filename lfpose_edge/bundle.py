@@ -93,6 +93,12 @@ class Manifest(_Section):
     provenance: dict[str, Any] = {}
     """Where the weights come from: recipe, data, command, commit."""
 
+    @property
+    def cams_shape(self) -> tuple[int, int, int]:
+        """Joints, rows and columns of one person's CAMs."""
+        rows, columns = (round(side / self.decode.cam_stride) for side in self.input.size)
+        return len(self.joints.keypoints), rows, columns
+
 
 @dataclass(frozen=True)
 class Bundle:

@@ -105,28 +105,21 @@ class PoseEstimator:
         self._bundle = Bundle.open(bundle_path(model))
         manifest = self._bundle.manifest
         self._input, self._decode = manifest.input, manifest.decode
-        config = ops.DecodeConfig(
-            stride=self._decode.cam_stride,
-            upsample=self._decode.upsample,
-            method=self._decode.method,
-            blur_sigma=self._decode.blur_sigma,
-            window=self._decode.window,
-        )
         self._color: Color = color
         self._swap = packed_order(color) != self._input.color
-        height, width = self._input.size
+        joints, rows, columns = manifest.cams_shape
         self._stages = Stages(
-            self._input.size,
-            len(self._bundle.skeleton),
-            (round(height / self._decode.cam_stride), round(width / self._decode.cam_stride)),
-            color,
-            self._swap,
-            self._input.mean,
-            self._input.std,
-            self._input.border[::-1] if self._swap else self._input.border,
-            config,
-            max_batch,
-            threads or os.cpu_count() or 1,
+            size=self._input.size,
+            joints=joints,
+            cells=(rows, columns),
+            color=color,
+            swap_rb=self._swap,
+            mean=self._input.mean,
+            std=self._input.std,
+            border=self._input.border[::-1] if self._swap else self._input.border,
+            decode=ops.DecodeConfig.of(self._decode),
+            max_batch=max_batch,
+            threads=threads or os.cpu_count() or 1,
         )
         self._presence_threshold = (
             self._decode.presence_threshold if presence_threshold is None else presence_threshold

@@ -42,14 +42,14 @@ ALLOWED = {
         "persons": "skeleton sources",
         "coco": "errors mpii persons skeleton",
         "metrics": "errors files geometry matlab opencv persons results skeleton",
-        "ops": "_core _cuda errors geometry",
+        "ops": "_core _cuda bundle errors geometry",
         "backends": "_cuda bundle errors files machine ops zoo",
         "leaving": "",
         "streaming": "leaving results sources tracking",
         "smoothing": "",
         "tracking": "arguments persons results skeleton smoothing",
         "pipeline": "_cuda backends errors ops sources",
-        "detection": "arguments errors geometry opencv ops zoo",
+        "detection": "arguments backends errors geometry opencv ops zoo",
         "estimator": "arguments backends bundle detection errors geometry leaving ops pipeline results "
         "skeleton sources streaming tracking zoo",
         "cli": "arguments backends bundle coco console detection errors estimator files machine "

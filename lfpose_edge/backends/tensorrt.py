@@ -106,10 +106,7 @@ class TensorRtBackend:
         self.device, self.captures, self._shares = device, tensorrt.captures, tensorrt.shares_profiles
         self.scratch_bytes = engine.scratch_bytes
         self._shared: _Context | None = None
-        manifest = bundle.manifest
-        rows, columns = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
-        joints = len(bundle.skeleton)
-        self._maps = (joints, rows, columns)
+        self._maps = bundle.manifest.cams_shape
         self._own: Any = self.new_context()
         self._lock = threading.Lock()
         self.description = f"{tensorrt.name} cuda:{device} ({found.name}) {precision}"

@@ -83,9 +83,7 @@ class TorchTensorRtBackend:
                 message = f"torch_tensorrt {torch_tensorrt.__version__} cannot load {path}: {error}"
                 raise BackendUnavailable(message) from error
         self.device = device
-        manifest = bundle.manifest
-        rows, columns = (round(side / manifest.decode.cam_stride) for side in manifest.input.size)
-        self._maps = (len(bundle.skeleton), rows, columns)
+        self._maps = bundle.manifest.cams_shape
         self._lock = threading.Lock()
         self.description = f"torch_tensorrt {torch_tensorrt.__version__} cuda:{device} ({found.name}) fp16"
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lfpose_edge import ops
 from lfpose_edge.arguments import check_count, check_number
+from lfpose_edge.backends import onnxruntime
 from lfpose_edge.errors import BackendUnavailable, BundleError
 from lfpose_edge.geometry import apply_affine, letterbox_affine
 from lfpose_edge.opencv import cv2
@@ -165,21 +166,18 @@ class YoloxDetector:
 
 
 def _load(path: Path, threads: int | None) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        message = "a YOLOX detector needs onnxruntime: pip install onnxruntime"
-        raise BackendUnavailable(message) from error
+    if reason := onnxruntime.unavailable():
+        message = f"a YOLOX detector runs in ONNX Runtime: {reason}"
+        raise BackendUnavailable(message)
+    runtime = onnxruntime.start()
     if not path.is_file():
         message = f"no detector at {path}: give the path of a YOLOX ONNX file"
         raise BundleError(message)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    options.intra_op_num_threads = threads or 0
+    options = onnxruntime.session_options(threads)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no public base class
-        message = f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}"
+        message = f"onnxruntime {runtime.__version__} cannot load {path}: {error}"
         raise BundleError(message) from error
 
 

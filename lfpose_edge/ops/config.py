@@ -8,13 +8,14 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from lfpose_edge import _core
+from lfpose_edge.bundle import Decode
 
 Method = Literal["none", "quarter", "dark", "softargmax"]
 
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """The constants of a decode; training writes them into the manifest.
+    """The constants of a decode, as a bundle's manifest holds them.
 
     Attributes:
         stride: crop pixels per CAM cell.
@@ -45,10 +46,20 @@ class DecodeConfig:
                 message = f"DecodeConfig.{name} must be {rule}, got {getattr(self, name)!r}"
                 raise ValueError(message)
 
+    @classmethod
+    def of(cls, decode: Decode) -> DecodeConfig:
+        """What a manifest's section says."""
+        return cls(decode.cam_stride, decode.upsample, decode.method, decode.blur_sigma, decode.window)
+
+    @property
+    def constants(self) -> tuple[float, int, Method, float, int]:
+        """In the order in which the kernels take them, those of the CPU and those of the GPU."""
+        return self.stride, self.upsample, self.method, self.blur_sigma, self.window
+
     @cached_property
     def spec(self) -> _core.DecodeSpec:
-        """These constants as the kernel takes them."""
-        return _core.DecodeSpec(self.stride, self.upsample, self.method, self.blur_sigma, self.window)
+        """These constants as the CPU's kernel takes them."""
+        return _core.DecodeSpec(*self.constants)
 
     def __getstate__(self) -> dict[str, Any]:
         """The constants alone, for copies and pickles."""

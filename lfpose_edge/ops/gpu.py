@@ -195,7 +195,7 @@ def decode(
             message = f"flip_permutation must hold each of 0..{k - 1} once, got {flip_permutation!r}"
             raise ValueError(message)
         order = on_device(np.asarray(flip_permutation, np.int32), stream)
-    Decoder(config.stride, config.upsample, config.method, config.blur_sigma, config.window, stream).decode(
+    Decoder(*config.constants, stream).decode(
         cams,
         presence,
         on_device(affines, stream),

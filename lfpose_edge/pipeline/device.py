@@ -60,7 +60,6 @@ class DevicePipeline:
         self._closed = False
         self._free: list[Slot] = []
         self._last_to_stay: Slot | None = None
-        decode = stages.decode
         with gpu.device_errors():
             self._uploads, self._compute, self._leaving = (gpu.open_device(backend.device) for _ in range(3))
             self._scratch = (
@@ -68,14 +67,7 @@ class DevicePipeline:
                 if backend.scratch_bytes
                 else None
             )
-            self._decoder = Decoder(
-                decode.stride,
-                decode.upsample,
-                decode.method,
-                decode.blur_sigma,
-                decode.window,
-                self._compute,
-            )
+            self._decoder = Decoder(*stages.decode.constants, self._compute)
         self._require_shared_memory()
 
     def submit(self, image: Any, affines: Affines, *, stay: bool = False) -> Callable[[], Located]:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from lfpose_edge import ops
+from lfpose_edge.bundle import Decode
 from lfpose_edge.geometry import Affines, crop_affines
 from lfpose_edge.metrics.accuracy import Accuracy, measure
 from lfpose_edge.persons import PersonTable
@@ -14,6 +15,11 @@ from lfpose_edge.train.data.crops import CropView
 from lfpose_edge.train.networks import CamNetwork
 
 _BATCH = 32
+
+
+def decode_facts(network: CamNetwork) -> Decode:
+    """How a network's CAMs become joints, to its crops' resolution: in validation and in what is exported."""
+    return Decode(cam_stride=network.cam_stride, upsample=network.cam_stride, method="dark")
 
 
 @torch.no_grad()
@@ -55,7 +61,7 @@ def predict_persons(
 
     Found in turned or mirrored crops where asked for; left and right are those of the image in any case.
     """
-    config = ops.DecodeConfig(stride=network.cam_stride, upsample=network.cam_stride)
+    config = ops.DecodeConfig.of(decode_facts(network))
     parts = []
     for first in range(0, len(persons), _BATCH):
         chosen = persons.chosen(range(first, min(first + _BATCH, len(persons))))

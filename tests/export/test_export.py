@@ -15,13 +15,15 @@ from lfpose_edge.export.quantize import tail_layers
 from lfpose_edge.export.to_onnx import to_onnx
 
 from lfpose_edge.backends import Request, load_backend
+from lfpose_edge.bundle import Decode
 from lfpose_edge.errors import AccuracyGateError, BundleError
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.checkpoint import save_checkpoint
+from lfpose_edge.train.evaluate import decode_facts
 from lfpose_edge.train.networks import BACKBONES, CamNetwork, build_network
 from lfpose_edge.train.recipe import Network, parse_recipe
 
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "name": "tiny",
     "skeleton": "lsp14",
     "data": {part: {"annotations": "a.json", "images": "i"} for part in ("train", "val")},
@@ -73,6 +75,21 @@ def test_the_bundle_computes_what_the_network_computes(checkpoint: Path, tmp_pat
         np.testing.assert_allclose(presence, expected.presence.numpy(), atol=0.02)
     assert bundle.manifest.decode.cam_stride == 4
     assert bundle.skeleton.name == "lsp14"
+
+
+def test_a_bundle_is_decoded_as_its_network_was_validated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coarse = {**RECIPE, "network": {**RECIPE["network"], "widths": [16, 16, 16]}}
+    recipe = parse_recipe(coarse, where="test")
+    network = build_network(recipe.network, LSP14)
+    checkpoint = tmp_path / "last.pt"
+    state = {"recipe": recipe.model_dump(mode="json"), "ema": network.state_dict(), "step": 5}
+    save_checkpoint(checkpoint, state)
+    monkeypatch.setattr(source, "to_onnx", lambda *_: None)
+    facts = source.open_source(str(checkpoint)).facts["decode"]
+    assert (facts["cam_stride"], facts["upsample"], facts["method"]) == (8, 8, "dark")
+    assert Decode.model_validate(facts) == decode_facts(network)
 
 
 PLAIN: dict[str, Any] = {"widths": (16, 16, 16, 16)}
