@@ -38,10 +38,11 @@ ALLOWED = {
         "zoo": "bundle errors files",
         "draw": "opencv results skeleton",
         "mpii": "skeleton",
+        "coco_writing": "skeleton",
         "matlab": "errors",
         "persons": "skeleton sources",
         "coco": "errors mpii persons skeleton",
-        "metrics": "errors files geometry matlab opencv persons results skeleton",
+        "metrics": "coco_writing errors files geometry matlab opencv persons results skeleton",
         "ops": "_core _cuda bundle errors geometry",
         "backends": "_cuda bundle errors files machine ops zoo",
         "leaving": "",
@@ -52,10 +53,10 @@ ALLOWED = {
         "detection": "arguments backends errors geometry opencv ops zoo",
         "estimator": "arguments backends bundle detection errors geometry leaving ops pipeline results "
         "skeleton sources streaming tracking zoo",
-        "cli": "arguments backends bundle coco console detection errors estimator files machine "
+        "cli": "arguments backends bundle coco coco_writing console detection errors estimator files machine "
         "metrics opencv package persons results skeleton sources tracking zoo",
-        "train": "bundle coco console errors files geometry matlab metrics opencv ops persons skeleton "
-        "sources zoo",
+        "train": "bundle coco coco_writing console errors files geometry matlab metrics opencv ops persons "
+        "skeleton sources zoo",
         "export": "backends bundle cli coco console detection errors estimator files "
         "geometry machine metrics opencv ops persons results skeleton sources zoo",
     }.items()

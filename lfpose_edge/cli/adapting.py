@@ -18,6 +18,7 @@ from lfpose_edge.cli import training
 from lfpose_edge.cli.errors import Stopped, list_left_out
 from lfpose_edge.cli.people import find_people, image_files, opened
 from lfpose_edge.coco import read_coco_boxes
+from lfpose_edge.coco_writing import coco_persons_tree, person_annotation
 from lfpose_edge.console import plain_console
 from lfpose_edge.errors import (
     AccuracyGateError,
@@ -214,20 +215,13 @@ def read_boxes(
         raise SourceError(message)
     ids = {path: number for number, path in enumerate(sizes, 1)}
     annotations = [
-        {
-            "id": row + 1,
-            "image_id": ids[path],
-            "category_id": 1,
-            "iscrowd": 0,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-        }
-        for row, (path, (x1, y1, x2, y2)) in enumerate(zip(table.images, table.boxes.tolist(), strict=True))
+        person_annotation(row + 1, ids[path], table.boxes[row]) for row, path in enumerate(table.images)
     ]
     images = [
         {"id": ids[path], "file_name": path.relative_to(frames).as_posix(), "width": width, "height": height}
         for path, (width, height) in sizes.items()
     ]
-    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+    return coco_persons_tree(images, annotations)
 
 
 def write_halves(found: dict[str, Any], out: Path) -> None:

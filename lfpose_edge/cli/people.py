@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from lfpose_edge.cli.errors import list_left_out
+from lfpose_edge.coco_writing import coco_persons_tree, person_annotation
 from lfpose_edge.console import plain_console
 from lfpose_edge.detection import resolve_detector
 from lfpose_edge.errors import SourceError
@@ -74,26 +75,13 @@ def find_people(
             name = file.relative_to(frames).as_posix()
             images.append({"id": number, "file_name": name, "width": width, "height": height})
         for (x1, y1, x2, y2), score in zip(boxes.tolist(), scores.tolist(), strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": 1,
-                    "iscrowd": 0,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": AREA_OF_BOX * (x2 - x1) * (y2 - y1),
-                    "score": score,
-                }
-            )
+            facts = {"area": AREA_OF_BOX * (x2 - x1) * (y2 - y1), "score": score}
+            annotations.append(person_annotation(len(annotations) + 1, number, (x1, y1, x2, y2), **facts))
     if not annotations:
         message = f"the detector found nobody in the {number} images of {frames}: is this the right folder?"
         raise SourceError(message)
-    return {
-        "info": {"images": number},  # that were looked at; below are those with people
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "person"}],
-    }
+    looked_at = {"images": number}  # the tree's own are those with people
+    return coco_persons_tree(images, annotations, info=looked_at)
 
 
 def image_files(frames: Path) -> list[Path]:

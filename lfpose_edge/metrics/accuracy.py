@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lfpose_edge.coco_writing import coco_persons_tree, joint_entries, person_annotation
 from lfpose_edge.errors import SourceError
 from lfpose_edge.metrics.oks_ap import OksAp, oks_ap
 from lfpose_edge.metrics.pck import LIMB_JOINTS, PckResult, box_thresholds, pck, torso_thresholds
@@ -126,33 +127,19 @@ def as_coco(
     Pixel indices, joints in the skeleton's order, those that lack a label at 0 with v = 0. The persons come
     first, in their order; behind them those of ``uncounted`` that are in their images.
     """
-    truth = np.concatenate([persons.joints - 0.5, 2.0 * persons.labelled[..., None]], axis=2)
-    truth *= persons.labelled[..., None]
     guess = np.concatenate([keypoints - 0.5, scores[..., None]], axis=2)
-    corner, extent = persons.boxes[:, :2], persons.boxes[:, 2:] - persons.boxes[:, :2]
-    xywh = np.concatenate([corner, extent], axis=1)
     annotations, predictions = [], []
     for i, score in enumerate(person_scores(scores).tolist()):
-        common = {"image_id": int(persons.image_ids[i]), "category_id": 1}
-        annotations.append(
-            {
-                **common,
-                "id": i + 1,
-                "keypoints": truth[i].ravel().tolist(),
-                "num_keypoints": int(persons.labelled[i].sum()),
-                "bbox": xywh[i].tolist(),
-                "area": float(persons.areas[i]),
-                "iscrowd": 0,
-            }
+        image_id, area = int(persons.image_ids[i]), float(persons.areas[i])
+        truth = joint_entries(persons.joints[i], 2 * persons.labelled[i])
+        annotations.append(person_annotation(i + 1, image_id, persons.boxes[i], area=area, **truth))
+        keypoints_found = guess[i].ravel().tolist()
+        predictions.append(
+            {"image_id": image_id, "category_id": 1, "keypoints": keypoints_found, "score": score}
         )
-        predictions.append({**common, "keypoints": guess[i].ravel().tolist(), "score": score})
     images = {a["image_id"] for a in annotations}
     nobody = {"category_id": 1, "keypoints": [0] * 3 * len(persons.skeleton), "num_keypoints": 0}
     beside = [person for person in uncounted if person["image_id"] in images]
     annotations += [{**nobody, "id": i, **a} for i, a in enumerate(beside, len(annotations) + 1)]
-    tree = {
-        "images": [{"id": i} for i in sorted(images)],
-        "categories": [{"id": 1, "name": "person", "keypoints": list(persons.skeleton.keypoints)}],
-        "annotations": annotations,
-    }
+    tree = coco_persons_tree([{"id": i} for i in sorted(images)], annotations, persons.skeleton)
     return tree, predictions

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge.coco import coco_tree, persons_of
+from lfpose_edge.coco_writing import coco_persons_tree, joint_entries, person_annotation
 from lfpose_edge.errors import SourceError
 from lfpose_edge.files import whole_file, whole_folder, write_text_whole
 from lfpose_edge.geometry import apply_affine
@@ -164,8 +165,8 @@ def _write_crowds(
             if found is not None:
                 _add(trees[level], persons, row, found, out / "images", f"{level}-{row:05d}.jpg")
     for level, tree in trees.items():
-        category = {"id": 1, "name": "person", "keypoints": list(persons.skeleton.keypoints)}
-        made = {"info": {"crowd": level, "seed": seed}, **tree, "categories": [category]}
+        info = {"crowd": level, "seed": seed}
+        made = coco_persons_tree(**tree, skeleton=persons.skeleton, info=info)
         write_text_whole(out / f"{level}.json", json.dumps(made) + "\n")
     return {level: len(tree["images"]) for level, tree in trees.items()}
 
@@ -186,20 +187,9 @@ def _add(
     image = {"id": row + 1, "file_name": name, "width": width, "height": height}
     tree["images"].append({**image, "crowdIndex": round(found.crowd_index, 4)})
     v = np.where(found.hidden, 1, 2) * persons.labelled[row]
-    table = np.column_stack([(persons.joints[row] - 0.5) * (v > 0)[:, None], v])
-    x1, y1, x2, y2 = persons.boxes[row].tolist()
-    tree["annotations"].append(
-        {
-            "id": row + 1,
-            "image_id": row + 1,
-            "category_id": 1,
-            "iscrowd": 0,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "area": float(persons.areas[row]),
-            "keypoints": table.round(2).ravel().tolist(),
-            "num_keypoints": int((v > 0).sum()),
-        }
-    )
+    joints = joint_entries(persons.joints[row], v, decimals=2)
+    area = float(persons.areas[row])
+    tree["annotations"].append(person_annotation(row + 1, row + 1, persons.boxes[row], area=area, **joints))
 
 
 def _placed(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lfpose_edge.coco_writing import coco_persons_tree, joint_entries, person_annotation
 from lfpose_edge.files import require_writable, whole_file, write_text_whole
 from lfpose_edge.opencv import cv2
 from lfpose_edge.persons import PersonTable
@@ -108,11 +109,9 @@ def through_camera(
         joints = camera.places(persons.joints[row], (height, width))
         corners = persons.boxes[row][[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)
         box = camera.places(corners, (height, width))
-        annotations.append(
-            _annotation(persons, row, joints, np.concatenate([box.min(axis=0), box.max(axis=0)]))
-        )
-    category = {"id": 1, "name": "person", "keypoints": list(persons.skeleton.keypoints)}
-    tree = {"info": {"seed": seed}, "images": images, "annotations": annotations, "categories": [category]}
+        around = np.concatenate([box.min(axis=0), box.max(axis=0)])
+        annotations.append(_annotation(persons, row, row + 1, joints, around))
+    tree = coco_persons_tree(images, annotations, persons.skeleton, info={"seed": seed})
     write_text_whole(out / "annotations.json", json.dumps(tree) + "\n")
 
 
@@ -122,13 +121,10 @@ def write_persons(persons: PersonTable, out: Path, folder: Path) -> None:
     ids = {name: number for number, name in enumerate(names, 1)}
     annotations = []
     for row, path in enumerate(persons.images):
-        entry = _annotation(persons, row, persons.joints[row], persons.boxes[row])
-        annotations.append({**entry, "image_id": ids[path.relative_to(folder).as_posix()]})
-    tree = {
-        "images": [{"id": number, "file_name": name} for name, number in ids.items()],
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "person", "keypoints": list(persons.skeleton.keypoints)}],
-    }
+        image_id = ids[path.relative_to(folder).as_posix()]
+        annotations.append(_annotation(persons, row, image_id, persons.joints[row], persons.boxes[row]))
+    images = [{"id": number, "file_name": name} for name, number in ids.items()]
+    tree = coco_persons_tree(images, annotations, persons.skeleton)
     write_text_whole(out, json.dumps(tree) + "\n")
 
 
@@ -169,20 +165,9 @@ def _those(persons: PersonTable, which: NDArray[np.bool_]) -> PersonTable:
     return persons.chosen(np.flatnonzero(which).tolist())
 
 
-def _annotation(persons: PersonTable, row: int, joints: Points, box: Points) -> dict[str, Any]:
-    labelled = persons.labelled[row]
-    table = np.column_stack([(joints - 0.5) * labelled[:, None], 2 * labelled])
-    x1, y1, x2, y2 = box.tolist()
-    return {
-        "id": row + 1,
-        "image_id": row + 1,
-        "category_id": 1,
-        "iscrowd": 0,
-        "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
-        "area": float(persons.areas[row]),
-        "keypoints": table.round(2).ravel().tolist(),
-        "num_keypoints": int(labelled.sum()),
-    }
+def _annotation(persons: PersonTable, row: int, image_id: int, joints: Points, box: Points) -> dict[str, Any]:
+    found = joint_entries(joints, 2 * persons.labelled[row], decimals=2)
+    return person_annotation(row + 1, image_id, box, decimals=2, area=float(persons.areas[row]), **found)
 
 
 def _lens(size: tuple[int, int]) -> tuple[Points, float]:

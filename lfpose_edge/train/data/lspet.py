@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lfpose_edge.coco_writing import coco_persons_tree, joint_entries, person_annotation
 from lfpose_edge.errors import SourceError
 from lfpose_edge.files import require_writable, write_json_whole
 from lfpose_edge.matlab import read_matlab
@@ -54,9 +55,7 @@ def write_lspet(
     for name, rows in parts.items():
         known = [people[row] for row in rows if people[row] is not None]
         images, annotations = ([pair[i] for pair in known if pair] for i in (0, 1))
-        category = {"id": 1, "name": "person", "keypoints": list(LSP14.keypoints)}
-        tree = {"images": images, "annotations": annotations, "categories": [category]}
-        write_json_whole(out / f"{name}.json", tree)
+        write_json_whole(out / f"{name}.json", coco_persons_tree(images, annotations, LSP14))
         counts[name] = len(annotations)
     return counts
 
@@ -97,16 +96,8 @@ def _person(images: Path, row: int, joints: NDArray[np.float64]) -> Sequence[dic
     labelled = (joints[:, 2] > 0) & inside
     if not labelled.any():
         return None
-    x1, y1, x2, y2 = person_box(places[labelled], (height, width)).round(2).tolist()
-    keypoints = np.column_stack([np.where(labelled[:, None], places.round(2), 0.0), 2 * labelled])
-    annotation = {
-        "id": row + 1,
-        "image_id": row + 1,
-        "category_id": 1,
-        "iscrowd": 0,
-        "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
-        "area": round(AREA_OF_BOX * (x2 - x1) * (y2 - y1), 1),
-        "keypoints": keypoints.ravel().tolist(),
-        "num_keypoints": int(labelled.sum()),
-    }
+    box = person_box(places[labelled], (height, width)).round(2)
+    area = round(AREA_OF_BOX * float(np.prod(box[2:] - box[:2])), 1)
+    found = joint_entries(places + 0.5, 2 * labelled, decimals=2)  # the file counts pixels, as COCO does
+    annotation = person_annotation(row + 1, row + 1, box, decimals=2, area=area, **found)
     return {"id": row + 1, "file_name": name, "width": width, "height": height}, annotation

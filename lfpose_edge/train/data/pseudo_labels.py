@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lfpose_edge import ops
 from lfpose_edge.coco import coco_persons
+from lfpose_edge.coco_writing import coco_persons_tree, joint_entries
 from lfpose_edge.errors import BackendUnavailable, BundleError, SourceError
 from lfpose_edge.files import require_writable, write_text_whole
 from lfpose_edge.geometry import apply_affine, crop_affines
@@ -252,13 +253,9 @@ def label_persons(
         joints = look(teacher, image, box, views)  # type: ignore[arg-type]
         believed = joints[:, 2] >= least_score
         if believed.any():
-            table = np.column_stack([joints[:, :2] - 0.5, 2 * believed]) * believed[:, None]
             kept = {key: person[key] for key in ("image_id", "bbox", "area") if key in person}
-            joints_found = {
-                "keypoints": table.round(2).ravel().tolist(),
-                "num_keypoints": int(believed.sum()),
-            }
-            labelled.append({"id": person["id"], "category_id": 1, "iscrowd": 0, **kept, **joints_found})
+            found = joint_entries(joints[:, :2], 2 * believed, decimals=2)
+            labelled.append({"id": person["id"], "category_id": 1, "iscrowd": 0, **kept, **found})
     if unseen == len(persons):
         message = f"{annotations}: of none of its {unseen} persons there is a picture to look at"
         raise SourceError(message)
@@ -268,8 +265,7 @@ def label_persons(
         )
         raise SourceError(message)
     record = {"labelled_by": teacher_name, "least_score": least_score, **asdict(views)}
-    category = {"id": 1, "name": "person", "keypoints": list(teacher.skeleton.keypoints)}
-    result = {"info": record, "images": tree["images"], "annotations": labelled, "categories": [category]}
+    result = coco_persons_tree(tree["images"], labelled, teacher.skeleton, info=record)
     write_text_whole(out, json.dumps(result) + "\n")
     return Labelled(len(labelled), sum(p["num_keypoints"] for p in labelled), len(persons))
 
