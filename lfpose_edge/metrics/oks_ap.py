@@ -74,7 +74,7 @@ def oks_ap(truth: dict[str, Any], predictions: Sequence[dict[str, Any]], skeleto
         ImportError: pycocotools is not installed.
     """
     if not predictions:
-        return OksAp(*(0.0,) * 6)
+        return OksAp(*(_of_nothing(truth["annotations"]),) * 6)
     ap, ap50, ap75, medium, large, ar, *_ = _evaluated(truth, predictions, skeleton).stats.tolist()
     return OksAp(ap, ap50, ap75, medium, large, ar)
 
@@ -99,8 +99,6 @@ def crowd_ap(truth: dict[str, Any], predictions: Sequence[dict[str, Any]], skele
     if any("crowdIndex" not in image for image in truth["images"]):
         message = "CrowdPose's levels need a crowdIndex of every image"
         raise ValueError(message)
-    if not predictions:
-        return CrowdAp(*(0.0,) * 9)
     # What pycocotools asks for and a file may leave out, as readers of COCO take it.
     persons = [
         {
@@ -111,15 +109,27 @@ def crowd_ap(truth: dict[str, Any], predictions: Sequence[dict[str, Any]], skele
         }
         for a in truth["annotations"]
     ]
+    shown = {
+        level: [i["id"] for i in truth["images"] if low <= i["crowdIndex"] < high]
+        for level, (low, high) in CROWD_LEVELS.items()
+    }
+    if not predictions:
+        parts = [[a for a in persons if a["image_id"] in images] for images in shown.values()]
+        return CrowdAp(*(_of_nothing(persons),) * 6, *map(_of_nothing, parts))
     tree = {**truth, "annotations": persons}
     stats = _evaluated(tree, predictions, skeleton).stats
     levels = []
-    for low, high in CROWD_LEVELS.values():
-        images = [i["id"] for i in truth["images"] if low <= i["crowdIndex"] < high]
+    for images in shown.values():
         table = _evaluated(tree, predictions, skeleton, images).eval["precision"]
         levels.append(float(np.mean(table[:, :, :, 0])) if images else -1.0)
     ap, ap50, ap75, ar, ar50, ar75 = (float(stats[i]) for i in (0, 1, 2, 5, 6, 7))
     return CrowdAp(ap, ap50, ap75, ar, ar50, ar75, *levels)
+
+
+def _of_nothing(persons: Sequence[dict[str, Any]]) -> float:
+    """The precision where nothing was predicted, which pycocotools cannot be asked about."""
+    counted = (not person.get("iscrowd") and person.get("num_keypoints", 1) for person in persons)
+    return 0.0 if any(counted) else -1.0
 
 
 def _evaluated(

@@ -202,7 +202,7 @@ class DomainBridge(nn.Module):
 
     def set_extra_state(self, state: Any) -> None:
         """See :meth:`get_extra_state`."""
-        self._last = dict(state)
+        self._last = {name: values.to(self.watched.device) for name, values in state.items()}
 
     def _apply(self, fn: Any, recurse: bool = True) -> DomainBridge:
         super()._apply(fn, recurse)

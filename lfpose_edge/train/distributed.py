@@ -54,6 +54,11 @@ def _has_bfloat16(on_cpu: bool) -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def share_of(batch: list[int], fabric: Fabric) -> list[int]:
+    """This process's part of a batch; of one with fewer persons than processes, at least its first."""
+    return batch[fabric.global_rank :: fabric.world_size] or batch[:1]
+
+
 def share_buffers(fabric: Fabric, network: torch.nn.Module) -> None:
     """Let all processes have the mean of their BatchNorm statistics and prototype memories."""
     if fabric.world_size == 1:

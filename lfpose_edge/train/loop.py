@@ -26,7 +26,7 @@ from lfpose_edge.files import write_json_whole
 from lfpose_edge.train.bridge import DomainBridge
 from lfpose_edge.train.checkpoint import checkpoint_alone
 from lfpose_edge.train.data.mixture import CropMixture
-from lfpose_edge.train.distributed import anywhere, make_fabric, share_buffers
+from lfpose_edge.train.distributed import anywhere, make_fabric, share_buffers, share_of
 from lfpose_edge.train.evaluate import evaluate_network
 from lfpose_edge.train.networks import CamNetwork, build_network
 from lfpose_edge.train.objective import Objective
@@ -159,11 +159,9 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
                 size=size, augment=augment, seed=(recipe.seed, epoch), appearance=appearances[size]
             )
             batches = crops.epoch_batches(options.batch_size, (recipe.seed, epoch))[first_batch:]
-            # Every process has a share of every batch; of a last one with too few persons, its first.
-            shares = [batch[fabric.global_rank :: fabric.world_size] or batch[:1] for batch in batches]
             loader = DataLoader(
                 SentErrors(crops),
-                batch_sampler=shares,
+                batch_sampler=[share_of(batch, fabric) for batch in batches],
                 collate_fn=collate,
                 num_workers=loader_workers(recipe, fabric.device),
                 worker_init_fn=quiet_worker,

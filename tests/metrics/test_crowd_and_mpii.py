@@ -82,6 +82,19 @@ def test_crowdposes_numbers_are_those_of_its_own_evaluation() -> None:
     assert set(vars(crowd_ap(truth, [], CROWDPOSE14)).values()) == {0.0}
 
 
+def test_precision_is_minus_one_where_nobody_counts() -> None:
+    truth, _ = crowd()
+    unasked = [{**person, "num_keypoints": 0} for person in truth["annotations"]]
+    hard = {image["id"] for image in truth["images"] if image["crowdIndex"] >= 0.8}
+    some = [a for a, b in zip(unasked, truth["annotations"], strict=True) if b["image_id"] in hard]
+    others = [person for person in truth["annotations"] if person["image_id"] not in hard]
+    nobody = {**truth, "annotations": unasked}
+    assert set(vars(oks_ap(nobody, [], CROWDPOSE14)).values()) == {-1.0}
+    assert set(vars(crowd_ap(nobody, [], CROWDPOSE14)).values()) == {-1.0}
+    found = vars(crowd_ap({**truth, "annotations": [*others, *some]}, [], CROWDPOSE14))
+    assert (found["ap"], found["easy"], found["medium"], found["hard"]) == (0.0, 0.0, 0.0, -1.0)
+
+
 def test_counts_that_a_file_leaves_out_are_made() -> None:
     truth, predictions = crowd()
     bare = [

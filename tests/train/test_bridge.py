@@ -327,3 +327,15 @@ def test_the_bridge_moves_what_joints_look_like_and_not_where_they_are(make_brid
     bridge(output, _target(), 0.5).backward()
     assert output.cams.grad is None
     assert output.features.fine.grad.abs().sum() > 0
+
+
+def test_what_is_remembered_comes_back_to_where_the_bridge_is(
+    make_bridge: Callable[..., DomainBridge],
+) -> None:
+    bridge = make_bridge(**WHOLE)
+    bridge(_output(), _source(), 0.5)
+    kept = bridge.get_extra_state()
+    assert kept
+    on_a_gpu = make_bridge(**WHOLE).to("meta")
+    on_a_gpu.set_extra_state(kept)
+    assert {values.device.type for values in on_a_gpu.get_extra_state().values()} == {"meta"}

@@ -47,6 +47,25 @@ def first(make_recipe: Callable[..., Recipe], tmp_path: Path) -> Path:
     return tmp_path / "first.pt"
 
 
+# What each process saw of the first batch, and its BatchNorm after it, in FOLDER.
+WATCH = """
+import os, torch
+from lfpose_edge.train import loop
+from lfpose_edge.train.objective import Objective
+seen = []
+ask, share = Objective.__call__, loop.share_buffers
+def asked(self, model, teacher, sample, progress):
+    seen.append(sample.joints.flatten(1).clone())
+    return ask(self, model, teacher, sample, progress)
+def shared(fabric, network):
+    share(fabric, network)
+    if len(seen) == 1:
+        buffers = [values.clone() for values in network.buffers()]
+        torch.save([seen[0], *buffers], os.path.join(FOLDER, os.environ["RANK"] + ".pt"))
+Objective.__call__, loop.share_buffers = asked, shared
+"""
+
+
 def _start(
     recipe: Path, data: Path, out: Path, launcher: tuple[str, ...], before: str = ""
 ) -> subprocess.Popen[str]:
@@ -54,7 +73,7 @@ def _start(
     program = ["-m", "lfpose_edge"]
     if before:
         script = out.with_suffix(".py")
-        script.write_text(f"if __name__ == '__main__':\n    {before}{MAIN}\n")
+        script.write_text(f"{before}\nif __name__ == '__main__':\n    {MAIN}\n")
         program = [str(script)]
     return subprocess.Popen(
         [sys.executable, *launcher, *program, "train", str(recipe), "--data", str(data)]
@@ -66,8 +85,10 @@ def _start(
     )
 
 
-def _train(recipe: Path, data: Path, out: Path, launcher: tuple[str, ...]) -> dict[str, Any]:
-    process = _start(recipe, data, out, launcher)
+def _train(
+    recipe: Path, data: Path, out: Path, launcher: tuple[str, ...], before: str = ""
+) -> dict[str, Any]:
+    process = _start(recipe, data, out, launcher, before)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return torch.load(out / "last.pt", weights_only=True)
@@ -81,7 +102,8 @@ def test_two_processes_train_as_one_does(
     recipe = make_recipe(optimizer=optimizer, network=NETWORK, start_from=str(first))
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     one = _train(tmp_path / "recipe.yaml", figures, tmp_path / "one", ())
-    two = _train(tmp_path / "recipe.yaml", figures, tmp_path / "two", TWO)
+    watch = WATCH.replace("FOLDER", repr(str(tmp_path)))
+    two = _train(tmp_path / "recipe.yaml", figures, tmp_path / "two", TWO, watch)
     assert two["step"] == one["step"] == 4
     for alone, together in zip(one["history"], two["history"], strict=True):
         assert together["loss"] == pytest.approx(alone["loss"], rel=0.02)
@@ -93,6 +115,11 @@ def test_two_processes_train_as_one_does(
     ]
     assert torch.nn.functional.cosine_similarity(*moves, dim=0) > 0.75
     assert moves[1].norm().item() == pytest.approx(moves[0].norm().item(), rel=0.1)
+    # Each saw persons of its own, and both have the same statistics of all of them.
+    (ours, *buffers), (theirs, *others) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert (len(ours), len(theirs)) == (10, 9)
+    assert len(torch.cat([ours, theirs]).unique(dim=0)) == 19
+    assert all(torch.equal(one, other) for one, other in zip(buffers, others, strict=True))
 
 
 def test_two_processes_stop_together_and_go_on(
@@ -109,9 +136,9 @@ def test_two_processes_stop_together_and_go_on(
     # Only one process is told to stop, at a step that it chooses; the other must not go on alone.
     stop = (
         "import os, signal; from lfpose_edge.train import loop; real = loop.update_average;"
-        "calls = [];"
+        "calls = []; "
         "loop.update_average = lambda *a: (real(*a), calls.append(1), len(calls) == 4"
-        " and os.environ['RANK'] == '1' and signal.raise_signal(signal.SIGTERM)); "
+        " and os.environ['RANK'] == '1' and signal.raise_signal(signal.SIGTERM))"
     )
     process = _start(file, figures, broken, TWO, stop)
     _, said = process.communicate(timeout=300)

@@ -41,8 +41,8 @@ def load_imagenet_weights(backbone: nn.Module, name: str, source: Path | None = 
     if not isinstance(published, dict) or not all(isinstance(v, Tensor) for v in published.values()):
         message = f"{path} does not hold the weights of {name}: it is no table of tensors by name"
         raise RecipeError(message)
-    published = {k: v for k, v in published.items() if not k.startswith(_CLASSIFIER)}
-    own = backbone.state_dict()
+    published = {k: v for k, v in published.items() if _is_shared(k)}
+    own = {k: v for k, v in backbone.state_dict().items() if _is_shared(k)}
     if name in LITE_VARIANTS:
         # The same layers in the same order under other names.
         published = dict(zip(own, published.values(), strict=False)) if len(own) == len(published) else {}
@@ -52,7 +52,12 @@ def load_imagenet_weights(backbone: nn.Module, name: str, source: Path | None = 
             f"{path} does not hold the weights of {name}: {len(wrong)} tensors differ, such as {min(wrong)}"
         )
         raise RecipeError(message)
-    backbone.load_state_dict(published)
+    backbone.load_state_dict(published, strict=False)
+
+
+def _is_shared(key: str) -> bool:
+    """Whether both the file and our network have it: older files do not count BatchNorm's batches."""
+    return not key.startswith(_CLASSIFIER) and not key.endswith("num_batches_tracked")
 
 
 def _packaged(name: str) -> Path:
