@@ -1,7 +1,8 @@
 """The training loop.
 
 Every random choice is drawn from (seed, epoch, sample), never from a running generator, so a run that
-was killed and resumed from its checkpoint does what the unbroken run would have done.
+was killed and resumed from its checkpoint does what the unbroken run would have done: to the same weights
+where torch's operators are deterministic, as they are on a CPU with the same number of threads.
 """
 
 from __future__ import annotations
@@ -134,6 +135,7 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
     def save() -> None:
         if fabric.is_global_zero:
             state.save(path, recipe)
+            write_json_whole(out / "history.json", state.history)
 
     def validate(row: dict[str, Any]) -> None:
         if val_set is not None:

@@ -50,6 +50,7 @@ def test_the_network_learns_the_figures(
     assert run.finished
     losses = [row["loss"] for row in run.history]
     assert len(losses) == 24
+    assert json.loads((tmp_path / "history.json").read_text(encoding="utf-8")) == run.history
     assert losses[-1] < 0.75 * losses[0]
     assert run.history[-1]["val_pck"] > 0.5  # chance is about 0.05
 

@@ -28,7 +28,7 @@ class TagSample(NamedTuple):
         regions: (R, 4) float32 x1, y1, x2, y2 in image pixels; those that fill up a person's R are empty.
         whole: (R,) bool, the region is the person's box.
         answers: (R, K) int8, see :class:`Tags`; in a mirrored crop left and right have changed places.
-        rates: (K,) float32, how often the answer about a joint is yes in all that is trained on, likewise.
+        rates: (K,) float32, how often the answer about a joint is yes in its sheet, likewise.
         easy: (3, H, W) uint8 RGB, the plain crop of the same person, never mirrored; empty without two views.
         easy_affine: (2, 3) float32, its crop to image pixels.
         of_target: () bool, it is of the domain that is adapted to.
