@@ -119,6 +119,8 @@ def correct_biases(
         node for node in graph.nodes if node.name in weighted_layers(graph) and node.name not in in_float
     ]
     with_bias = [node for node in layers if len(node.input) > 2 and node.input[2]]
+    if not with_bias:
+        return model
     outputs = [node.output[0] for node in with_bias]
     expected = dict(zip(outputs, _channel_means(graph.to_model(outputs), outputs, crops), strict=True))
     for node in show(with_bias, "biases"):  # type: ignore[arg-type]

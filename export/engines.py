@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +26,8 @@ from lfpose_edge.ops.gpu import require_device
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger("lfpose_edge")
 
 EnginePrecision = Literal["fp32", "fp16", "int8"]
 EngineKind = Flavour | Literal["torch_tensorrt"]
@@ -97,6 +100,8 @@ def build_engines(
     precisions = wanted.precisions or ("fp16", *(("int8",) if "int8-trt" in bundle.manifest.models else ()))
     options = wanted.options
     if options.dla_core is not None:  # it takes no Q/DQ pairs, and crops of one number alone
+        if "int8" in precisions:
+            logger.warning("a DLA takes no INT8 of this kind: its engine is fp16, for one crop at a time")
         precisions, options = ("fp16",), replace(options, batches=(1, 1, 1))
     built = []
     for precision in precisions:
@@ -152,11 +157,17 @@ def build_engine(
     gpu = options.compute_capability or gpu_here().label
     data: bytes = model.SerializeToString()
     plan = tensorrt.build(data, replace(options, fp16=precision != "fp32", int8=precision == "int8"), steps)
-    label, infer = f"{tensorrt.name} {precision} {gpu}", None
+    label, infer, stand_in = f"{tensorrt.name} {precision} {gpu}", None, None
     if has_gpu(options.compute_capability):
         joints, rows, columns = manifest.cams_shape
         infer = engine_session(tensorrt, plan, joints, (rows, columns), options.batches[2], options.dla_core)
         require_parity(label, infer, reference, manifest.input)
+    else:
+        if options.compute_capability is None:
+            logger.warning("%s was not run: torch finds no GPU here, so nothing says what it computes", label)
+        if precision == "fp16":
+            stand_in = session(model if tensorrt.types_are_the_files else to_half(model))
+            require_parity(f"{label}, in ONNX Runtime,", stand_in, reference, manifest.input)
     fingerprint = Fingerprint(
         model_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         library=tensorrt.trt.__name__,
@@ -167,7 +178,8 @@ def build_engine(
         size=manifest.input.size,
         options="" if options.dla_core is None else f"dla {options.dla_core}",
     )
-    return BuiltEngine(write_engine(bundle.path / "engines", fingerprint, plan), label, infer)
+    path = write_engine(bundle.path / "engines", fingerprint, plan)
+    return BuiltEngine(path, label, infer, stand_in)
 
 
 def _fixed_size(file: Path, size: tuple[int, int]) -> onnx.ModelProto:

@@ -39,11 +39,14 @@ class BuiltEngine:
         path: its file.
         label: such as ``tensorrt 10.3.0 int8``.
         infer: runs it; None where the GPU that it was built for is not here.
+        stand_in: computes there what it should, in half precision, in ONNX Runtime. INT8 needs none: the file
+            is judged anyway.
     """
 
     path: Path
     label: str
     infer: Infer | None
+    stand_in: Infer | None = None
 
 
 def has_gpu(compute_capability: str | None) -> bool:

@@ -178,7 +178,11 @@ def _has_weights(node: onnx.NodeProto, graph: Graph) -> bool:
         plain = plain and not attribute(node, "transA", 0)
     else:
         return False
-    return plain and all(name in graph.constants for name in node.input[1:] if name)
+    if not plain or any(name not in graph.constants for name in node.input[1:] if name):
+        return False
+    # A bias may have a row for each crop in float, but not in integers.
+    biases = [graph.constants[name] for name in node.input[2:] if name]
+    return all(bias.shape[:-1] in ((), (1,)) for bias in biases)
 
 
 def _is_depthwise(node: onnx.NodeProto) -> bool:
@@ -239,8 +243,10 @@ class _Writer:
         constants, given = self._graph.constants, self._restored[node.input[0]]
         axis = output_axis(node)
         weight = np.moveaxis(constants[node.input[1]], axis, 0)
-        bias = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else None
-        least = 0.0
+        bias: NDArray[Any] | None = None
+        if len(node.input) > 2 and node.input[2]:
+            bias = np.broadcast_to(constants[node.input[2]].reshape(-1), len(weight))  # a Gemm's: (1, N)
+        least: NDArray[np.float64] | float = 0.0
         if self._style == "cpu" and bias is not None:
             # A channel of tiny weights must still have steps coarse enough for its bias to fit into int32.
             least = np.abs(bias.astype(np.float64)) / (2.0**30 * float(given.scale))

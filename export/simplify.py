@@ -25,5 +25,10 @@ def simplify(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
             "onnxsim is not installed: the graph of %s is not simplified (pip install onnxsim)", name
         )
         return model
-    simplified: onnx.ModelProto = onnxsim.simplify(model)[0]
+    try:
+        simplified: onnx.ModelProto = onnxsim.simplify(model)[0]
+    except Exception as error:  # its own checks, shape inference and ONNX Runtime raise kinds of their own
+        reason = str(error).splitlines()[0]
+        logger.warning("onnxsim cannot simplify %s, which is exported as it is: %s", name, reason)
+        return model
     return simplified

@@ -199,6 +199,15 @@ def _load_onnx(path: Path) -> onnx.ModelProto:
     if {"QuantizeLinear", "DequantizeLinear", "QLinearConv"} & {node.op_type for node in model.graph.node}:
         message = f"{path} is quantised already; export from the float model"
         raise BundleError(message)
+    for node in model.graph.node:
+        if any(
+            entry.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for entry in node.attribute
+        ):
+            message = (
+                f"{path}: node {node.name!r} ({node.op_type}) holds graphs of its own; export the network "
+                "without control flow"
+            )
+            raise BundleError(message)
     model = _modern(model, path)
     forget_origin(model)
     names = Graph(model)

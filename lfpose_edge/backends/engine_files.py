@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,12 @@ def fingerprint_of(facts: dict[str, Any], path: Path) -> Fingerprint:
     """The fingerprint in the facts of an engine's sidecar; EngineMismatch when it is not there."""
     try:
         own = {f.name: facts[f.name] for f in fields(Fingerprint)}
-        return Fingerprint(**{**own, "batches": tuple(own["batches"]), "size": tuple(own["size"])})
-    except (KeyError, TypeError) as error:
+        least, usual, most = map(index, own.pop("batches"))
+        height, width = map(index, own.pop("size"))
+        if not all(isinstance(value, str) for value in own.values()):
+            raise TypeError
+        return Fingerprint(**own, batches=(least, usual, most), size=(height, width))
+    except (KeyError, TypeError, ValueError) as error:
         message = f"engine {path} has no readable sidecar: build it again ({type(error).__name__})"
         raise EngineMismatch(message) from error
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +61,21 @@ def _flip(path: Path) -> None:
     path.write_bytes(b"plam")
 
 
+def _say(**facts: object) -> Callable[[Path], object]:
+    """A sidecar that says something else about this very engine."""
+
+    def say(path: Path) -> None:
+        sidecar = path.with_suffix(".json")
+        sidecar.write_text(json.dumps(json.loads(sidecar.read_text(encoding="utf-8")) | facts))
+
+    return say
+
+
 DAMAGES = {
+    "no batches": (_say(batches=[]), "no readable sidecar"),
+    "a word among batches": (_say(batches=[1, "4", 16]), "no readable sidecar"),
+    "half a pixel": (_say(size=[192, 95.5]), "no readable sidecar"),
+    "a number as options": (_say(options=5), "no readable sidecar"),
     "flipped byte": (_flip, "is damaged"),
     "no sidecar": (lambda path: path.with_suffix(".json").unlink(), "no readable sidecar"),
     "broken sidecar": (lambda path: path.with_suffix(".json").write_text("{"), "no readable sidecar"),

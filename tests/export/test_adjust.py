@@ -136,6 +136,15 @@ def test_a_bias_that_layers_share_is_corrected_for_each_of_them() -> None:
     np.testing.assert_allclose(_run(equalised, CROPS), _run(model, CROPS), rtol=1e-4, atol=1e-4)
 
 
+def test_without_a_bias_there_is_nothing_to_correct() -> None:
+    model = _chain(["Relu"])
+    for node in model.graph.node:
+        del node.input[2:]
+    calibration = _harsh_ranges(model)
+    corrected = correct_biases(model, calibration, "cpu", CROPS, in_float=["three"])
+    np.testing.assert_array_equal(_run(corrected, CROPS), _run(model, CROPS))
+
+
 def test_layers_that_stay_in_float_keep_their_biases() -> None:
     model = _chain(["Relu"])
     corrected = correct_biases(model, _harsh_ranges(model), "cpu", CROPS, in_float=["two", "three"])

@@ -1,4 +1,4 @@
-"""TensorRT: engines are really built, where TensorRT for RTX is installed; and half-precision files."""
+"""TensorRT: engines are really built, where TensorRT for RTX is installed, and proven."""
 
 from __future__ import annotations
 
@@ -34,24 +34,6 @@ from lfpose_edge.zoo import bundle_path
 rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed"
 )
-
-
-def test_a_half_precision_file_computes_the_same() -> None:
-    half = to_half(blob_network())
-    onnx.checker.check_model(half)
-    graph = Graph(half)
-    assert graph.constants["stem.weight"].dtype == np.float16
-    assert graph.constants["twice"].dtype == np.float32  # the scales of a Resize
-    crops = np.random.default_rng(0).uniform(0, 3, (2, 3, 64, 48)).astype(np.float32)
-    ours, theirs = (
-        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(
-            ("cams", "presence"), {"crops": crops}
-        )
-        for model in (half, blob_network())
-    )
-    for a, b in zip(ours, theirs, strict=True):
-        assert a.dtype == np.float32
-        np.testing.assert_allclose(a, b, atol=0.05, rtol=0.01)
 
 
 def _fixed_size(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -310,6 +292,42 @@ def test_an_engine_that_loses_more_than_it_may_is_not_published(
     assert not (tmp_path / "b").exists()
 
 
+def _too_large_for_half_precision(path: Path) -> Path:
+    """The blob network, computing the same over numbers that float16 does not have."""
+    model = blob_network()
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        if tensor.name == "mix.weight":
+            values *= 1e5
+        if tensor.name == "head.weight":
+            values[:, values.shape[1] // 2 :] /= 1e5
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, path)
+    return path
+
+
+def test_an_fp16_engine_that_cannot_run_here_is_proven_in_onnx_runtime(
+    fake: Fake,
+    frames: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(engines, "has_gpu", lambda _: False)
+    source = write_blob_bundle(tmp_path / "blob")
+    int8 = Int8(str(frames), tmp_path)
+    export_bundle(source, tmp_path / "b", int8=int8, max_drop=100.0, engines=Engines("tensorrt"))
+    report = json.loads((tmp_path / "b/report.json").read_text(encoding="utf-8"))
+    rows = {row["precision"]: row for row in report["precisions"]}
+    assert rows["fp16, ONNX Runtime"]["file"].endswith(".engine")
+    assert [entry["ran"] for entry in report["engines"]] == [False, False]
+    assert "tensorrt 11.9.0 int8 Fake GPU was not run: torch finds no GPU here" in caplog.text
+    large = _too_large_for_half_precision(tmp_path / "large.onnx")
+    with pytest.raises(AccuracyGateError, match=r"tensorrt 11\.9\.0 fp16 Fake GPU, in ONNX Runtime, differs"):
+        export_bundle(large, tmp_path / "c", like=str(source), engines=Engines("tensorrt"))
+    assert not (tmp_path / "c").exists()
+
+
 def test_what_cannot_be_built_is_refused_before_the_long_work(
     fake: Fake, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,7 +359,7 @@ def test_what_cannot_be_built_is_refused_before_the_long_work(
 
 
 def test_for_a_jetsons_dla_one_engine_of_one_crop_in_half_precision_is_built(
-    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.__version__ = "10.3.0"
     tensorrt = TensorRt(fake)
@@ -360,6 +378,7 @@ def test_for_a_jetsons_dla_one_engine_of_one_crop_in_half_precision_is_built(
     assert [(options.fp16, options.int8, options.batches) for options in asked] == [(True, False, (1, 1, 1))]
     (sidecar,) = (bundle.path / "engines").glob("*.json")
     assert json.loads(sidecar.read_text(encoding="utf-8"))["options"] == "dla 1"
+    assert ("a DLA takes no INT8" in caplog.text) == ("int8-trt" in bundle.manifest.models)
     # It was compared with its ONNX file on four crops, one after the other.
     assert fake.shape == (1, 3, 192, 192)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -104,6 +105,40 @@ def test_without_onnxsim_the_export_says_that_it_is_left_out(
     assert run("mine.onnx", "--out", "b", "--like", "blob")[0] == 0
     assert "onnxsim is not installed: the graph of mine.onnx is not simplified" in caplog.text
     assert "double" in [node.name for node in onnx.load(tmp_path / "b/model.onnx").graph.node]
+
+
+def test_a_simplifier_that_fails_is_done_without(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import onnxsim
+
+    def fail(_: onnx.ModelProto) -> NoReturn:
+        message = "no such thing\nin many lines"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(onnxsim, "simplify", fail)
+    write_blob_bundle(tmp_path / "blob")
+    onnx.save(blob_network(), tmp_path / "mine.onnx")
+    assert run("mine.onnx", "--out", "b", "--like", "blob")[0] == 0
+    assert "onnxsim cannot simplify mine.onnx, which is exported as it is: no such thing" in caplog.messages
+
+
+def test_control_flow_is_refused_by_name(run, tmp_path: Path) -> None:
+    write_blob_bundle(tmp_path / "blob")
+    model = blob_network()
+    last = next(node for node in model.graph.node if node.name == "presence_head")
+    last.output[0] = "plain"
+    make, graph = onnx.helper.make_node, onnx.helper.make_graph
+    branch = [onnx.helper.make_tensor_value_info("branch", onnx.TensorProto.FLOAT, None)]
+    ways = {
+        f"{way}_branch": graph([make("Identity", ["plain"], ["branch"])], way, [], branch)
+        for way in ("then", "else")
+    }
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "yes"))
+    model.graph.node.append(make("If", ["yes"], ["presence"], name="choice", **ways))
+    onnx.save(model, tmp_path / "mine.onnx")
+    code, _, err = run("mine.onnx", "--out", "b", "--like", "blob")
+    assert (code, "node 'choice' (If) holds graphs of its own" in err) == (1, True)
 
 
 def test_an_onnx_file_tells_nothing_of_the_machine_that_made_it(run, tmp_path: Path) -> None:

@@ -223,6 +223,29 @@ def test_layers_without_names_are_quantised_too(calibration) -> None:
     assert sum(array.dtype == np.int8 and array.ndim == 4 for array in quantised.constants.values()) == 3
 
 
+@pytest.mark.parametrize("shape", [(8,), (1, 8), (1, 1), (1,), ()])
+@pytest.mark.parametrize("style", STYLES)
+def test_a_gemm_may_store_its_bias_in_any_form(style: Style, shape: tuple[int, ...]) -> None:
+    model = _gemm_in_the_middle()
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "hidden.bias")
+    values = onnx.numpy_helper.to_array(bias)[: int(np.prod(shape))].reshape(shape)
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    seen = observe(model, quantised_tensors(Graph(model)), _crops(40))
+    ranges = calibration_from(seen, "minmax", crops=40, source_sha256="0" * 64)
+    converted = quantise(model, ranges, style, in_float=tail_layers(Graph(model)))
+    assert "hidden/weight/scale" in Graph(converted).constants
+    crops = _crops(8, seed=3)
+    (_, presence), (_, ours) = _run(model, crops), _run(converted, crops)
+    assert np.abs(ours - presence).max() < 0.05 * np.ptp(presence)
+
+
+def test_a_bias_with_a_row_for_each_crop_stays_in_float() -> None:
+    model = _gemm_in_the_middle()
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "hidden.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.zeros((2, 8), np.float32), bias.name))
+    assert "hidden" not in weighted_layers(Graph(model))
+
+
 def _node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
     return next(node for node in model.graph.node if node.name == name)
 
