@@ -123,7 +123,7 @@ def correct_biases(
         return model
     outputs = [node.output[0] for node in with_bias]
     expected = dict(zip(outputs, _channel_means(graph.to_model(outputs), outputs, crops), strict=True))
-    for node in show(with_bias, "biases"):  # type: ignore[arg-type]
+    for node in show(with_bias, "correcting biases"):  # type: ignore[arg-type]
         name = node.output[0]
         quantised = Graph(quantise(graph.to_model(), calibration, style, in_float=in_float)).to_model([name])
         (found,) = _channel_means(quantised, [name], crops)

@@ -147,7 +147,7 @@ def _in_float(
     """What the float model says of the persons of a proof."""
     model = Graph(source.model).to_model()
     skeleton, decode, how = _sections(facts)
-    held_out = load_proof(proof, how, skeleton, progress=lambda items: show(items, "crops"))
+    held_out = load_proof(proof, how, skeleton, progress=lambda items: show(items, "cutting crops"))
     judge = Judge(held_out, skeleton, decode)
     judge.require_points(judge.predict(session(model)))
     return Report(held_out, judge, model, max_drop, source.network)
@@ -184,7 +184,7 @@ def _quantise(
         proof=proof,
         detector=how.detector,
         limit=how.crops,
-        progress=lambda items: show(items, "crops"),
+        progress=lambda items: show(items, "cutting crops"),
     )
     tuning = data.crops.part(range(min(_TUNING_CROPS, len(data.crops))))
     if not data.crops.persons.labelled.any():
@@ -193,7 +193,7 @@ def _quantise(
         model,
         quantised_tensors(graph),
         data.crops.crops,
-        progress=lambda items: show(items, "activations"),
+        progress=lambda items: show(items, "observing activations"),
     )
     held_out = Judge(data.held_out, skeleton, decode)
     quantised: Quantised = quantise_within(

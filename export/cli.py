@@ -98,9 +98,10 @@ def export(
         str | None, typer.Option(help="The model's version; the source's, or 1, when not given.")
     ] = None,
 ) -> None:
-    """Turn a model into a bundle: ONNX, INT8 on request, manifest, card and report, checksummed.
+    """Turn a model into a bundle: ONNX, INT8 on request, and a manifest with checksums.
 
-    Everything is compared with the source before anything appears.
+    Everything is compared with the source before anything appears. With --int8 or --proof the bundle has a
+    report of what each precision costs and wins; a card is the source's or --card's.
     """
     if int8 and calib is None:
         message = (

@@ -109,14 +109,14 @@ def quantise_within(
     candidates: Sequence[RangeMethod] = [method] if method else METHODS
     scores = {
         by: sum(movement(quantise(model, calibrated(by), style, in_float=always[style])) for style in STYLES)
-        for by in (show(candidates, "ranges") if len(candidates) > 1 else candidates)
+        for by in (show(candidates, "trying ranges") if len(candidates) > 1 else candidates)
     }
     calibration = calibrated(min(scores, key=lambda by: scores[by]))
 
     layers = [layer for layer in weighted_layers(graph) if layer not in tail]
     costs = {
         layer: movement(quantise(model, calibration, "cpu", in_float=set(layers + tail) - {layer}))
-        for layer in show(layers, "layers")
+        for layer in show(layers, "ranking layers")
     }
     sensitivity = dict(sorted(costs.items(), key=lambda pair: -pair[1]))
     worst = {style: [layer for layer in sensitivity if layer not in always[style]] for style in STYLES}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
@@ -69,12 +69,14 @@ class Joint:
         x, y: pixels of the original image, continuous (a pixel's centre is at + 0.5).
         score: how sure the model is of the place, in [0, 1].
         presence: how likely the joint is visible in the person's crop at all, in [0, 1].
+        visible: as :attr:`PoseResult.visible`.
     """
 
     x: float
     y: float
     score: float
     presence: float
+    visible: bool
 
     def __iter__(self) -> Iterator[float]:
         """``x, y, score, presence = joint``."""
@@ -92,6 +94,8 @@ class Pose:
         box: (4,) float32 x1, y1, x2, y2, pixels.
         box_score: in [0, 1].
         skeleton: the joints' names.
+        score: of the person, see :attr:`PoseResult.person_scores`.
+        visible: (K,) bool, as :attr:`PoseResult.visible`.
         track_id: the person's number in a video; None where nobody is followed.
     """
 
@@ -101,13 +105,15 @@ class Pose:
     box: Floats
     box_score: float
     skeleton: Skeleton
+    score: float
+    visible: NDArray[np.bool_]
     track_id: int | None = None
 
     def __getitem__(self, joint: str) -> Joint:
         """A joint by its name; KeyError with the nearest name when the skeleton has none so called."""
         k = self.skeleton.index(joint)
         x, y = self.keypoints[k].tolist()
-        return Joint(x, y, float(self.scores[k]), float(self.presence[k]))
+        return Joint(x, y, float(self.scores[k]), float(self.presence[k]), bool(self.visible[k]))
 
     def __repr__(self) -> str:
         box = ", ".join(f"{value:.0f}" for value in self.box.tolist())
@@ -275,6 +281,15 @@ class PoseResult:
         """(N, K) whether each joint is there: present by the threshold, with a score of ``LEAST_SCORE``."""
         return (self.presence >= self.presence_threshold) & (self.scores >= LEAST_SCORE)
 
+    @property
+    def person_scores(self) -> NDArray[np.float64]:
+        """(N,) how sure the model is of each person: the box score times the mean of the joints' scores.
+
+        Joints below ``COUNTED_SCORE`` do not count in the mean; without any it is 0. An evaluation ranks by
+        it, and whether there is a person at all it says better than the joints' presence.
+        """
+        return self.box_scores * person_scores(self.scores)
+
     def draw(self, image: NDArray[np.uint8], **style: Any) -> NDArray[np.uint8]:
         """A copy of the image with the poses drawn; see :func:`lfpose_edge.draw.draw_poses`."""
         from lfpose_edge.draw import draw_poses
@@ -282,16 +297,18 @@ class PoseResult:
         return draw_poses(image, self, **style)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, joints by name; where persons are followed, the ``track_id`` of each."""
+        """Plain Python values.
+
+        ``image_size``, ``skeleton``, ``backend``, and of each of the ``persons`` his ``box``, ``box_score``,
+        ``score``, ``joints`` (by name: ``x``, ``y``, ``score``, ``presence``, ``visible``) and, where he is
+        followed, ``track_id``.
+        """
         persons = []
         for pose in self:
-            joints = {
-                name: {"x": joint.x, "y": joint.y, "score": joint.score, "presence": joint.presence}
-                for name in self.skeleton.keypoints
-                for joint in (pose[name],)
-            }
             who = {} if pose.track_id is None else {"track_id": pose.track_id}
-            persons.append({**who, "box": pose.box.tolist(), "box_score": pose.box_score, "joints": joints})
+            scores = {"box_score": pose.box_score, "score": pose.score}
+            joints = {name: asdict(pose[name]) for name in self.skeleton.keypoints}
+            persons.append({**who, "box": pose.box.tolist(), **scores, "joints": joints})
         return {
             "image_size": list(self.image_size),
             "skeleton": self.skeleton.name,
@@ -306,13 +323,12 @@ class PoseResult:
     def to_coco(self, image_id: SupportsIndex, *, category_id: SupportsIndex = 1) -> list[dict[str, Any]]:
         """Entries of a COCO keypoint results file.
 
-        Coordinates become COCO's pixel indices (0.5 less). A person's score is the box score times
-        :func:`person_scores`. Every joint is given: COCO's evaluation asks for a guess at each. Where persons
-        are followed, their ``track_id`` is there as PoseTrack has it.
+        Coordinates become COCO's pixel indices (0.5 less). Every joint is given: COCO's evaluation asks for a
+        guess at each. Where persons are followed, their ``track_id`` is there as PoseTrack has it.
         """
         entries = []
         numbers = {"image_id": operator.index(image_id), "category_id": operator.index(category_id)}
-        for pose, score in zip(self, person_scores(self.scores).tolist(), strict=True):
+        for pose in self:
             triples = np.column_stack([pose.keypoints - 0.5, pose.scores]).astype(float)
             x1, y1, x2, y2 = pose.box.tolist()
             entries.append(
@@ -320,14 +336,18 @@ class PoseResult:
                     **numbers,
                     "keypoints": triples.ravel().tolist(),
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "score": pose.box_score * score,
+                    "score": pose.score,
                     **({} if pose.track_id is None else {"track_id": pose.track_id}),
                 }
             )
         return entries
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One row a joint: person, joint, x, y, score, presence, and track_id if there. Needs pandas."""
+        """One row a joint: person, joint, x, y, score, presence, visible, and track_id if there.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
         try:
             import pandas
         except ImportError as error:
@@ -341,6 +361,7 @@ class PoseResult:
             "y": self.keypoints[..., 1].ravel(),
             "score": self.scores.ravel(),
             "presence": self.presence.ravel(),
+            "visible": self.visible.ravel(),
         }
         if self.track_ids is not None:
             columns["track_id"] = np.repeat(self.track_ids, k)
@@ -354,6 +375,8 @@ class PoseResult:
             self.boxes[i],
             float(self.box_scores[i]),
             self.skeleton,
+            float(self.person_scores[i]),
+            self.visible[i],
             None if self.track_ids is None else int(self.track_ids[i]),
         )
 

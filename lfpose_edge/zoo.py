@@ -72,6 +72,9 @@ def bundle_path(model: str | os.PathLike[str]) -> Path:
     if text and os.path.isdir(text):  # noqa: PTH112
         return Path(text)
     if os.path.isfile(text):  # noqa: PTH113
+        if text.endswith((".pt", ".onnx")):
+            message = f"{text} is no bundle yet: lfpose-export {text} --out BUNDLE makes one of it"
+            raise BundleError(message)
         message = f"{text} is a file; a model is the folder of a bundle, here perhaps {Path(text).parent}"
         raise BundleError(message)
     hint = did_you_mean(text, model_names())

@@ -95,11 +95,9 @@ def test_joint_by_name() -> None:
     k = LSP14.index("left_wrist")
     joints = result["left_wrist"]
     assert [joint.x for joint in joints] == [k, 100 + k, 200 + k]
-    assert (
-        joints[1]
-        == result[1]["left_wrist"]
-        == Joint(100 + k, 50 + k, float(result.scores[1, k]), float(result.presence[1, k]))
-    )
+    assert joints[1] == result[1]["left_wrist"]
+    facts = (float(result.scores[1, k]), float(result.presence[1, k]), bool(result.visible[1, k]))
+    assert joints[1] == Joint(100 + k, 50 + k, *facts)
     assert type(joints[0].x) is float
 
 
@@ -120,7 +118,21 @@ def test_a_pose_gives_its_joints_in_order() -> None:
     assert [joint.x for joint in pose] == pose.keypoints[:, 0].tolist()
     assert len(pose) == len(pose.skeleton)
     x, y, score, presence = pose["neck"]
-    assert (x, y, score, presence) == astuple(pose["neck"])
+    assert (x, y, score, presence) == astuple(pose["neck"])[:4]
+
+
+def test_what_is_said_of_a_person_and_a_joint_is_what_the_result_says() -> None:
+    result = mock_result(2)
+    expected = result.box_scores * person_scores(result.scores)
+    np.testing.assert_allclose(result.person_scores, expected)
+    assert [pose.score for pose in result] == result.person_scores.tolist()
+    assert result.visible.any()
+    assert not result.visible.all()
+    for i, (pose, person) in enumerate(zip(result, result.to_dict()["persons"], strict=True)):
+        np.testing.assert_array_equal(pose.visible, result.visible[i])
+        assert [joint.visible for joint in pose] == result.visible[i].tolist()
+        assert [joint["visible"] for joint in person["joints"].values()] == result.visible[i].tolist()
+        assert (person["score"], person["box_score"]) == (pose.score, pose.box_score)
 
 
 def test_results_can_be_compared_and_hashed() -> None:
@@ -228,10 +240,10 @@ def test_to_dataframe_has_a_row_for_each_joint() -> None:
     pytest.importorskip("pandas", reason="pandas is optional")
     result = mock_result(2)
     table = result.to_dataframe()
-    assert list(table.columns) == ["person", "joint", "x", "y", "score", "presence"]
+    assert list(table.columns) == ["person", "joint", "x", "y", "score", "presence", "visible"]
     assert len(table) == 2 * 14
     row = table[(table.person == 1) & (table.joint == "neck")].iloc[0]
-    assert Joint(row.x, row.y, row.score, row.presence) == result[1]["neck"]
+    assert Joint(row.x, row.y, row.score, row.presence, row.visible) == result[1]["neck"]
     assert len(PoseResult.empty(LSP14, (4, 4)).to_dataframe()) == 0
 
 

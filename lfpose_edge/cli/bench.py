@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from itertools import cycle
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
+from rich.progress import track
 from rich.table import Table
 
 from lfpose_edge.backends import ON_GPU, available
@@ -33,9 +34,8 @@ logger = logging.getLogger("lfpose_edge")
 FRAME_SIZE = (720, 1280)
 RING = 24  # frames of 2.8 MB: more than a core's cache, so that no frame is found there when its turn comes
 TURNS = 4
-SETTLING = (
-    0.2  # of a turn, not timed: it takes some frames until a model's weights are the ones in the caches
-)
+# Of a turn, not timed: it takes some frames until a model's weights are the ones in the caches.
+SETTLING = 0.2
 PERCENTILES = (50, 95, 99)
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
@@ -58,8 +58,17 @@ class Case:
 def run_bench(model: str, seconds: float, threads: int | None, device: str, backend: str = "auto") -> None:
     """Time a model and print the table."""
     counts = (threads,) if threads else tuple(sorted({1, os.cpu_count() or 1}))
-    rows = measure(model, thread_counts=counts, seconds=seconds, device=device, backend=backend)
+    rows = measure(
+        model, thread_counts=counts, seconds=seconds, device=device, backend=backend, show=_with_a_bar
+    )
     plain_console().print(table(rows))
+
+
+def _with_a_bar(turns: Sequence[int], label: str) -> Iterable[int]:
+    console = plain_console(stderr=True)
+    if not console.is_terminal:
+        console.print(label)
+    return track(turns, label, console=console, transient=True, disable=not console.is_terminal)
 
 
 def measure(
@@ -71,6 +80,7 @@ def measure(
     device: str = "auto",
     backend: str = "auto",
     others: Mapping[str, Way] = MappingProxyType({}),
+    show: Callable[[Sequence[int], str], Iterable[int]] = lambda turns, _: turns,
 ) -> list[dict[str, Any]]:
     """Time every backend and precision that can be had, taking turns in this process.
 
@@ -82,6 +92,7 @@ def measure(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; what does not run there is left out.
         backend: the only one to time; ``auto`` are all.
         others: what else takes turns, by the name of its rows; its threads are its own affair, and 0 here.
+        show: wraps the loop over the turns; told what they are, too.
 
     Returns:
         One row a case: backend, threads, persons, frames, fps, and for the whole frame and each stage
@@ -116,7 +127,7 @@ def measure(
         rings = {False: cycle(ring), True: cycle(_uploaded(ring) if any(c.on_gpu for c in cases) else ring)}
         boxes = {n: person_boxes(n) for n in counts}
         samples: list[list[NDArray[np.float64]]] = [[] for _ in cases]
-        for _ in range(TURNS):
+        for _ in show(range(TURNS), f"timing {len(cases)} cases, {seconds:g} s each"):
             for case, times in zip(cases, samples, strict=True):
                 frames = rings[case.on_gpu]
                 case.estimator(next(frames), boxes[case.persons])  # what compiles, compiles now

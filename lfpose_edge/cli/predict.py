@@ -73,7 +73,7 @@ def run_predict(options: PredictOptions) -> None:
     quiet = bool(outputs) or to_stdout
     left_out: list[SourceError] = []
     leave_out = left_out.append if options.keep_going else None
-    total, persons = 0, 0
+    total, poses, people = 0, 0, set[int]()
     ended: Stopped | LFPoseError | OSError | None = None
     with contextlib.ExitStack() as held, contextlib.ExitStack() as stack:
         estimator = stack.enter_context(
@@ -108,10 +108,11 @@ def run_predict(options: PredictOptions) -> None:
                 if write_line:
                     write_line(_json_line(frame, result))
                 if not quiet:
-                    console.print(f"{frame.name}: {len(result)} person(s), {result.timings.total_ms:.1f} ms")
-                    for pose_table in joint_tables(result):
+                    console.print(f"{frame.name}: {_people_of(result)}, {result.timings.total_ms:.1f} ms")
+                    for pose_table in joint_tables(result) if frame.time_s is None else ():
                         console.print(pose_table)
-                total, persons = total + 1, persons + len(result)
+                total, poses = total + 1, poses + len(result)
+                people.update(() if result.track_ids is None else result.track_ids.tolist())
         except (Stopped, LFPoseError, OSError) as error:
             if not (is_live and total):
                 lost = [path.name for path in outputs.values() if not path.is_dir()]
@@ -122,7 +123,12 @@ def run_predict(options: PredictOptions) -> None:
             ended = error  # what was done until now is the result
         held.enter_context(stops_held())  # until the files are whole
         backend = estimator.describe()["backend"]
-    console.print(f"{total} frame(s), {persons} person(s); {backend}")
+    followed = f" of {len(people)} people" if tracker else ""
+    console.print(f"{total} frame(s), {poses} pose(s){followed}; {backend}")
+    if boxes is None and options.detector is None:
+        console.print(
+            "every frame was taken as one person; --detector yolox-nano finds the people of a scene"
+        )
     for path in outputs.values():
         if path.exists():
             console.print(f"wrote {path}")
@@ -230,6 +236,12 @@ def run_demo(model: str, backend: str, device: str, out: str) -> None:
     )
     console.print("photo: NASA's portrait of astronaut Eileen Collins, public domain")
     console.print(f"wrote {path}")
+
+
+def _people_of(result: PoseResult) -> str:
+    """How many there are, and who, where they are followed."""
+    who = [] if result.track_ids is None else result.track_ids.tolist()
+    return f"{len(result)} person(s)" + (f": {', '.join(map(str, who))}" if who else "")
 
 
 def joint_tables(result: PoseResult) -> Iterator[Table]:

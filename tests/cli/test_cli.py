@@ -72,7 +72,9 @@ def test_predict_follows_people(lfpose, tmp_path: Path) -> None:
         ]
         assert [[p.get("track_id") for p in row["persons"]] for row in rows] == [numbers] * 3
     shown = lfpose("predict", "in.avi", *boxes, "--track").out
-    assert (shown.count("person 1\n"), shown.count("person 2\n")) == (3, 3)
+    assert shown.count(": 2 person(s): 1, 2, ") == 3  # a line a frame, without the table of an image
+    assert "left_wrist" not in shown
+    assert "3 frame(s), 6 pose(s) of 2 people" in shown
 
 
 def test_results_on_a_terminal_stand_without_a_progress_bar(

@@ -19,7 +19,7 @@ def test_lines_go_to_standard_output_and_nothing_else(lfpose, tmp_path: Path) ->
     done = lfpose("predict", "a.png", "b.png", "--json", "-", "--save", "overlays")
     assert done.code == 0, done.err
     assert [json.loads(line)["source"] for line in done.out.splitlines()] == ["a.png", "b.png"]
-    assert "2 frame(s), 2 person(s)" in done.err
+    assert "2 frame(s), 2 pose(s)" in done.err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "overlays"]
 
 
