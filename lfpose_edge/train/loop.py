@@ -34,7 +34,7 @@ from lfpose_edge.train.objective import Objective
 from lfpose_edge.train.process import SentErrors, keep_freed_memory, loaded, quiet_worker, stop_request
 from lfpose_edge.train.progress import EpochTally, TrainingProgress
 from lfpose_edge.train.recipe import Recipe
-from lfpose_edge.train.start import Origin, start_from, take_statistics
+from lfpose_edge.train.start import Origin, start_from, take_statistics, with_network_of_source
 from lfpose_edge.train.state import TrainingState
 from lfpose_edge.train.training_set import make_training_set, read_persons, target_appearance
 
@@ -97,6 +97,7 @@ def train(
     fabric = make_fabric(accelerator, recipe.precision)
     fabric.launch()
     with checkpoint_alone(out / "last.pt") if fabric.is_global_zero else nullcontext():
+        recipe = with_network_of_source(recipe, out / "last.pt")
         return _train(fabric, recipe, data_root, out, validate_every)
 
 

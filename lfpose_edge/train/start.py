@@ -51,7 +51,7 @@ def start_from(source: Path, network: CamNetwork, recipe: Recipe, crops: Iterabl
         RecipeError: it was trained on locations, and the recipe uses none.
         BackendUnavailable: a bundle needs the onnx package.
     """
-    if source.suffix == ".pt" or source.is_file():
+    if _is_checkpoint(source):
         state = load_checkpoint(source)
         theirs = parse_recipe(state["recipe"], where=str(source))
         _require_same_joints(str(source), theirs.joints, recipe.joints)
@@ -67,6 +67,30 @@ def start_from(source: Path, network: CamNetwork, recipe: Recipe, crops: Iterabl
     manifest = bundle.manifest
     weights = manifest.files[manifest.models["fp32"]].sha256
     return {"bundle": manifest.name, "version": manifest.version, "sha256": weights}
+
+
+def with_network_of_source(recipe: Recipe, kept: Path) -> Recipe:
+    """A recipe that starts from a model and names no network, with that model's.
+
+    Args:
+        recipe: as it was written.
+        kept: the checkpoint of the run, whose network it is where there is one to go on from.
+
+    Raises:
+        BundleError: the model does not say which network it is.
+    """
+    if recipe.start_from is None or "network" in recipe.model_fields_set:
+        return recipe
+    source = kept if kept.is_file() else recipe.start_from
+    if _is_checkpoint(source):
+        theirs = load_checkpoint(source)["recipe"]
+    else:
+        theirs = Bundle.open(bundle_path(str(source))).manifest.provenance.get("recipe", {})
+    if "network" not in theirs:
+        message = f"{source} does not say which network it is: give the recipe its network"
+        raise BundleError(message)
+    network = {**theirs["network"], "pretrained": False}
+    return parse_recipe({**recipe.model_dump(mode="json"), "network": network}, where=str(source))
 
 
 def require_same_start(origin: Origin | None, start: Path | None, path: Path) -> None:
@@ -106,6 +130,10 @@ def trained_network(
     return network.to(device), recipe
 
 
+def _is_checkpoint(source: Path) -> bool:
+    return source.suffix == ".pt" or source.is_file()
+
+
 def fill(network: CamNetwork, theirs: Mapping[str, Tensor], checkpoint: Path) -> None:
     """Fill a network with a checkpoint's averaged weights; BundleError when they are another network's."""
     own = network.state_dict()
@@ -114,7 +142,8 @@ def fill(network: CamNetwork, theirs: Mapping[str, Tensor], checkpoint: Path) ->
     if wrong:
         message = (
             f"{checkpoint} does not hold the network that the recipe describes: {len(wrong)} of "
-            f"{len(own.keys() | theirs.keys())} tensors differ, such as {min(wrong)}"
+            f"{len(own.keys() | theirs.keys())} tensors differ, such as {min(wrong)}; without `network` a "
+            "recipe takes the model's own"
         )
         raise BundleError(message)
     network.load_state_dict(theirs)
@@ -167,7 +196,8 @@ def load_bundle_weights(network: CamNetwork, bundle: Bundle) -> None:
             found = "has no such layer" if weight is None else f"holds {tuple(weight.shape)} there"
             message = (
                 f"{file} is not the network that the recipe describes: layer {name} has weights "
-                f"{tuple(module.weight.shape)}, and the file {found}"
+                f"{tuple(module.weight.shape)}, and the file {found}; without `network` a recipe takes the "
+                "model's own"
             )
             raise BundleError(message)
         state[f"{name}.weight"] = torch.from_numpy(weight.copy())

@@ -65,6 +65,7 @@ def test_overrides_reach_any_depth(recipe_file: Path) -> None:
         "adapt_coco",
         "efasnet_edge",
         "efasnet_r50",
+        "finetune",
         "lfpose_lite",
         "lfpose_lite_lspet",
         "lfpose_lite_people",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -20,8 +21,8 @@ from lfpose_edge.skeleton import LSP14
 from lfpose_edge.train.checkpoint import load_checkpoint, save_checkpoint
 from lfpose_edge.train.loop import Run, train
 from lfpose_edge.train.networks import CamNetwork, build_network
-from lfpose_edge.train.recipe import Recipe
-from lfpose_edge.train.start import start_from
+from lfpose_edge.train.recipe import Recipe, parse_recipe
+from lfpose_edge.train.start import start_from, with_network_of_source
 
 MakeRecipe = Callable[..., Recipe]
 BundleOf = Callable[[Recipe], Path]
@@ -157,6 +158,41 @@ def test_a_training_starts_from_a_bundle_and_goes_on_after_a_stop(
     torch.testing.assert_close(
         whole["network"]["backbone.stem.0.0.weight"], start.backbone.stem[0][0].weight, atol=0.02, rtol=0
     )
+
+
+@pytest.mark.parametrize("source", ["bundle", "checkpoint"])
+def test_without_a_network_a_recipe_trains_the_one_that_it_starts_from(
+    source: str,
+    figures: Path,
+    make_recipe: MakeRecipe,
+    bundle_of: BundleOf,
+    tmp_path: Path,
+    stop_after: Callable[[int], None],
+) -> None:
+    bundle = bundle_of(make_recipe(network={**NETWORKS["plain"], "pretrained": False}))
+    start = {"bundle": bundle, "checkpoint": bundle.parent / "first.pt"}[source]
+    tree = make_recipe(start_from=str(start)).model_dump(mode="json", exclude={"network"})
+    recipe = parse_recipe(tree, where="test")
+    assert list(recipe.network.widths) != SMALL
+    stop_after(2)
+    for finished in (False, True):
+        run = train(recipe, data_root=figures, out=tmp_path, accelerator="cpu", validate_every=100)
+        assert run.finished == finished
+    network = load_checkpoint(tmp_path / "last.pt")["recipe"]["network"]
+    assert (network["widths"], network["pretrained"]) == (SMALL, False)
+
+
+def test_a_model_that_does_not_say_its_network_is_none_to_start_from(
+    make_recipe: MakeRecipe, bundle_of: BundleOf, tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(
+        bundle_of(make_recipe(network={**NETWORKS["plain"], "pretrained": False})), tmp_path / "b"
+    )
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "provenance": {}}), encoding="utf-8")
+    tree = make_recipe(start_from=str(bundle)).model_dump(mode="json", exclude={"network"})
+    with pytest.raises(BundleError, match="does not say which network it is: give the recipe its network"):
+        with_network_of_source(parse_recipe(tree, where="test"), tmp_path / "last.pt")
 
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {

@@ -28,7 +28,7 @@ class Recipe(Section):
     network: Network = Network()
     start_from: Path | None = None
     """A checkpoint of the same network, whose averaged weights this training starts from; or a bundle of it:
-    its folder, or the name of a shipped one."""
+    its folder, or the name of a shipped one. A recipe without ``network`` trains that model's."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     augment: Augment = Augment()
     loss: Loss = Loss()
