@@ -16,9 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from lfpose_edge import ops
 from lfpose_edge.arguments import check_choice, check_count, check_number, writable_folder
 from lfpose_edge.backends import Backend, Request, load_backend
+from lfpose_edge.backends.base import require_maps
 from lfpose_edge.bundle import Bundle
 from lfpose_edge.detection import Detector, resolve_detector
-from lfpose_edge.errors import BackendUnavailable, BundleError
+from lfpose_edge.errors import BackendUnavailable
 from lfpose_edge.geometry import clip_boxes, crop_affines
 from lfpose_edge.leaving import CALLS
 from lfpose_edge.pipeline import Stages, cut, open_pipeline
@@ -26,6 +27,7 @@ from lfpose_edge.results import ActivationMaps, DevicePoses, PoseResult, StageTi
 from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.sources import (
     Color,
+    Frame,
     Image,
     frames,
     image_size,
@@ -34,7 +36,7 @@ from lfpose_edge.sources import (
     packed,
     packed_order,
 )
-from lfpose_edge.streaming import in_turn
+from lfpose_edge.streaming import in_turn, without_frames
 from lfpose_edge.tracking import PoseTracker
 from lfpose_edge.zoo import bundle_path
 
@@ -187,17 +189,42 @@ class PoseEstimator:
             raise ValueError(message)
         return [self(image, b) for image, b in zip(given, per_image, strict=True)]
 
+    @overload
     def stream(
-        self, source: object, *, latest: bool = False, tracker: PoseTracker | None = None
-    ) -> Iterator[PoseResult]:
+        self,
+        source: object,
+        *,
+        latest: bool = False,
+        tracker: PoseTracker | None = None,
+        with_frames: Literal[False] = False,
+    ) -> Iterator[PoseResult]: ...
+
+    @overload
+    def stream(
+        self,
+        source: object,
+        *,
+        latest: bool = False,
+        tracker: PoseTracker | None = None,
+        with_frames: Literal[True],
+    ) -> Iterator[tuple[Frame, PoseResult]]: ...
+
+    def stream(
+        self,
+        source: object,
+        *,
+        latest: bool = False,
+        tracker: PoseTracker | None = None,
+        with_frames: bool = False,
+    ) -> Iterator[PoseResult] | Iterator[tuple[Frame, PoseResult]]:
         """Find the poses in every frame of a source, one result at a time.
 
         Args:
             source: a video or image file, a folder, a glob pattern, a camera's number, a stream's URL, or
-                an iterable of images. To have the frames as well, iterate over
-                :func:`lfpose_edge.frames` and call the estimator on each.
+                an iterable of images, as for :func:`lfpose_edge.frames`.
             latest: as there: a camera's newest frame, however long the last one took.
             tracker: says who is who from frame to frame, and smooths the joints.
+            with_frames: give ``(frame, result)``: with the image, its name, its number and its time.
 
         Raises:
             TypeError, SourceError: as :func:`lfpose_edge.frames`.
@@ -206,12 +233,13 @@ class PoseEstimator:
         if tracker is not None and (isinstance(tracker, type) or not callable(tracker)):
             message = f"tracker takes a PoseTracker(), got {tracker!r:.80}"
             raise TypeError(message)
-        return in_turn(
+        found = in_turn(
             frames(source, self._color, latest=latest),
             lambda frame: self._begin(frame.image, None, stay=False),
             0 if latest else self._pipeline.ahead,
             tracker,
         )
+        return found if with_frames else without_frames(found)
 
     def activation_maps(self, image: object, boxes: ArrayLike | None = None) -> ActivationMaps:
         """The maps that the poses of a call would be decoded from, to look at or to decode otherwise.
@@ -297,27 +325,8 @@ class PoseEstimator:
 
     def _prepare(self, backend: Backend) -> None:
         """Run the network once, and open the pipeline around it; here ``auto`` can still take another one."""
-        self._check_network(backend)
+        require_maps(backend, self._bundle)
         self._pipeline = open_pipeline(backend, self._stages)
-
-    def _check_network(self, backend: Backend) -> None:
-        """Run the network on black: its maps must be what the manifest says. It is warm afterwards."""
-        height, width = self._input.size
-        stride, joints = self._decode.cam_stride, self._stages.joints
-        expected = [(1, joints, *self._stages.cells), (1, joints)]
-        try:
-            found = [output.shape for output in backend.infer(np.zeros((1, 3, height, width), np.float32))]
-        except BackendUnavailable:  # a GPU's memory is no fault of the bundle
-            raise
-        except Exception as error:  # the engines' errors share no base class
-            message = f"{self._bundle.path}: the network does not run on {height}x{width} crops: {error}"
-            raise BundleError(message) from error
-        if found != expected:
-            message = (
-                f"{self._bundle.path}: for {joints} joints, {height}x{width} crops and cam_stride {stride:g} "
-                f"cams and presence must have shapes {expected}, the network gives {found}; export it again"
-            )
-            raise BundleError(message)
 
     def _begin(
         self, image: Image, given: ArrayLike | None, *, stay: bool

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -19,8 +19,8 @@ Finish = Callable[[], Any]
 
 def in_turn(
     frames: Iterator[Frame], begin: Callable[[Frame], Finish], ahead: int, tracker: PoseTracker | None
-) -> Iterator[PoseResult]:
-    """The results of frames, in their order.
+) -> Generator[tuple[Frame, PoseResult]]:
+    """Frames and their results, in their order.
 
     Args:
         frames: of a source.
@@ -31,14 +31,14 @@ def in_turn(
     Raises:
         Exception: what ``frames`` and ``begin`` raise, after the results of the frames before.
     """
-    on_their_way: deque[tuple[float | None, float, Finish]] = deque()
+    on_their_way: deque[tuple[Frame, float, Finish]] = deque()
 
-    def arrive() -> PoseResult:
-        time_s, read_ms, finish = on_their_way.popleft()
+    def arrive() -> tuple[Frame, PoseResult]:
+        frame, read_ms, finish = on_their_way.popleft()
         with CALLS:
             found: PoseResult = finish()
         result = replace(found, timings=replace(found.timings, read_ms=read_ms))
-        return result if tracker is None else tracker(result, time_s)
+        return frame, result if tracker is None else tracker(result, frame.time_s)
 
     try:
         while True:
@@ -49,7 +49,7 @@ def in_turn(
                     break
                 read_ms = (perf_counter() - started) * 1e3
                 with CALLS:
-                    on_their_way.append((frame.time_s, read_ms, begin(frame)))
+                    on_their_way.append((frame, read_ms, begin(frame)))
             except Exception:  # of a later frame: those before it are on their way
                 yield from (arrive() for _ in tuple(on_their_way))
                 raise
@@ -63,3 +63,10 @@ def in_turn(
             finish = on_their_way.popleft()[-1]
             with suppress(Exception), CALLS:
                 finish()
+
+
+def without_frames(pairs: Generator[tuple[Frame, PoseResult]]) -> Generator[PoseResult]:
+    """The results alone; whoever leaves these early, leaves the frames."""
+    with closing(pairs):
+        for _, result in pairs:
+            yield result

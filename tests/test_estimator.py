@@ -234,6 +234,16 @@ def test_predict_and_stream(estimator: PoseEstimator, tmp_path: Path) -> None:
     assert streamed[0].timings.read_ms > 0
 
 
+def test_a_stream_gives_the_frames_as_well(estimator: PoseEstimator, tmp_path: Path) -> None:
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), spots((80.0 + 5 * i, 80.0)))
+    pairs = list(estimator.stream(tmp_path, with_frames=True))
+    assert [(Path(frame.name).name, frame.index) for frame, _ in pairs] == [(f"{i}.png", i) for i in range(3)]
+    for (frame, found), alone in zip(pairs, estimator.stream(tmp_path), strict=True):
+        np.testing.assert_array_equal(found.keypoints, alone.keypoints)
+        np.testing.assert_array_equal(found.keypoints, estimator(frame.image).keypoints)
+
+
 def test_a_stream_follows_people(estimator: PoseEstimator) -> None:
     images = [spots((80.0 + x, 80.0)) for x in (0, 0, 0, 0, 3)]
     plain = list(estimator.stream(images))

@@ -10,7 +10,7 @@ import pytest
 from lfpose_edge.results import PoseResult
 from lfpose_edge.skeleton import LSP14
 from lfpose_edge.sources import Frame
-from lfpose_edge.streaming import Finish, in_turn
+from lfpose_edge.streaming import Finish, in_turn, without_frames
 
 IMAGE = np.zeros((4, 6, 3), np.uint8)
 
@@ -51,7 +51,8 @@ def _frames(count: int) -> Iterator[Frame]:
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_results_come_in_order_and_as_few_frames_ahead_as_asked(ahead: int) -> None:
     work = Work(set())
-    for i, result in enumerate(in_turn(_frames(5), work, ahead, None)):
+    for i, (frame, result) in enumerate(in_turn(_frames(5), work, ahead, None)):
+        assert frame.index == i
         assert result.keypoints[0, 0, 0] == i
         assert work.begun == list(range(min(5, i + ahead + 1)))
     assert work.finished == list(range(5))
@@ -60,9 +61,9 @@ def test_results_come_in_order_and_as_few_frames_ahead_as_asked(ahead: int) -> N
 def test_whoever_leaves_early_leaves_no_frame_unfinished() -> None:
     """What is on its way holds memory of a GPU until it is waited for; nobody hears of its errors."""
     work = Work({1, 2})
-    results = in_turn(_frames(9), work, 3, None)
+    results = without_frames(in_turn(_frames(9), work, 3, None))
     assert next(results).keypoints[0, 0, 0] == 0
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert (work.begun, work.finished) == ([0, 1, 2, 3], [0, 1, 2, 3])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfpose_edge.bundle import Bundle
+from lfpose_edge.errors import BackendUnavailable, BundleError
 
 if TYPE_CHECKING:
     from lfpose_edge._cuda import DeviceArray, Stream
@@ -135,3 +136,29 @@ class BackendKind(Protocol):
     def load(self, bundle: Bundle, request: Request) -> Backend:
         """Load a bundle; BackendUnavailable when the request cannot be met."""
         ...
+
+
+def require_maps(backend: Backend, bundle: Bundle) -> None:
+    """Run a backend on one black crop; it is warm afterwards.
+
+    Raises:
+        BundleError: the network does not run, or its maps are not what the manifest says.
+        BackendUnavailable: the GPU cannot.
+    """
+    height, width = bundle.manifest.input.size
+    joints, *cells = bundle.manifest.cams_shape
+    expected = [(1, joints, *cells), (1, joints)]
+    try:
+        found = [output.shape for output in backend.infer(np.zeros((1, 3, height, width), np.float32))]
+    except BackendUnavailable:  # a GPU's memory is no fault of the bundle
+        raise
+    except Exception as error:  # the engines' errors share no base class
+        message = f"{bundle.path}: the network does not run on {height}x{width} crops: {error}"
+        raise BundleError(message) from error
+    if found != expected:
+        stride = bundle.manifest.decode.cam_stride
+        message = (
+            f"{bundle.path}: for {joints} joints, {height}x{width} crops and cam_stride {stride:g} cams and "
+            f"presence must have shapes {expected}, the network gives {found}; export it again"
+        )
+        raise BundleError(message)
