@@ -111,6 +111,11 @@ class Pose:
 
     def __getitem__(self, joint: str) -> Joint:
         """A joint by its name; KeyError with the nearest name when the skeleton has none so called."""
+        if not isinstance(joint, str):
+            message = (
+                f"a joint is asked for by its name, such as {self.skeleton.keypoints[0]!r}, got {joint!r}"
+            )
+            raise TypeError(message)
         k = self.skeleton.index(joint)
         x, y = self.keypoints[k].tolist()
         return Joint(x, y, float(self.scores[k]), float(self.presence[k]), bool(self.visible[k]))

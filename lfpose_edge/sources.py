@@ -104,6 +104,8 @@ def _hint_for(source: object) -> str:
         return ": for several images there are predict() and stream()"
     if type(source).__module__.partition(".")[0] == "PIL":
         return ": give numpy.asarray(image.convert('RGB')), and color='rgb' to the estimator"
+    if type(source).__module__ == "torch":
+        return ": give tensor.numpy(), uint8 and (H, W, 3)"
     return ""
 
 

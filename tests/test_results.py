@@ -135,6 +135,11 @@ def test_what_is_said_of_a_person_and_a_joint_is_what_the_result_says() -> None:
         assert (person["score"], person["box_score"]) == (pose.score, pose.box_score)
 
 
+def test_a_joint_by_its_number_is_told_to_have_a_name() -> None:
+    with pytest.raises(TypeError, match="by its name, such as 'right_ankle', got 3"):
+        mock_result(1)[0][3]  # type: ignore[index]
+
+
 def test_results_can_be_compared_and_hashed() -> None:
     result = mock_result(2)
     assert result == result  # noqa: PLR0124

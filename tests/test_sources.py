@@ -175,9 +175,10 @@ def test_of_a_list_of_files_those_that_cannot_be_read_are_left_out_too(folder: P
         (None, "cv2.imread gives None"),
         ([np.zeros((4, 4), np.uint8)], "there are predict"),
         (type("Image", (), {"__module__": "PIL.Image"})(), "numpy.asarray"),
+        (type("Tensor", (), {"__module__": "torch"})(), r"tensor\.numpy"),
         (object(), "got object$"),
     ],
-    ids=["none", "list", "PIL", "object"],
+    ids=["none", "list", "PIL", "torch", "object"],
 )
 def test_what_is_no_image_is_told_how_to_become_one(given: object, hint: str) -> None:
     with pytest.raises(TypeError, match=hint):

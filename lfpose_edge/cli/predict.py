@@ -118,6 +118,8 @@ def run_predict(options: PredictOptions) -> None:
                 lost = [path.name for path in outputs.values() if not path.is_dir()]
                 if lost and total and isinstance(error, SourceError):
                     message = f"{error}; {' and '.join(lost)} would be of a part alone: not written"
+                    if not options.keep_going:
+                        message += " (--keep-going leaves out what cannot be read)"
                     raise SourceError(message) from error
                 raise
             ended = error  # what was done until now is the result

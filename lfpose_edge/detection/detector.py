@@ -74,6 +74,8 @@ class CheckedDetector:
             return boxes.reshape(0, 4)
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             message = f"{self._who} gave boxes of shape {boxes.shape}, expected (N, 4): x1, y1, x2, y2"
+            if boxes.ndim == 2 and boxes.shape[1] > 4:
+                message += "; scores stand beside them: (boxes, scores)"
             raise ValueError(message)
         finite = np.isfinite(boxes).all(axis=1)
         # Width and height in place of the second corner is the usual mistake; it must not pass as "nobody".

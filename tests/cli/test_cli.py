@@ -251,6 +251,7 @@ def test_an_image_that_the_boxes_do_not_fit_is_named_and_can_be_left_out(lfpose,
     asked = ("predict", "*.png", "--boxes", "30,0,60,40", "--json", "out.jsonl")
     done = lfpose(*asked)
     assert (done.code, done.err.count("\n"), done.err.startswith("error: b.png: box 0")) == (1, 1, True)
+    assert "out.jsonl would be of a part alone: not written (--keep-going leaves out" in done.err
     assert not (tmp_path / "out.jsonl").exists()
     done = lfpose(*asked, "--keep-going")
     assert (done.code, done.err.count("\n"), done.err.startswith("left out: b.png: box 0")) == (1, 1, True)
