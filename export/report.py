@@ -23,7 +23,7 @@ from lfpose_edge.backends.base import crop_memory
 from lfpose_edge.bundle import REPORT, Bundle
 from lfpose_edge.errors import AccuracyGateError, LFPoseError
 from lfpose_edge.files import write_json_whole
-from lfpose_edge.machine import machine
+from lfpose_edge.machine import int8_overflows, machine
 
 logger = logging.getLogger("lfpose_edge")
 
@@ -91,9 +91,18 @@ def _tree(report: Report, bundle: Bundle, engines: Sequence[BuiltEngine]) -> dic
     if ahead is not None:
         judged["fp16, ONNX Runtime"] = judge.predict(ahead.stand_in)  # type: ignore[arg-type]
         files["fp16, ONNX Runtime"] = ahead.path
+    inexact = ""
+    if quantised is not None and available()["openvino"] is None:
+        # It fuses layers that ONNX Runtime rounds between, and is what most CPUs run it in.
+        inexact = "int8-cpu, OpenVINO without VNNI" if int8_overflows() else ""
+        label = inexact or "int8-cpu, OpenVINO"
+        backend = load_backend(bundle, "openvino", Request(precision="int8"))
+        judged[label], files[label] = judge.predict(backend.infer), files["int8-cpu"]
+        backend.close()
     drops = {name: judge.drop(found, original) for name, found in judged.items()}
     for name, drop in drops.items():
-        _require_within(drop.worst, f"{files[name].name} ({name})", report)
+        if name != inexact:  # no fault of the file, and `auto` does not take it on such a CPU
+            _require_within(drop.worst, f"{files[name].name} ({name})", report)
     rows = [
         {
             "precision": name,

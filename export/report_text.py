@@ -10,7 +10,10 @@ def _engine_line(engine: dict[str, Any]) -> str:
     return f"- {engine['engine']}: `engines/{engine['file']}`, {engine['megabytes']:.1f} MB, {ran}"
 
 
-_INT8_TRT = " `int8-trt` is the file that TensorRT takes, here in ONNX Runtime."
+_INT8_TRT = (
+    " Where no engine is named it is ONNX Runtime; `int8-trt` is the file that TensorRT takes. Without VNNI, "
+    "OpenVINO's sums overflow."
+)
 
 
 def _ranges(calibration: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ def test_the_detectors_own_array_is_not_handed_on() -> None:
         pytest.param({"boxes": TWO}, TypeError, "but dict", id="dict"),
         pytest.param([[1, 2, 3, 4], [5, 6]], TypeError, "but list", id="ragged"),
         pytest.param([10, 20, 50, 90], ValueError, r"shape \(4,\), expected \(N, 4\)", id="one box, no axis"),
-        pytest.param(np.ones((2, 5)), ValueError, r"shape \(2, 5\).*\(boxes, scores\)", id="score as a fifth column"),
+        pytest.param(np.ones((2, 5)), ValueError, r"shape \(2, 5\).*\(boxes, scores\)", id="fifth column"),
         pytest.param([[10, 20, np.nan, 90]], ValueError, "box 0, .* is not finite", id="NaN"),
         pytest.param([[0, 0, np.inf, 9]], ValueError, "is not finite", id="infinite"),
         pytest.param([[0, 0, 1e99, 9]], ValueError, "is not finite", id="beyond float32"),
