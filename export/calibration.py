@@ -46,8 +46,8 @@ class Subset:
         held_out: annotations and images of its validation part, for the proof.
         skeleton: its joints.
         persons: how many are taken, by the smallest SHA-256 of their annotation ids.
-        least_joints: labelled joints that a person must have.
-        least_side: width and height that a person's box must have, pixels.
+        min_joints: labelled joints that a person must have.
+        min_side: width and height that a person's box must have, pixels.
     """
 
     annotations: str
@@ -55,8 +55,8 @@ class Subset:
     held_out: tuple[str, str]
     skeleton: Skeleton
     persons: int = 512
-    least_joints: int = 8
-    least_side: float = 96.0
+    min_joints: int = 8
+    min_side: float = 96.0
 
 
 SUBSETS = {
@@ -302,7 +302,7 @@ def _named_subset(name: str, root: Path, skeleton: Skeleton) -> PersonTable:
         raise CalibrationError(message)
     own = read_coco_keypoints(annotations, images, subset.skeleton)
     sides = own.boxes[:, 2:] - own.boxes[:, :2]
-    usable = (own.labelled.sum(axis=1) >= subset.least_joints) & (sides >= subset.least_side).all(axis=1)
+    usable = (own.labelled.sum(axis=1) >= subset.min_joints) & (sides >= subset.min_side).all(axis=1)
     chosen = set(_shuffled(own.chosen(np.flatnonzero(usable).tolist())).first(subset.persons).annotation_ids)
     # Read again in the network's joints, in which the proof may look at them.
     persons = _shuffled(read_coco_keypoints(annotations, images, skeleton))

@@ -18,8 +18,8 @@ def make_subset(
     out: Path,
     *,
     persons: int = 512,
-    least_joints: int = 8,
-    least_side: float = 96.0,
+    min_joints: int = 8,
+    min_side: float = 96.0,
 ) -> int:
     """Write the part of a COCO-keypoints JSON, or of MPII's annotation list, that a calibration needs.
 
@@ -31,8 +31,8 @@ def make_subset(
         annotations: the JSON.
         out: where the smaller JSON goes; images are named, not copied.
         persons: how many, at most.
-        least_joints: labelled joints that a person must have.
-        least_side: width and height that a person's box must have, pixels.
+        min_joints: labelled joints that a person must have.
+        min_side: width and height that a person's box must have, pixels.
 
     Returns:
         How many persons were found.
@@ -49,8 +49,8 @@ def make_subset(
             person
             for person in persons_of(tree)
             if not is_crowd(person)
-            and sum(v > 0 for v in (person.get("keypoints") or ())[2::3]) >= least_joints
-            and min(person["bbox"][2:]) >= least_side
+            and sum(v > 0 for v in (person.get("keypoints") or ())[2::3]) >= min_joints
+            and min(person["bbox"][2:]) >= min_side
         ]
         chosen = sorted(usable, key=lambda person: annotation_order(person["id"]))[:persons]
         wanted = {person["image_id"] for person in chosen}
@@ -65,8 +65,8 @@ def make_subset(
         raise CalibrationError(message) from error
     if len(chosen) < FEWEST_TO_SPLIT:
         message = (
-            f"{annotations} has {len(chosen)} persons with {least_joints} labelled joints and a box of "
-            f"{least_side:g} pixels, a calibration needs at least {FEWEST_TO_SPLIT}"
+            f"{annotations} has {len(chosen)} persons with {min_joints} labelled joints and a box of "
+            f"{min_side:g} pixels, a calibration needs at least {FEWEST_TO_SPLIT}"
         )
         raise CalibrationError(message)
     write_text_whole(out, json.dumps(smaller) + "\n")

@@ -41,7 +41,7 @@ def draw_poses(
     joint_radius: float | None = None,
     thickness: float | None = None,
     boxes: bool = False,
-    least_score: float = LEAST_SCORE,
+    min_score: float = LEAST_SCORE,
 ) -> NDArray[np.uint8]:
     """Draw the bones and joints that are present and have a place, on a copy of the image.
 
@@ -57,7 +57,7 @@ def draw_poses(
         joint_radius: pixels; None goes with the thickness. More than the image's larger side counts as that.
         thickness: of the bones in pixels, likewise; None goes with each person's size.
         boxes: whether the person boxes are drawn as well.
-        least_score: joints whose place has a smaller score are left out: they are somewhere else, or nowhere.
+        min_score: joints whose place has a smaller score are left out: they are somewhere else, or nowhere.
 
     Returns:
         (H, W, 3) uint8 in the order of ``color``, or (H, W, 4) for an image with alpha.
@@ -77,7 +77,7 @@ def draw_poses(
     areas = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1, dtype=np.float64)
     widest = float(max(canvas.shape[:2]))  # OpenCV's integers end not far above
     for i in np.argsort(areas, kind="stable").tolist():
-        visible = (result.presence[i] >= result.presence_threshold) & (result.scores[i] >= least_score)
+        visible = (result.presence[i] >= result.presence_threshold) & (result.scores[i] >= min_score)
         visible &= np.isfinite(result.keypoints[i]).all(axis=1)
         points = np.clip(result.keypoints[i].astype(np.float64), -_FAR_PX, _FAR_PX)
         width = thickness or _bone_width(points[visible], result.boxes[i], canvas.shape[:2])

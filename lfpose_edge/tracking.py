@@ -60,7 +60,7 @@ class PoseTracker:
         smooth: whether joints are smoothed.
         min_cutoff_hz, beta: of that filter. Less ``min_cutoff_hz`` takes away more jitter of who stands
             still, more ``beta`` more lag of who moves fast.
-        least_similarity: of two poses of one person, in [0, 1].
+        min_similarity: of two poses of one person, in [0, 1].
         patience_s: how long somebody who is not seen is waited for; until the next frame in any case.
         fps: frames a second where they come without a time.
 
@@ -74,17 +74,17 @@ class PoseTracker:
         smooth: bool = True,
         min_cutoff_hz: float = 1.0,
         beta: float = 20.0,
-        least_similarity: float = 0.2,
+        min_similarity: float = 0.2,
         patience_s: float = 1.0,
         fps: float = 30.0,
     ) -> None:
         check_number("min_cutoff_hz", min_cutoff_hz, 1e-3)
         check_number("beta", beta, 0)
-        check_number("least_similarity", least_similarity, 0, 1)
+        check_number("min_similarity", min_similarity, 0, 1)
         check_number("patience_s", patience_s, 0)
         check_number("fps", fps, 1e-3)
         self._filter = (min_cutoff_hz, beta) if smooth else None
-        self._least_similarity, self._patience_s, self._fps = least_similarity, patience_s, fps
+        self._min_similarity, self._patience_s, self._fps = min_similarity, patience_s, fps
         self._tracks: list[_Track] = []
         self._given, self._time_s = 0, -math.inf
         self._skeleton: Skeleton | None = None
@@ -143,7 +143,7 @@ class PoseTracker:
             return found
         alike = self._likeness(np.where(visible[..., None], keypoints, 0.0), visible, boxes)
         alike[~np.isfinite(alike)] = -1  # whose box is nowhere
-        while alike.max() > self._least_similarity:
+        while alike.max() > self._min_similarity:
             track, person = np.unravel_index(alike.argmax(), alike.shape)
             found[int(person)] = self._tracks[int(track)]
             alike[track], alike[:, person] = -1, -1

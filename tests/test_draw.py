@@ -48,7 +48,7 @@ def test_a_joint_without_a_place_is_left_out() -> None:
     touched = changed(image, draw_poses(image, result))
     assert touched[30, 40] > 0
     assert (touched[:, 60:] == 0).all()
-    assert changed(image, draw_poses(image, result, least_score=0.0))[30, 100] > 0
+    assert changed(image, draw_poses(image, result, min_score=0.0))[30, 100] > 0
 
 
 def test_draws_on_a_copy() -> None:

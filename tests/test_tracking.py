@@ -197,8 +197,8 @@ def test_a_result_is_asked_for() -> None:
     [
         ("min_cutoff_hz", 0.0),
         ("beta", -1.0),
-        ("least_similarity", 1.5),
-        ("least_similarity", -0.1),
+        ("min_similarity", 1.5),
+        ("min_similarity", -0.1),
         ("patience_s", float("nan")),
         ("patience_s", float("inf")),
         ("fps", 0),

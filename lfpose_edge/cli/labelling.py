@@ -21,7 +21,7 @@ def run_label(
     teacher: str,
     out: Path,
     *,
-    least_score: float,
+    min_score: float,
     upright: bool,
     grows: Sequence[float] | None,
     mirrored: bool,
@@ -39,7 +39,7 @@ def run_label(
             out,
             open_teacher(teacher),
             teacher_name=Path(teacher).name,
-            least_score=least_score,
+            min_score=min_score,
             views=Views(
                 quarter_turns=(0,) if upright else Views.quarter_turns,
                 grows=tuple(grows or Views.grows),

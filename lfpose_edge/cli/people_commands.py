@@ -17,15 +17,15 @@ def make_subset(
     annotations: Annotated[Path, typer.Argument(help="COCO-keypoints JSON.")],
     out: Annotated[Path, typer.Option(help="Where the smaller JSON goes.")],
     persons: Annotated[int, typer.Option(min=40, help="Most persons.")] = 512,
-    least_joints: Annotated[int, typer.Option(min=0, help="Labelled joints that a person must have.")] = 8,
-    least_side: Annotated[
+    min_joints: Annotated[int, typer.Option(min=0, help="Labelled joints that a person must have.")] = 8,
+    min_side: Annotated[
         float, typer.Option(min=0, help="Width and height that a person's box must have, pixels.")
     ] = 96.0,
 ) -> None:
     """Choose persons for a calibration (lfpose-export --calib OUT --calib-images IMAGES)."""
     from lfpose_edge.export.subsets import make_subset as write_subset
 
-    count = write_subset(annotations, out, persons=persons, least_joints=least_joints, least_side=least_side)
+    count = write_subset(annotations, out, persons=persons, min_joints=min_joints, min_side=min_side)
     typer.echo(f"wrote {out}: {count} persons" + (f" of the {persons} asked for" if count < persons else ""))
 
 
@@ -50,7 +50,7 @@ def label(
         str, typer.Option(help="Who labels: a shipped model, a bundle's folder, or a MoveNet (.tflite).")
     ],
     out: Annotated[Path, typer.Option(help="Where the COCO-keypoints JSON goes.")],
-    least_score: Annotated[
+    min_score: Annotated[
         float,
         typer.Option(
             min=0,
@@ -82,7 +82,7 @@ def label(
         images,
         teacher,
         out,
-        least_score=least_score,
+        min_score=min_score,
         upright=upright,
         grows=grow,
         mirrored=mirror,

@@ -79,7 +79,7 @@ def test_a_subset_of_ones_own_data(lfpose, tmp_path: Path) -> None:
     assert {image["id"] for image in some["images"]} == {p["image_id"] for p in some["annotations"]}
     done = lfpose("data", "make-subset", "all.json", "--out", "all2.json")
     assert done.out == "wrote all2.json: 75 persons of the 512 asked for\n"
-    done = lfpose("data", "make-subset", "all.json", "--out", "none.json", "--least-joints", "10")
+    done = lfpose("data", "make-subset", "all.json", "--out", "none.json", "--min-joints", "10")
     assert done.code == 1
     assert "has 0 persons with 10 labelled joints" in done.err
     assert not (tmp_path / "none.json").exists()
@@ -156,9 +156,9 @@ def test_outputs_and_devices_are_checked_before_the_work(lfpose, tmp_path: Path)
             {"device": "cuda", "threads": None, "backend": "onnxruntime"},
         ),
         (
-            "data label a.json images --teacher t --out b.json --least-score 0.7 --grow 1 --grow 2 --upright",
+            "data label a.json images --teacher t --out b.json --min-score 0.7 --grow 1 --grow 2 --upright",
             "labelling.run_label",
-            {"least_score": 0.7, "grows": [1.0, 2.0], "upright": True, "mirrored": True},
+            {"min_score": 0.7, "grows": [1.0, 2.0], "upright": True, "mirrored": True},
         ),
         ("data crowd a.json images --out c --seed 3", "labelling.run_crowd", {"seed": 3}),
         (

@@ -74,7 +74,7 @@ def test_persons_are_labelled_in_the_turn_that_the_teacher_is_surest_of(folder: 
         out,
         SpotTeacher(),
         teacher_name="spots",
-        least_score=0.45,
+        min_score=0.45,
         views=Views(grows=(1.0,), mirrored=False),
     )
     assert (made.persons, made.joints, made.asked) == (2, 4, 2)
@@ -148,16 +148,14 @@ def test_unsure_joints_stay_unlabelled_and_unsure_persons_are_left_out(folder: P
         out,
         SpotTeacher(),
         teacher_name="spots",
-        least_score=0.5,
+        min_score=0.5,
         views=ONE_LOOK,
     )
     assert (made.persons, made.joints, made.asked) == (1, 1, 2)
     table = read_coco_keypoints(out, folder, TWO, unlabelled="unknown")
     assert table.labelled.tolist() == table.known.tolist() == [[True, False]]
     with pytest.raises(SourceError, match="found no joint"):
-        label_persons(
-            folder / "boxes.json", folder, out, SpotTeacher(), teacher_name="spots", least_score=0.95
-        )
+        label_persons(folder / "boxes.json", folder, out, SpotTeacher(), teacher_name="spots", min_score=0.95)
     assert json.loads(out.read_text(encoding="utf-8"))["annotations"]  # the earlier file is still there
 
 

@@ -206,14 +206,14 @@ def label_persons(
     teacher: Teacher,
     *,
     teacher_name: str,
-    least_score: float = 0.3,
+    min_score: float = 0.3,
     views: Views = Views(),  # noqa: B008  (frozen)
     show: Callable[[list[Any]], Iterable[Any]] = iter,
     on_unusable: Callable[[SourceError], None] | None = None,
 ) -> Labelled:
     """Write a COCO-keypoints JSON of what a teacher sees in the boxes of another COCO JSON's persons.
 
-    Joints below ``least_score`` stay without a location, and persons without any joint are left out. A
+    Joints below ``min_score`` stay without a location, and persons without any joint are left out. A
     recipe that trains on the file says ``unlabelled: unknown``.
 
     Args:
@@ -222,7 +222,7 @@ def label_persons(
         out: where the new JSON goes.
         teacher: who labels.
         teacher_name: for the record in the file.
-        least_score: from which score on a joint is believed.
+        min_score: from which score on a joint is believed.
         views: what the teacher is shown of each person.
         show: wraps the loop over persons, to show progress.
         on_unusable: called with the error of each person whose image cannot be read, or does not show the
@@ -251,7 +251,7 @@ def label_persons(
             unseen += 1
             continue
         joints = look(teacher, image, box, views)  # type: ignore[arg-type]
-        believed = joints[:, 2] >= least_score
+        believed = joints[:, 2] >= min_score
         if believed.any():
             kept = {key: person[key] for key in ("image_id", "bbox", "area") if key in person}
             found = joint_entries(joints[:, :2], 2 * believed, decimals=2)
@@ -260,11 +260,9 @@ def label_persons(
         message = f"{annotations}: of none of its {unseen} persons there is a picture to look at"
         raise SourceError(message)
     if not labelled:
-        message = (
-            f"{teacher_name} found no joint with a score of {least_score:g} in the boxes of {annotations}"
-        )
+        message = f"{teacher_name} found no joint with a score of {min_score:g} in the boxes of {annotations}"
         raise SourceError(message)
-    record = {"labelled_by": teacher_name, "least_score": least_score, **asdict(views)}
+    record = {"labelled_by": teacher_name, "min_score": min_score, **asdict(views)}
     result = coco_persons_tree(tree["images"], labelled, teacher.skeleton, info=record)
     write_text_whole(out, json.dumps(result) + "\n")
     return Labelled(len(labelled), sum(p["num_keypoints"] for p in labelled), len(persons))
