@@ -1,24 +1,24 @@
-"""What adapting to another domain recovers: mean teacher, each module, all, with a few of its labels.
+"""What adaptation to another domain recovers: mean teacher, each module, all of them, a few target labels.
 
     python benchmarks/adaptation.py                       # all rows of two pairs, seed 0; hours on a CPU
     python benchmarks/adaptation.py --pairs camera --rows "mean teacher" all --seeds 0 1 2
-    python benchmarks/adaptation.py --size 96 --compare   # what is recorded at a size: differences, gaps
+    python benchmarks/adaptation.py --size 96 --compare   # differences and gaps of the rows recorded
 
-Needs Leeds Sports Pose Extended as COCO JSON below $LFPOSE_DATA: lspet/train.json, test.json and images; for
-the pair ``coco`` a COCO-keypoints JSON, coco/train.json, with images; and for ``everyday`` what
-``everyday.py`` needs, but for labels. Makes the domains there, once:
+Needs Leeds Sports Pose Extended as COCO JSON below $LFPOSE_DATA: lspet/train.json, test.json, val.json and
+images; for the pair ``coco`` a COCO-keypoints JSON, coco/train.json, with images; and for ``everyday`` what
+``everyday.py`` needs, except the labels. Creates the domains there once (source; target):
 
     camera     half of the people as they are; the other half through a poor camera
     people     those who stand upright; those who lie or are upside down
-    coco       athletes (all of LSPET's); everyday people (half of COCO's, the other half measures)
-    everyday   athletes; the people of Stanford 40, whose joints nobody knows, measured on a few of COCO's
+    coco       athletes (all of LSPET's); everyday people (half of COCO's; the other half is for measuring)
+    everyday   athletes; the people of Stanford 40, whose joints are unknown, measured on a few of COCO's
 
-A source is trained once a pair and seed. All other rows start from it and take as many steps: the
-adaptations, the source trained on, and the oracle, which has the target's locations beside the source's. Rows
-"1 %" and "5 %" have those of so many of the target's people; no row but these and the oracle reads one. But
-where a row says otherwise, BatchNorm keeps the statistics of the target. All are measured on target people
-that nobody has trained on, and on the source's; benchmarks/results/adaptation.json is written after each. A
-row that is there is not trained again.
+A source is trained once per pair and seed. All other rows start from it and take equally many steps: the
+adaptations, the source trained on, and the oracle, which has the target's locations besides the source's.
+Rows "1 %" and "5 %" have the locations of that share of the target's people; only they and the oracle read
+any. Unless a row says otherwise, BatchNorm keeps the statistics of the target. All rows are measured on
+people of the target and of the source that none has trained on. benchmarks/results/adaptation.json is written
+after each row; a row that is recorded there is not trained again.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ class Row:
     """One training.
 
     Attributes:
-        changes: of the recipe.
-        adapts: it sees the target's people.
-        located: the part of them whose locations it is given.
+        changes: made to the recipe.
+        adapts: whether it sees the target's people.
+        located: share of the target's people whose locations it is given.
         against: rows that it is compared with.
     """
 
@@ -84,7 +84,7 @@ PLAIN, TURN = "adapt={}", "augment.turn=0.3"
 
 
 def taught(adapt: str = PLAIN, *changes: str, located: float = 0.0, than: str = "mean teacher") -> Row:
-    """A mean teacher and more: compared with the source, with the row that has less, and with the oracle."""
+    """A mean teacher and more, compared with the source trained on, the row ``than`` and the oracle."""
     return Row(("loss.teacher=1", adapt, *changes), located=located, against=(LOW, than, HIGH))
 
 
@@ -137,20 +137,20 @@ class Domain:
     unlabelled: str = "absent"
 
     def located(self) -> str:
-        """As a recipe has it among located persons."""
+        """The domain as a recipe's entry for located persons."""
         return f"{{annotations: {self.annotations}, images: {self.images}, unlabelled: {self.unlabelled}}}"
 
     def target(self, located: float) -> str:
-        """As a recipe has it where only the boxes count, but for a part."""
+        """The domain as a recipe's entry for a target: boxes only, except for a ``located`` share."""
         return f"{self.located()[:-1]}, locations: {located}}}"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A source and a target, each to train on and to measure on.
+    """A source and a target, each with people to train on and people to measure on.
 
     Attributes:
-        located: whether the joints of the target's people that are trained on are known.
+        located: whether the joints of the target's training people are known.
     """
 
     source: Domain
@@ -161,7 +161,7 @@ class Pair:
 
 
 def make_pair(name: str, root: Path) -> Pair:
-    """The domains of a pair, made where they are not there yet."""
+    """The domains of a pair, created if they do not exist yet."""
     folder, images = root / "domains" / name, "lspet/images"
     athletes, other_athletes = (Domain(f"lspet/{part}.json", images) for part in ("train", "test"))
     if name == "everyday":
@@ -178,7 +178,7 @@ def make_pair(name: str, root: Path) -> Pair:
                 write_persons(part, root / side.annotations, root / side.images)
         return Pair(athletes, sides["train"], other_athletes, sides["test"])
     made = {}
-    # Nothing is chosen by the validation people: they are test people here.
+    # No choice depends on the validation people, so they serve as test people here.
     for part, files in (("train", ("lspet/train.json",)), ("test", ("lspet/test.json", "lspet/val.json"))):
         base = f"domains/{name}/{part}"
         source = Domain(f"{base}-source.json", images)
@@ -201,7 +201,7 @@ def make_pair(name: str, root: Path) -> Pair:
 
 
 def _read(files: Sequence[str], images: str, root: Path) -> PersonTable:
-    """The persons of several files of one folder of images, numbered anew."""
+    """The persons of several files that share a folder of images, renumbered."""
     persons = joined([read_coco_keypoints(root / file, root / images, LSP14) for file in files])
     names = {path: number for number, path in enumerate(dict.fromkeys(persons.images))}
     return replace(
@@ -212,14 +212,14 @@ def _read(files: Sequence[str], images: str, root: Path) -> PersonTable:
 
 
 def changes_of(name: str, pair: Pair, source: Path, options: argparse.Namespace) -> list[str]:
-    """A row in the words of the recipe."""
+    """A row as changes to the recipe."""
     row = ROWS[name]
-    # An epoch of source and target together, or two of the source alone.
+    # One epoch over source and target together counts as two over the source alone.
     epochs = options.adapt_epochs * (1 if row.adapts else 2)
     if name == "source":
         epochs = options.epochs
     start = ("optimizer.lr_head=0.001", "optimizer.lr_backbone=0.0005")
-    if name != "source":  # the recipe's rates are of an adaptation
+    if name != "source":  # the recipe's rates are meant for adaptation
         start = ("network.pretrained=false", f"start_from={source}")
     return [
         f"data.train=[{pair.source.located()}]",
@@ -227,7 +227,7 @@ def changes_of(name: str, pair: Pair, source: Path, options: argparse.Namespace)
         f"data.val={pair.source_test.located()}",
         f"stages=[{{epochs: {epochs}, size: [{options.size}, {options.size}]}}]",
         *start,
-        "loss.teacher_maps=0",  # but where the row says otherwise
+        "loss.teacher_maps=0",  # unless the row says otherwise
         *row.changes,
     ]
 
@@ -263,7 +263,7 @@ def measure(name: str, pair: Pair, seed: int, options: argparse.Namespace, runs:
 
 
 def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What ``lfpose adapt`` would have said of a row, knowing no label of the target; beside the truth."""
+    """The verdict of ``lfpose adapt`` on each row, which uses no target labels, beside the true change."""
     sources = {row["seed"]: row for row in rows if row["row"] == "source"}
     table = []
     for row in rows:
@@ -271,7 +271,7 @@ def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if source is None or row is source:
             continue
         alone = [which["without_labels"] for which in (source, row)]
-        if not all("turned" in found for found in alone):  # of before they were looked at in quarter turns
+        if not all("turned" in found for found in alone):  # recorded before quarter turns were measured
             alone = [{**found, "turned": 0.0} for found in alone]
         before, after = (SelfAgreement(**found) for found in alone)
         on_source = (which["source_in_its_statistics"] for which in (source, row))
@@ -291,10 +291,10 @@ def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def recovered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """PCK on target people, and the part of the gap that is recovered, of seeds that have both its ends.
+    """PCK on target people, and the share of the gap that is recovered, over seeds that have both its ends.
 
     The gap is from the source trained on, which has taken as many steps, to the oracle, if there is one.
-    ``spread`` is the largest less the smallest of the seeds' gains.
+    ``spread`` is the largest minus the smallest of the seeds' gains.
     """
     values = {(row["row"], row["seed"]): row["target"]["pck_box"] for row in rows}
     table = []

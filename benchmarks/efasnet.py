@@ -1,19 +1,19 @@
-"""What EFASNet's modules are worth: trainings without them, with each, with all; on people alone, in crowds.
+"""What EFASNet's modules are worth: trainings with none, each and all of them, measured alone and in crowds.
 
     python benchmarks/efasnet.py                  # all rows, seed 0; hours on a CPU
     python benchmarks/efasnet.py --rows baseline all --seeds 1 2
-    python benchmarks/efasnet.py --compare        # what is recorded: differences, and how sure they are
+    python benchmarks/efasnet.py --compare        # differences between recorded rows, and their intervals
     python benchmarks/efasnet.py --speed          # parameters, multiply-accumulates, milliseconds
 
 Needs Leeds Sports Pose Extended as COCO JSON below $LFPOSE_DATA: lspet/train.json, test.json, val.json and
 images. Makes the crowds (``lfpose data crowd``), trains every row with ``lfpose train`` on the same schedule,
 measures it with ``lfpose eval`` on the test images and on the three degrees of crowding, and writes
-benchmarks/results/efasnet.json after every one. A row that is there is not trained again; a training that was
-stopped goes on.
+benchmarks/results/efasnet.json after each. A row that is recorded there is not trained again; an interrupted
+training is resumed.
 
-"baseline" has no map of the backbone but the coarsest, as Simple Baselines have it; "FF" is this project's
-ordinary decoder, and the recipe. With a larger backbone either is what must be beaten at equal cost. With
-"crowds" others are around the person in six of ten training crops too, as in the crowds that are measured.
+"baseline" uses only the coarsest map of the backbone, like Simple Baselines; "FF" is this project's ordinary
+decoder, and the recipe. Either of them with a larger backbone is what must be beaten at equal cost. With
+"crowds", six of ten training crops also have other people around the person, as in the crowds measured.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ PLACES = {
 
 
 def schedule(size: int, epochs: int) -> list[str]:
-    """A third of the epochs at the size, and two thirds before, at three quarters of it or less."""
+    """Two thirds of the epochs at three quarters of the size or less, then one third at the size itself."""
     small = max(32, size * 3 // 4 // 32 * 32)
     last = max(1, epochs // 3)
     stages = [(epochs - last, small), (last, size)]

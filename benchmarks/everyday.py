@@ -1,19 +1,19 @@
-"""What pictures of everyday people bring to a model of athletes: unlabelled, or as MoveNet sees them.
+"""What pictures of everyday people bring to a model of athletes: unlabelled, or labelled by MoveNet.
 
     python benchmarks/everyday.py --start athletes    # all rows, seed 0; hours on a CPU
-    python benchmarks/everyday.py --compare           # what is recorded: differences, and how sure they are
+    python benchmarks/everyday.py --compare           # differences between recorded rows, and their intervals
     python benchmarks/everyday.py --list
 
 Needs, below $LFPOSE_DATA, what the recipe ``lfpose_lite`` needs (lspet, stanford40 and its labels in pseudo),
 the everyday people to measure on (coco_mini/train.json and images), and a model of athletes alone to start
-from; in the history of this project's repository there is one:
+from, such as the one in the history of this project's repository:
 
     git archive bf68c59 lfpose_edge/models/lfpose-lite | tar -x --strip-components 2 -C $LFPOSE_DATA
     mv $LFPOSE_DATA/lfpose-lite $LFPOSE_DATA/athletes
 
-Every row goes on from it with ``lfpose train``, for about as many steps, is measured with ``lfpose eval``
-on athletes and on everyday people, and is written to benchmarks/results/everyday.json. A row that is there is
-not trained again; a training that was stopped goes on.
+Every row continues from it with ``lfpose train``, for about equally many steps, is measured with
+``lfpose eval`` on athletes and on everyday people, and is written to benchmarks/results/everyday.json. A row
+that is recorded there is not trained again; an interrupted training is resumed.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Row:
     """One training.
 
     Attributes:
-        epochs: over those that it is shown.
-        changes: of the recipe.
+        epochs: over the people that it is shown.
+        changes: made to the recipe.
         against: rows that it is compared with.
     """
 
@@ -73,7 +73,7 @@ ROWS = {
 
 
 def recipe_changes(row: Row, seed: int, size: int, start: Path) -> list[str]:
-    """What the row says in the words of a recipe."""
+    """A row as changes to the recipe."""
     stages = f"stages=[{{epochs: {row.epochs}, size: [{size}, {size}]}}]"
     return [f"seed={seed}", f"start_from={start}", stages, *row.changes]
 
@@ -92,7 +92,7 @@ def measure(name: str, seed: int, options: argparse.Namespace, root: Path) -> di
 
 
 def make_sheets(root: Path) -> None:
-    """Sheets that nobody has answered, where they are not there yet: their persons are pictures and boxes."""
+    """Make the unanswered sheets that do not exist yet: their persons are only pictures and boxes."""
     for part, sheet in SHEETS.items():
         if not (root / sheet).is_file():
             boxes = (f"stanford40/{part}.json", "stanford40/images")

@@ -1,4 +1,4 @@
-"""What lfpose-edge costs besides time a frame: import, help, and memory over a long run.
+"""What lfpose-edge costs besides time per frame: import, help, and memory over a long run.
 
     python benchmarks/footprint.py
 

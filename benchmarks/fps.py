@@ -2,10 +2,10 @@
 
     python benchmarks/fps.py
 
-All cases take turns in one process, on frames that rotate; the first fifth of a turn is not timed, as it
-takes some frames until a model's weights are the ones in the caches. On a GPU, where the stages are one
-launch, `preprocess` is the host's time to hand a frame over and `infer` its wait; where torch sees the GPU
-too, the same model, crop and decode in torch take turns, eager and compiled. Writes
+All cases take turns in one process, on frames that rotate; the first fifth of a turn is not timed,
+because it takes some frames until the caches hold a model's weights. On a GPU, where the stages are one
+launch, `preprocess` is the host's time to hand a frame over and `infer` its wait. If torch sees the GPU too,
+the same model, crop and decode in torch also take turns, eager and compiled. Writes
 benchmarks/results/fps.json.
 """
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _in_torch(model: str) -> Mapping[str, Way]:
-    """The same in torch, where it is installed, with what a recipe's network needs, and sees a GPU."""
+    """The same in torch, if it sees a GPU and what a recipe's network needs is installed; else nothing."""
     if find_spec("torch") is None or find_spec("yaml") is None:
         return {}
     import torch
@@ -69,7 +69,7 @@ def _in_torch(model: str) -> Mapping[str, Way]:
 
 
 def _compare_with_torch(rows: list[dict[str, Any]]) -> None:
-    """How many times as long torch's eager way takes, for each row of as many persons."""
+    """Add to each row how many times as long eager torch takes for equally many persons."""
     eager = {row["persons"]: row for row in rows if row["backend"].startswith("torch-eager")}
     for row in rows:
         if row["persons"] in eager:

@@ -1,13 +1,14 @@
-"""How long the CUDA kernels take, beside the same in torch, eager and compiled. Needs a GPU and torch for it.
+"""How long the CUDA kernels take, beside torch, eager and compiled. Needs a GPU, and torch built for it.
 
     python benchmarks/gpu_kernels.py
 
-CUDA events around every call; ours and a competitor take turns, on inputs that rotate through more memory
-than a GPU's cache, and ours is there once beside each. ``p50_us`` is the GPU's time: what queues the call is
-hidden behind a kernel that idles before it. ``call_us`` is what a caller sees whose stream is empty, Python
-and launches included; ``times_ours`` compares that, ``gpu_times_ours`` the GPU's time. ``gb_per_s`` is what a
-call must at least read and write over its GPU time, and ``of_copy`` that over what a copy within the GPU's
-memory reaches in the same run. Writes benchmarks/results/gpu_kernels.json.
+CUDA events surround every call. Ours and one competitor at a time take turns, on inputs that rotate through
+more memory than a GPU's cache; ours is therefore listed once beside each. ``p50_us`` is the GPU's time: the
+queueing of the call is hidden behind a kernel that idles before it. ``call_us`` is what a caller with an
+empty stream sees, Python and launches included; ``times_ours`` compares that, ``gpu_times_ours`` the GPU's
+time. ``gb_per_s`` is what a call must at least read and write, divided by its GPU time, and ``of_copy`` is
+that rate divided by the rate of a copy within the GPU's memory in the same run. Writes
+benchmarks/results/gpu_kernels.json.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ FRAME = (1080, 1920)
 Call = Callable[[], object]
 
 
-IDLE_CYCLES = 16_000_000  # about eight milliseconds: longer than it takes to queue the torch way
+IDLE_CYCLES = 16_000_000  # about eight milliseconds: longer than it takes to queue torch's calls
 
 
 class Clock:
@@ -49,7 +50,7 @@ class Clock:
         self._as_torchs = torch.cuda.ExternalStream(stream.handle) if ours else stream
 
     def __call__(self, call: Call, *, queued: bool = False) -> float:
-        """The time of a call; ``queued`` leaves out what its queueing takes."""
+        """The time of a call; ``queued`` leaves out the time to queue it."""
         before, after = self._events
         if queued:
             with torch.cuda.stream(self._as_torchs):
@@ -112,7 +113,7 @@ def crop_calls(n: int, stream: Any) -> tuple[dict[str, Call], int]:
     torch_affines = torch.from_numpy(affines).float().cuda()
     compiled = torch.compile(unfused.crop)
     constants = unfused.crop_constants(FRAME, CROP, MEAN, STD, "cuda")
-    # Each starts at another place, so that none finds the frame that another has just read.
+    # Each starts at a different place, so that none finds a frame in the cache that another has just read.
     eager_ring, compiled_ring = (cycle(frames[i:] + frames[:i]) for i in (len(frames) // 3, len(frames) // 2))
     black = (0, 0, 0)
     return {
@@ -123,7 +124,7 @@ def crop_calls(n: int, stream: Any) -> tuple[dict[str, Call], int]:
 
 
 def copy_bandwidth(clock: Clock) -> float:
-    """Gigabytes a second that a copy within the GPU's memory reads and writes."""
+    """Gigabytes per second that a copy within the GPU's memory reads and writes."""
     source = torch.empty(RING_BYTES, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     times = [clock(lambda: target.copy_(source), queued=True) for _ in range(30)]

@@ -1,11 +1,11 @@
-"""How long a crop and a decode take, beside the specification in NumPy and the way people usually do it.
+"""How long a crop and a decode take, beside the specification in NumPy and the usual way with OpenCV.
 
     python benchmarks/kernels.py
 
 One thread. Ours and a competitor take turns in one process, on inputs that rotate: frames, boxes and a ring
 of CAMs larger than a core's cache. Ratios are medians of the times of the same round, so background load
-touches both. Every competitor has rounds of its own: after milliseconds of OpenCV a core has forgotten
-the others, and only the one whose turn comes first would pay for it. So ours is there once beside each.
+touches both. Every competitor has its own rounds with ours, so ours is listed once beside each: after
+milliseconds of OpenCV a core is cold for the others, and only the one whose turn comes next would pay for it.
 Writes benchmarks/results/kernels.json.
 """
 
@@ -98,7 +98,7 @@ def crop_case(
     x, y = rng.uniform(0, width - wide), rng.uniform(0, height - tall)
     affines = crop_affines(np.stack([x, y, x + wide, y + tall], 1), size)
     inputs = [(frames[i % 12], affines[i : i + 1]) for i in range(97)]
-    # Each starts at another frame, so that none finds the one that another has just read.
+    # Each starts at a different frame, so that none finds one in the cache that another has just read.
     ours, numpy_way, usual, two_steps = (cycle(inputs[i:] + inputs[:i]) for i in (0, 3, 6, 9))
     moved = {id(a): pixel_centres_at_integers(a[0]) for _, a in inputs}
     out = np.empty((1, 3, *size), np.float32)
@@ -145,7 +145,7 @@ def decode_case(
     presence = rng.normal(size=(n, k)).astype(np.float32)
     affines = np.tile(np.array([[1.3, 0.0, 40.0], [0.0, 1.3, 20.0]]), (n, 1, 1))
     config = ops.DecodeConfig(stride=FACTOR, upsample=FACTOR, method=method)
-    # Each starts at another place, so that none finds the inputs that another has just read.
+    # Each starts at a different place, so that none finds inputs in the cache that another has just read.
     once, ours, usual, numpy_way = (cycle(ring[i * count // 4 :] + ring[: i * count // 4]) for i in range(4))
     return {
         "ours": lambda: ops.decode(next(ours), presence, affines, config),

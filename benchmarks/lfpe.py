@@ -3,12 +3,12 @@
     python benchmarks/lfpe.py                     # all rows, seed 0; hours on a CPU
     python benchmarks/lfpe.py --rows 25+tags 25 --seeds 0 1 2
     python benchmarks/lfpe.py --list
-    python benchmarks/lfpe.py --compare           # what is recorded: differences, and how sure they are
+    python benchmarks/lfpe.py --compare           # differences between recorded rows, and their intervals
 
 Needs Leeds Sports Pose Extended as COCO JSON below $LFPOSE_DATA: lspet/train.json, test.json, val.json and
 images. Makes the question sheets, trains every row with ``lfpose train`` for the same number of steps,
-measures it with ``lfpose eval`` on the test images, and writes benchmarks/results/lfpe.json after every one.
-A row that is there already is not trained again; a training that was stopped goes on.
+measures it with ``lfpose eval`` on the test images, and writes benchmarks/results/lfpe.json after each.
+A row that is recorded there is not trained again; an interrupted training is resumed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from lfpose_edge.persons import data_root
 RESULTS = Path(__file__).parent / "results"
 ANSWERS = {14: 1, 28: 2, 70: 5, 140: 10}  # answers about a person: regions
 TEACHER = ("loss.teacher=1",)
-HALF = "data.located_share=0.5"  # of the crops; they are a quarter of the persons
+HALF = "data.located_share=0.5"  # of the crops; located persons are only a quarter
 METHOD = (
     "network.widths=[96, 64, 48]",
     "network.context={}",
@@ -54,12 +54,12 @@ class Row:
     """One training.
 
     Attributes:
-        locations: the part of the persons who are located.
-        answers: about each of the others; 0 for none, None to leave the others out.
-        changes: of the recipe.
+        locations: share of the persons that are located.
+        answers: number of answers about each other person; 0 for none, None to leave those persons out.
+        changes: made to the recipe.
         against: rows that it is compared with.
-        mistakes: the part of the answers that are wrong.
-        hide: the part of a crop that is hidden.
+        mistakes: share of the answers that are wrong.
+        hide: share of a crop that is hidden.
     """
 
     locations: float
@@ -71,12 +71,12 @@ class Row:
 
 
 def without(*parts: str) -> tuple[str, ...]:
-    """The method but for changes that begin so."""
+    """The method without the changes that begin with any of ``parts``."""
     return tuple(change for change in METHOD if not change.startswith(parts))
 
 
 def part(*changes: str) -> Row:
-    """A quarter located, answers about the others, the method as ``changes`` say."""
+    """A quarter of the persons located, answers about the others, and the method as in ``changes``."""
     return Row(0.25, 140, changes, against=("25+tags, whole method",))
 
 
@@ -118,7 +118,7 @@ ROWS = {
 
 
 def recipe_changes(row: Row, seed: int, size: int, epochs: int) -> list[str]:
-    """What the row says in the words of a recipe; of as many steps as an epoch over everybody has."""
+    """A row as changes to the recipe, with as many steps as ``epochs`` over all persons have."""
     located = "[{annotations: lspet/train.json, images: lspet/images}]"
     tags = f"[{{sheet: {sheet(row.answers or 0, row.mistakes)}, images: lspet/images}}]"
     rounds = epochs if row.answers is not None else round(epochs / row.locations)
@@ -139,7 +139,7 @@ def sheet(answers: int, mistakes: float = 0.0) -> str:
 
 
 def make_sheet(row: Row, root: Path) -> None:
-    """Make the sheet of a row, unanswered or answered, where it is not there yet."""
+    """Make the sheet of a row, unanswered or answered, if it does not exist yet."""
     if row.answers is None or (root / sheet(row.answers, row.mistakes)).is_file():
         return
     truth = ("lspet/train.json", "lspet/images")

@@ -2,8 +2,8 @@
 
     python benchmarks/lfpe_maps.py "14 answers=runs/lfpe/0+14-answers-96-10-0/last.pt" ... --out maps.jpg
 
-A row is a checkpoint, with what is written beside it before the "="; a column is a joint. What is shown is
-where the network takes the joint to be: the softmax of the map over its cells, the likeliest brightest.
+A row is a checkpoint, labelled with the text before the "="; a column is a joint. A tile shows where the
+network takes the joint to be: the softmax of the map over its cells, with the likeliest cell brightest.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def picture(rows: dict[str, Path], joints: list[str]) -> NDArray[np.uint8]:
 
 
 def named(argument: str) -> tuple[str, Path]:
-    """``NAME=CHECKPOINT`` taken apart."""
+    """Parse ``NAME=CHECKPOINT``."""
     name, given, path = argument.partition("=")
     if not given or not Path(path).is_file():
         message = f"give NAME=CHECKPOINT of a file that there is, not {argument!r}"

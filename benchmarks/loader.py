@@ -1,4 +1,4 @@
-"""Whether the loader keeps up: images a second that train from disk, and with batches already in memory.
+"""Whether the loader keeps up: images per second in training from disk and with batches already in memory.
 
     python benchmarks/loader.py                                          # copies of the packaged photo
     python benchmarks/loader.py lspet/train.json lspet/images            # a data set below $LFPOSE_DATA
@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def photos(folder: Path, count: int, joints: list[str]) -> tuple[Path, Path]:
-    """Copies of the packaged photo, each with one person; annotations and images."""
+    """Make copies of the packaged photo, each with one person; returns annotations and images."""
     (folder / "images").mkdir()
     rng = np.random.default_rng(0)
     images, annotations = [], []
@@ -119,7 +119,7 @@ def main() -> None:
         view = CropView(recipe.input_size, recipe.data.padding, augment=recipe.augment)
         live = endless(CropMixture([PersonCrops(persons, view)]), batch, workers)
         kept = [next(live) for _ in range(4)]
-        held_back = 2 * max(1, workers) + 1  # what loaders have ready at most
+        held_back = 2 * max(1, workers) + 1  # the most that loaders have ready
         rates: dict[str, list[float]] = {"from disk": [], "in memory": []}
         for turn in range(options.turns + 1):
             for _ in range(held_back):

@@ -3,12 +3,12 @@
     python benchmarks/peers.py
 
 Needs the project's research data (Leeds Sports Pose Extended and the TFLite peers) in --shared or
-$LFPOSE_SHARED, and `pip install ai-edge-litert`. All models take turns of fifty persons, the first ten of
-them not timed: a model that is deployed runs over and over, and it takes some calls until its weights are
-the ones in the caches. With --burst 1 every call finds those of another model there. Each turn begins with
-another model. "network" is a peer's ``invoke`` alone, and of ours the time in the backend. Accuracy is PCK at
-0.1 of the box's longer side over the twelve limb joints, boxes from the ground truth, no flip averaging.
-Writes benchmarks/results/peers.json.
+$LFPOSE_SHARED, and `pip install ai-edge-litert`. All models take turns of fifty persons, of whom the first
+ten are not timed: a deployed model runs over and over, and it takes some calls until the caches hold its
+weights. With --burst 1 every call finds another model's weights there. Each round begins with a different
+model. "network" is the time of ``invoke`` alone for a peer, and the time in the backend for ours. Accuracy is
+PCK at 0.1 of the box's longer side over the twelve limb joints, with boxes from the ground truth and without
+flip averaging. Writes benchmarks/results/peers.json.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Step = Callable[[NDArray[np.uint8], NDArray[np.float64]], tuple[NDArray[np.float
 RESULTS = Path(__file__).parent / "results"
 WARM_UP = 20
 BURST = 50
-SETTLING = 0.2  # of a burst
+SETTLING = 0.2  # share of a burst that is not timed
 
 _BLAZEPOSE_LIMBS = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)  # in the order of LIMB_JOINTS
 _PEFM_LIMBS = (5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
@@ -53,10 +53,10 @@ class Peer:
     Attributes:
         file: its name in the folder of peers.
         size: its square input's side, pixels.
-        padding: the crop's size over the box's; the best of 1.0, 1.25 and 1.5 on the validation set.
-        scale: what grey levels are multiplied with; None feeds uint8.
-        swap_rb: whether it wants RGB.
-        joints: its output to the twelve limb joints, (12, 2), crop pixels.
+        padding: the crop's size relative to the box's; the best of 1.0, 1.25 and 1.5 on the validation set.
+        scale: factor by which grey levels are multiplied; None feeds uint8.
+        swap_rb: whether it expects RGB.
+        joints: converts its output to the twelve limb joints, (12, 2), in crop pixels.
     """
 
     file: str
@@ -133,13 +133,12 @@ def our_step(estimator: PoseEstimator) -> Step:
 
 
 def compare(steps: dict[str, Step], persons: PersonTable, burst: int = BURST) -> list[dict[str, Any]]:
-    """Run all models on every person; one row a model, the first one is the yardstick.
+    """Run all models on every person; one row per model, the first one being the yardstick.
 
     Args:
         steps: the models by name.
-        persons: on whom.
-        burst: how many persons a model gets before it is the next one's turn; the first fifth of them is
-            not timed.
+        persons: the persons to run on.
+        burst: how many persons a model gets before the next one's turn; the first fifth of them is not timed.
     """
     images = [persons.image(i) for i in range(len(persons))]
     for step in steps.values():

@@ -1,4 +1,4 @@
-"""What all benchmarks share: taking turns, percentiles, the machine's facts, and one shape of result file."""
+"""Shared by all benchmarks: taking turns, percentiles, the machine's facts and the result file's format."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def interleave(
     rounds: int | None = None,
     warm_up: int = 3,
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Time competitors in turns, so that whatever else the machine does meets all of them alike.
+    """Time competitors in turns, so that whatever else the machine does affects all of them alike.
 
     Args:
         competitors: name to a call; it may rotate its inputs from call to call.
-        seconds: how long, all competitors together.
-        rounds: how many turns instead, for the same count everywhere.
+        seconds: how long to measure, for all competitors together.
+        rounds: number of turns to use instead, so that the count is the same everywhere.
         warm_up: turns that are not counted.
 
     Returns:
@@ -63,7 +63,7 @@ def interleave(
         for call in competitors.values():
             call()
     start = perf_counter()
-    # A median of fewer than five is no median.
+    # Unless ``rounds`` says otherwise, at least five: a median of fewer means little.
     while len(samples[names[0]]) < (rounds or 5) or (rounds is None and perf_counter() - start < seconds):
         for name in names:
             begin = perf_counter()
@@ -93,7 +93,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as aligned plain text, one column a key; numbers to the right, with four significant digits."""
+    """Rows as aligned plain text, one column per key; numbers right-aligned, with four significant digits."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
 
     def cell(value: Any) -> str:

@@ -1,12 +1,12 @@
-"""What smoothing takes away, and what it costs: jitter, lag and accuracy as found, and by PoseTracker.
+"""What smoothing removes and what it costs: jitter, lag and accuracy as found and after PoseTracker.
 
     python benchmarks/smoothing.py                                       # needs lspet below $LFPOSE_DATA
     python benchmarks/smoothing.py lspet/test.json lspet/images --persons 40
 
-There is no video with located joints here, so each person's photo becomes one: a camera that rests, that pans
-slowly, and that pans fast, over noise that is new in every frame, and boxes that are a little wrong, as a
-detector's are. All joints move with the picture, so where they are is known in every frame. Writes
-benchmarks/results/smoothing.json.
+There is no video with located joints here, so videos are made of each person's photo: by a camera that rests,
+one that pans slowly and one that pans fast, with new noise in every frame, and with boxes that are slightly
+wrong, as a detector's are. All joints move with the picture, so their positions are known in every frame.
+Writes benchmarks/results/smoothing.json.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from lfpose_edge.persons import PersonTable, data_root
 
 RESULTS = Path(__file__).parent / "results"
 FPS, FRAMES = 30.0, 45
-PANS = {"rest": 0.0, "slow": 0.3, "fast": 1.5}  # most of the speed, in boxes (the longer side) a second
+PANS = {"rest": 0.0, "slow": 0.3, "fast": 1.5}  # peak speed, in boxes (longer side) per second
 SWINGS_HZ = 0.7
 TREMOR, BOX_ERROR, NOISE = 0.001, 0.02, 6.0  # of the box, of the box, grey levels
-SETTLED = 10  # frames, after which the filter's start is over
+SETTLED = 10  # frames until the filter has settled
 
 
 def video(persons: PersonTable, row: int, speed: float) -> Iterator[tuple[Any, Any, Any]]:
-    """Frames of one person's photo: image, box (4,), and the joints (K, 2) as they are."""
+    """Frames of one person's photo: image, box (4,), and the true joints (K, 2)."""
     rng = np.random.default_rng((row, round(100 * speed)))
     image, box, joints = persons.image(row), persons.boxes[row], persons.joints[row]
     size = float((box[2:] - box[:2]).max())
@@ -52,13 +52,13 @@ def video(persons: PersonTable, row: int, speed: float) -> Iterator[tuple[Any, A
 
 
 class Wrong(NamedTuple):
-    """What is wrong with the joints of a video; distances are of the box's longer side.
+    """Errors of the joints of a video; distances are relative to the box's longer side.
 
     Attributes:
         jitter: the error's second difference, from frame to frame.
         error: distances to the truth.
-        behind: how far joints are behind along their way, times their speed, in all.
-        speed_squared: of the joints, in all; ``behind`` over it is the lag in seconds.
+        behind: sum of how far joints lag behind along their motion, times their speed.
+        speed_squared: sum of the joints' squared speeds; ``behind`` divided by it is the lag in seconds.
     """
 
     jitter: NDArray[Any]
@@ -68,7 +68,7 @@ class Wrong(NamedTuple):
 
 
 def measure(found: NDArray[Any], truth: NDArray[Any], good: NDArray[Any], size: float) -> Wrong:
-    """Of a video's joints (T, K, 2) those (K,) that count."""
+    """Errors of a video's joints (T, K, 2); only the joints in ``good`` (K,) count."""
     error = ((found - truth) / size)[SETTLED:, good]
     speed = (np.gradient(truth, axis=0) * FPS / size)[SETTLED:, good]
     return Wrong(
@@ -103,9 +103,9 @@ def main() -> None:
 
 
 def videos(pose: PoseEstimator, table: PersonTable, persons: int, speed: float) -> Iterator[Any]:
-    """For each person the results of every frame, the truth (T, K, 2), which joints count, the box's size.
+    """For each person: the results of every frame, the truth (T, K, 2), which joints count, the box's size.
 
-    Those count that are labelled, and visible in every frame by the model.
+    Joints count that are labelled and that the model finds visible in every frame.
     """
     for row in range(min(persons, len(table))):
         size = float((table.boxes[row][2:] - table.boxes[row][:2]).max())

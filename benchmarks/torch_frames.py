@@ -1,4 +1,4 @@
-"""A frame's way from pixels to joints as people write it in torch: what the GPU runtime is timed against."""
+"""From a frame's pixels to joints as usually written in torch: what the GPU runtime is timed against."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TorchFrames:
     Args:
         bundle: exported from a checkpoint, whose recipe it holds.
         device: where torch works; on a GPU the network computes in float16.
-        compiled: by ``torch.compile``, all three parts as one function.
+        compiled: whether ``torch.compile`` compiles all three parts as one function.
     """
 
     def __init__(self, bundle: Bundle, device: str = "cuda", *, compiled: bool = False) -> None:
@@ -64,7 +64,7 @@ class TorchFrames:
 
 
 def torch_ways(bundle: Bundle) -> dict[str, TorchFrames]:
-    """What there is to compare with on this machine's first GPU."""
+    """The torch versions to compare with on this machine's first GPU."""
     name = torch.cuda.get_device_name()
     return {
         f"{way} {torch.__version__} cuda:0 ({name}) fp16": TorchFrames(bundle, compiled=compiled)

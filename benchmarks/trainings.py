@@ -1,7 +1,7 @@
-"""What the benchmarks that train have in common: a row is a training, measured on people it has not seen.
+"""Shared by the benchmarks that train: a row is a training, measured on people it has not seen.
 
-Rows are kept in a result file as they come, by several processes if need be. How sure a row and a difference
-are is found by drawing the persons anew.
+Rows are written to a result file as they come, by several processes if need be. The intervals of rows and
+differences are found by resampling the persons.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ COUNTS = ("correct", "counted")
 
 
 def run(arguments: Sequence[str], folder: Path | None = None) -> None:
-    """Run a command; its output is the user's to see, its failure is this program's."""
+    """Run a command and show its output; exit with its status if it fails."""
     done = subprocess.run(arguments, cwd=folder)
     if done.returncode:
         sys.exit(done.returncode)
 
 
 def recorded(path: Path) -> list[dict[str, Any]]:
-    """The rows of a result file; none where there is no file."""
+    """The rows of a result file; none if there is no file."""
     rows: list[dict[str, Any]] = (
         json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
     )
@@ -43,7 +43,7 @@ def recorded(path: Path) -> list[dict[str, Any]]:
 
 
 def train(recipe: str, changes: Sequence[str], out: Path, root: Path, device: str) -> dict[str, Any]:
-    """Train by a recipe and changes of it; the command and how long it took."""
+    """Train with a recipe and changes to it; returns the command and how long it took."""
     import torch
 
     training = ["train", recipe, *changes]
@@ -57,13 +57,13 @@ def train(recipe: str, changes: Sequence[str], out: Path, root: Path, device: st
 
 
 def folder_of(runs: Path, device: str, *words: object) -> Path:
-    """Where a training's checkpoint goes; one of another device does not go on from it."""
+    """Where a training's checkpoint goes; trainings on different devices do not resume each other's."""
     plain = (str(word).replace(",", "").replace("'", "").replace("%", "percent") for word in words)
     return runs / device_name(device).replace(" ", "-") / "-".join(" ".join(plain).split())
 
 
 def device_name(device: str) -> str:
-    """What trains where ``device`` is cpu, cuda or auto: a GPU's name, or the processor."""
+    """The device that trains when ``device`` is cpu, cuda or auto: a GPU's name, or ``cpu``."""
     import torch
 
     if device == "cpu" or not torch.cuda.is_available():
@@ -72,7 +72,7 @@ def device_name(device: str) -> str:
 
 
 def made_on() -> dict[str, Any]:
-    """What a row was made by: a file has rows of many commits, and of several machines."""
+    """What a row was made with: a file has rows of many commits and of several machines."""
     import torch
 
     return {
@@ -86,7 +86,7 @@ def made_on() -> dict[str, Any]:
 def evaluate(checkpoint: Path, annotations: str, images: str, root: Path, device: str) -> dict[str, Any]:
     """Measure a checkpoint on located persons, paths relative to ``root``."""
     result = checkpoint.with_name("measured.json")
-    # ``lfpose eval``, without a process of its own for every set of persons.
+    # ``lfpose eval``, without a separate process for every set of persons.
     where = (Path(annotations), Path(images), str(checkpoint))
     run_eval(*where, "auto", "auto", device, root, json_path=result, report=None, against=None)
     measured = json.loads(result.read_text(encoding="utf-8"))
@@ -110,12 +110,12 @@ def record_rows(
     device: str,
     measure: Callable[[str, int], dict[str, Any]],
 ) -> None:
-    """Measure what a result file has not yet, row by row, and write each as it comes.
+    """Measure the rows that a result file does not have yet, and write each as it comes.
 
     Args:
         path: of the file.
         names, seeds: of the rows.
-        same: what else a row is known by, beside what trains it.
+        same: what else identifies a row, besides its name, seed and device.
         device: cpu, cuda or auto.
         measure: trains and measures the row of a name and a seed.
     """
@@ -136,12 +136,12 @@ def mean_auc(measured: Mapping[str, Any]) -> float:
 
 
 def digits(joints: Iterable[int]) -> str:
-    """A number of joints, twelve at most, of every person: one hexadecimal digit each."""
+    """One hexadecimal digit per person, for a number of joints of twelve at most."""
     return "".join(f"{count:x}" for count in joints)
 
 
 def compare(rows: Iterable[dict[str, Any]], against: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """Every row alone, and less each of those that it is compared with, in points, device by device.
+    """Every row alone, and minus each row that it is compared with, in percentage points, for each device.
 
     Args:
         rows: with ``row``, ``seed``, ``device`` and what :func:`evaluate` counted.
@@ -158,7 +158,7 @@ def compare(rows: Iterable[dict[str, Any]], against: Mapping[str, Sequence[str]]
             seeds = sorted(s for n, s in persons if n == name and (other is None or (other, s) in persons))
             if not seeds:
                 continue
-            # A person is drawn with what all seeds made of him.
+            # A person is drawn together with the results of all seeds.
             ours = sum(persons[name, seed] for seed in seeds).tolist()
             found = alone = pck_interval(ours)
             if other is not None:

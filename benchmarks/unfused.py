@@ -1,4 +1,4 @@
-"""Crop and decode as people write them in torch: one operator after the other, every map in memory."""
+"""Crop and decode as usually written in torch: one operator after the other, every map in memory."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 
 class CropConstants(NamedTuple):
-    """What every crop of frames of one size needs, on the device beforehand.
+    """What every crop of frames of one size needs, placed on the device beforehand.
 
     Attributes:
-        scale: (2, 3), of an affine from crop to image coordinates to torch's, -1 to 1 from edge to edge.
+        scale: (2, 3), converts an affine from crop to image coordinates to torch's convention, in which
+            coordinates run from -1 to 1 between the edges.
         mean, std: (1, 3, 1, 1), in the order of the output.
     """
 
@@ -31,7 +32,7 @@ def crop_constants(
     std: tuple[float, ...],
     device: str,
 ) -> CropConstants:
-    """Of frames and crops of (height, width)."""
+    """The constants for frames and crops of these sizes, (height, width) each."""
     (rows, columns), (height, width) = frame_size, size
     scale = [[width / columns, height / columns, 2 / columns], [width / rows, height / rows, 2 / rows]]
     levels = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
@@ -45,7 +46,7 @@ def crop(frame: Tensor, affines: Tensor, size: tuple[int, int], constants: CropC
         frame: (H, W, 3) uint8.
         affines: (N, 2, 3) float32, crop to image coordinates.
         size: crop height and width.
-        constants: of frames and crops of these sizes.
+        constants: for frames and crops of these sizes.
 
     Returns:
         (N, 3, height, width) float32.
@@ -62,7 +63,7 @@ def crop(frame: Tensor, affines: Tensor, size: tuple[int, int], constants: CropC
 def decode(
     cams: Tensor, presence: Tensor, affines: Tensor, factor: int, sigma: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Upsample to crop resolution, argmax, DARK on the blurred map, inverse affine.
+    """Upsample to crop resolution, argmax, DARK on the blurred map, then the affine to image coordinates.
 
     Args:
         cams: (N, K, h, w) logits.

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# What is registered first for the exit runs last: handlers of whoever imports this package may still call it.
+# Exit handlers run in reverse order: registered first, ours runs after those of the importing program.
 import lfpose_edge.leaving  # noqa: F401
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ __all__ = [
     "frames",
 ]
 
-# Public names are imported when first used: `import lfpose_edge` and `lfpose --help` stay instant.
+# Public names are imported on first use, so that `import lfpose_edge` and `lfpose --help` stay instant.
 _HOMES = {
     "BackendUnavailable": "errors",
     "Bundle": "bundle",
@@ -83,8 +83,8 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# In a checkout the folder `export` stands beside this package; installed, it is inside (pyproject.toml).
-# And where a checkout comes first on the path, the compiled module is that of the installed package.
+# In a checkout the folder `export` is next to this package; when installed, it is inside (pyproject.toml).
+# If a checkout comes first on the path, the compiled modules are taken from the installed package.
 _here = Path(__file__).resolve().parent
 if (_here.parent / "pyproject.toml").is_file() and (_here.parent / "export" / "__init__.py").is_file():
     __path__.append(str(_here.parent))

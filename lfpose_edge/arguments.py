@@ -1,4 +1,4 @@
-"""What users give as arguments, checked; each error names the argument and what it may be."""
+"""Checks of user arguments; each error names the argument and what is allowed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def check_count(name: str, value: object) -> None:
-    """TypeError unless it is a whole number, ValueError unless it is at least 1."""
+    """Raise TypeError unless the value is an integer, and ValueError unless it is at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         message = f"{name} must be an int, got {value!r}"
         raise TypeError(message)
@@ -21,7 +21,7 @@ def check_count(name: str, value: object) -> None:
 
 
 def check_number(name: str, value: object, low: float, high: float = math.inf) -> None:
-    """ValueError unless it is a finite number from ``low`` to ``high``."""
+    """Raise ValueError unless the value is a finite number from ``low`` to ``high``."""
     if (
         isinstance(value, bool)
         or not isinstance(value, numbers.Real)
@@ -34,7 +34,7 @@ def check_number(name: str, value: object, low: float, high: float = math.inf) -
 
 
 def given_path(name: str, path: str | os.PathLike[str]) -> Path:
-    """The path; ValueError where it is the empty text, which pathlib takes for the current folder."""
+    """The path; ValueError if it is empty, which pathlib would take for the current folder."""
     if not os.fspath(path):
         message = f"{name} is empty: give a path, '.' for the current folder"
         raise ValueError(message)
@@ -42,7 +42,7 @@ def given_path(name: str, path: str | os.PathLike[str]) -> Path:
 
 
 def writable_folder(name: str, path: str | os.PathLike[str]) -> str:
-    """The path of a folder, made where it is not there; ValueError where it cannot be made or written."""
+    """The path of a folder, created if needed; ValueError if it cannot be created or written to."""
     folder = given_path(name, path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def writable_folder(name: str, path: str | os.PathLike[str]) -> str:
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """ValueError, with the choices, unless it is one of them."""
+    """Raise ValueError, listing the choices, unless the value is one of them."""
     if value not in choices:
         message = f"{name} must be one of {', '.join(choices)}, got {value!r}"
         raise ValueError(message)

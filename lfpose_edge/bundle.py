@@ -1,7 +1,7 @@
-"""A model on disk: a folder with a manifest, ONNX files and a card, all checksummed.
+"""A model on disk: a folder with a manifest, ONNX files and a card, with checksums.
 
-The manifest holds every fact that training and deployment must share. Training's export writes it;
-everybody else reads it, and nobody guesses from a file name.
+The manifest holds every fact that training and deployment must share. The training export writes it;
+all other code reads it, and nothing is inferred from file names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lfpose_edge.skeleton import Skeleton
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-REPORT = "report"  # files so called hold times, which differ from run to run, and are no part of the model
+REPORT = "report"  # prefix of files with timings, which differ between runs and are not part of the model
 
 Precision = Literal["fp32", "int8-cpu", "int8-trt"]
 Positive = Annotated[float, Field(gt=0)]
@@ -31,7 +31,7 @@ class _Section(BaseModel):
 
 
 class JointSet(_Section):
-    """The skeleton, spelled out, so that a bundle needs no registry."""
+    """The skeleton, spelled out so that a bundle does not depend on a registry."""
 
     name: str
     keypoints: tuple[str, ...] = Field(min_length=1)
@@ -40,17 +40,17 @@ class JointSet(_Section):
 
 
 class Input(_Section):
-    """How a crop is made for the network."""
+    """How crops are made for the network."""
 
     size: tuple[Annotated[int, Field(gt=0, le=4096)], Annotated[int, Field(gt=0, le=4096)]]
-    """Crop height and width, pixels."""
+    """Crop height and width in pixels."""
     color: Literal["rgb", "bgr"] = "rgb"
     mean: Triple
-    """Subtracted, in grey levels 0 to 255, in the order of ``color``."""
+    """Subtracted from the pixels; grey levels 0 to 255, in the order of ``color``."""
     std: tuple[Positive, Positive, Positive]
-    """Divided by, likewise."""
+    """Divides the result; same units and order."""
     padding: Positive
-    """The crop's size over the box's."""
+    """Ratio of the crop's size to the box's."""
     border: Triple = (0.0, 0.0, 0.0)
     """Grey levels outside the image, in the order of ``color``."""
 
@@ -64,11 +64,11 @@ class Decode(_Section):
     """Factor of the virtual bilinear upsampling."""
     method: Literal["none", "quarter", "dark", "softargmax"]
     blur_sigma: Annotated[float, Field(gt=0, le=8)] = 1.0
-    """Cells; for ``dark``."""
+    """Standard deviation of the blur in cells; for ``dark``."""
     window: Annotated[int, Field(ge=1, le=16)] = 2
     """Radius in cells; for ``softargmax``."""
     presence_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Joints with less presence count as absent."""
+    """Joints with a lower presence count as absent."""
 
 
 VERSION = r"^[0-9A-Za-z][0-9A-Za-z.+_-]*$"
@@ -87,9 +87,9 @@ class Manifest(_Section):
     input: Input
     decode: Decode
     models: dict[Precision, str] = Field(min_length=1)
-    """Precision to file name. Every ONNX takes ``crops`` and gives ``cams`` and ``presence``."""
+    """File name by precision. Every ONNX model takes ``crops`` and returns ``cams`` and ``presence``."""
     files: dict[str, File]
-    """Checksums of every file but the manifest and the report."""
+    """Checksums of every file except the manifest and the report."""
     provenance: dict[str, Any] = {}
     """Where the weights come from: recipe, data, command, commit."""
 
@@ -102,11 +102,11 @@ class Manifest(_Section):
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle, checked.
+    """An opened and verified bundle.
 
     Attributes:
-        path: its folder.
-        manifest: its facts.
+        path: the bundle's folder.
+        manifest: the contents of its manifest.
         skeleton: its joints.
     """
 
@@ -119,7 +119,7 @@ class Bundle:
         """Open a bundle and check every file against its checksum.
 
         Raises:
-            BundleError: the folder or a file is missing or damaged, or the schema is another one.
+            BundleError: the folder or a file is missing or damaged, or the schema version is not supported.
         """
         folder = Path(path)
         if not folder.is_dir():
@@ -140,7 +140,7 @@ class Bundle:
         return cls(folder, manifest, skeleton)
 
     def model_file(self, precision: Precision) -> Path:
-        """The ONNX file of a precision; BundleError when the bundle has none."""
+        """The ONNX file of a precision; BundleError if the bundle has none."""
         name = self.manifest.models.get(precision)
         if name is None:
             have = ", ".join(self.manifest.models)
@@ -153,11 +153,14 @@ class Bundle:
 
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> Manifest:
-    """Write a folder's manifest, with the checksum of every file in it but the report.
+    """Write a folder's manifest, with the checksum of every other file in it except the report.
 
     Args:
         folder: a folder that holds all of the bundle's other files.
-        facts: the manifest's entries but ``schema_version`` and ``files``.
+        facts: the manifest's entries except ``schema_version`` and ``files``.
+
+    Returns:
+        The manifest that was written.
     """
     parts = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith(REPORT))
     names = sorted(p.name for p in parts if p.name != MANIFEST)

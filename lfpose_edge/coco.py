@@ -1,4 +1,4 @@
-"""Persons of COCO JSON files, and of what is read as one."""
+"""Reads persons from COCO JSON files, and from MPII annotation lists."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lfpose_edge.skeleton import Skeleton
 
 Unlabelled = Literal["absent", "unknown"]
 
-_LARGEST = 1e15  # pixels, of what is taken for a number
+_LARGEST = 1e15  # pixels; larger values are rejected
 
 
 def coco_tree(annotations: Path) -> Any:
-    """What a JSON holds, a byte order mark or not; MPII's annotation list as the COCO keypoints that it is.
+    """Read a JSON file, with or without a byte order mark; an MPII annotation list is converted to COCO.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: it is no file, no JSON, or a list of something else.
+        OSError, ValueError, KeyError, TypeError: it is not a file, not JSON, or another kind of list.
     """
     tree = json.loads(annotations.read_text(encoding="utf-8-sig"))
     return mpii_as_coco(tree) if isinstance(tree, list) else tree
@@ -42,16 +42,16 @@ def read_coco_keypoints(
 ) -> PersonTable:
     """Read the persons that have at least one labelled joint.
 
-    Joints are matched by name: those that the file has and ``skeleton`` lacks are left out, those that
-    it lacks stay unlabelled. ``names`` has those of ``skeleton`` that the file has under another name, or
-    that are not its joint of the same name (None). Crowd annotations are left out. An unlabelled joint counts
-    as known to be absent, or as ``unknown``; one that the file has no column for is always unknown.
-    MPII's annotation list (:func:`lfpose_edge.mpii.mpii_as_coco`) is read likewise.
+    Joints are matched by name: joints of the file that ``skeleton`` lacks are left out, and joints that the
+    file lacks stay unlabelled. ``names`` maps joints of ``skeleton`` to their names in the file where these
+    differ, or to None where the file's joint of the same name is another joint. Crowd annotations are left
+    out. ``unlabelled`` says whether an unlabelled joint counts as known to be absent or as unknown; a joint
+    that the file has no column for is always unknown. MPII annotation lists
+    (:func:`lfpose_edge.mpii.mpii_as_coco`) are read in the same way.
 
     Raises:
-        SourceError: the file is missing or not COCO keypoints, shares no joint with the skeleton, holds
-            no labelled person, an annotation that cannot be used, or names an image that is not in the
-            folder.
+        SourceError: the file is missing or not COCO keypoints, shares no joint with the skeleton, has no
+            labelled person or an unusable annotation, or names an image that is not in the folder.
     """
     try:
         tree = coco_tree(annotations)
@@ -72,7 +72,7 @@ def read_coco_keypoints(
     for row, person in enumerate(present):
         problem = _problem(person, files, len(columns))
         if problem is None and any(person["keypoints"][2::3]):
-            # Nobody looks at the others' boxes, and COCO 2017 has one without an area.
+            # Boxes of persons without joints are not used, and COCO 2017 has one without an area.
             problem = box_problem(person.get("bbox")) or _outside(person, sizes)
         if problem is not None:
             message = f"{annotations}: annotation {person.get('id', f'number {row}')}: {problem}"
@@ -112,7 +112,7 @@ def read_coco_keypoints(
 def _shared_joints(
     annotations: Path, columns: Sequence[str], skeleton: Skeleton, names: Mapping[str, str | None]
 ) -> dict[int, int]:
-    """The skeleton's joints that a file has: their numbers in the skeleton, and in the file."""
+    """The joints that skeleton and file share: a map from position in the skeleton to column in the file."""
     for joint, name in names.items():
         if joint not in skeleton.keypoints:
             hint = did_you_mean(joint, skeleton.keypoints)
@@ -132,13 +132,16 @@ def _shared_joints(
 
 
 def coco_persons(annotations: Path, *, anywhere: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The tree of a COCO JSON, and its persons, of whom only the boxes matter; crowds are left out.
+    """The tree of a COCO JSON and its persons, for uses that only need boxes; crowds are left out.
 
-    MPII's annotation list is read likewise, with those whom nobody has located.
+    MPII annotation lists are read in the same way, including persons without joints.
+
+    Args:
+        annotations: the file.
+        anywhere: accept boxes outside their image.
 
     Raises:
-        SourceError: it is not COCO, has no person, or a person's box or image cannot be used; a box outside
-            its image can where ``anywhere`` says so.
+        SourceError: the file is not COCO, has no person, or a person's box or image cannot be used.
     """
     try:
         tree = coco_tree(annotations)
@@ -174,10 +177,10 @@ def coco_persons(annotations: Path, *, anywhere: bool = False) -> tuple[dict[str
 def read_coco_boxes(
     annotations: Path, images: Path, skeleton: Skeleton, *, names: Mapping[str, str | None] | None = None
 ) -> PersonTable:
-    """The persons of a COCO JSON, with no joint read even if there are any; see :func:`coco_persons`.
+    """Read the persons of a COCO JSON without their joints; see :func:`coco_persons`.
 
-    With ``names``, as :func:`read_coco_keypoints` takes them, a file that says which joints it has must share
-    one with the skeleton.
+    With ``names``, as in :func:`read_coco_keypoints`, a file that declares joints must share one with the
+    skeleton.
     """
     tree, persons = coco_persons(annotations)
     if names is not None and any(c.get("keypoints") for c in tree.get("categories", ())):
@@ -195,13 +198,13 @@ def read_coco_boxes(
 
 
 def uncounted_persons(annotations: Path) -> list[dict[str, Any]]:
-    """Whom COCO's evaluation neither asks for nor counts as wrong: crowds, and persons without a joint.
+    """The annotations that COCO's evaluation ignores: crowds, and persons without a labelled joint.
 
     Args:
-        annotations: what :func:`read_coco_keypoints` has read.
+        annotations: a file that :func:`read_coco_keypoints` has read.
 
     Returns:
-        ``image_id``, ``bbox``, ``area`` and ``iscrowd`` of each whose box and image can be used.
+        ``image_id``, ``bbox``, ``area`` and ``iscrowd`` of each annotation whose box and image are usable.
     """
     tree = coco_tree(annotations)
     files = _image_files(tree)
@@ -220,10 +223,10 @@ def uncounted_persons(annotations: Path) -> list[dict[str, Any]]:
 
 
 def persons_of(tree: dict[str, Any]) -> list[dict[str, Any]]:
-    """The annotations of persons with joints, and of crowds of them, in a COCO-keypoints tree.
+    """The annotations of the person category in a COCO-keypoints tree, including crowds.
 
     Raises:
-        ValueError: no category has joints, or several have and none is called person.
+        ValueError: no category has joints, or several have and not exactly one of them is named person.
     """
     person = _person_category(tree)
     others = {c["id"] for c in tree["categories"] if c is not person and "id" in c}
@@ -231,7 +234,7 @@ def persons_of(tree: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _called_persons(tree: dict[str, Any]) -> list[dict[str, Any]]:
-    """The annotations of categories that are called person or have no name; else of those with joints."""
+    """The annotations of categories named person or unnamed; if there are none, of those with joints."""
     categories = tree.get("categories", ())
     called = [c for c in categories if c.get("name", "person") == "person"]
     persons = called or [c for c in categories if c.get("keypoints")]
@@ -251,7 +254,7 @@ def _person_category(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _person_columns(tree: dict[str, Any]) -> list[str]:
-    """The joints of a file's persons; ValueError as :func:`persons_of`, and where one appears twice."""
+    """The joint names of a file; ValueError as in :func:`persons_of`, or if a name appears twice."""
     columns = [str(joint) for joint in _person_category(tree)["keypoints"]]
     if len(set(columns)) < len(columns):
         message = "a joint appears twice among the keypoints"
@@ -260,12 +263,12 @@ def _person_columns(tree: dict[str, Any]) -> list[str]:
 
 
 def is_crowd(person: dict[str, Any]) -> bool:
-    """Whether a COCO annotation is of a crowd."""
+    """Whether a COCO annotation marks a crowd."""
     return person.get("iscrowd") not in (None, 0, "0", False)
 
 
 def _image_files(tree: dict[str, Any]) -> dict[Any, Path]:
-    """The file of every image id of a COCO tree; ValueError where two images share one."""
+    """The file of every image id in a COCO tree; ValueError if two images share an id."""
     files = {image["id"]: Path(image["file_name"]) for image in tree["images"]}
     if len(files) < len(tree["images"]):
         message = "two images share an id"
@@ -274,13 +277,13 @@ def _image_files(tree: dict[str, Any]) -> dict[Any, Path]:
 
 
 def _image_sizes(tree: dict[str, Any]) -> dict[Any, tuple[float, float]]:
-    """Width and height of every image id of a COCO tree that says them."""
+    """Width and height by image id, for the images of a COCO tree that have them."""
     sizes = {image["id"]: [image.get("width"), image.get("height")] for image in tree["images"]}
     return {n: (size[0], size[1]) for n, size in sizes.items() if _numbers(size, 2) and min(size) > 0}
 
 
 def _outside(person: dict[str, Any], sizes: dict[Any, tuple[float, float]]) -> str | None:
-    """Why a person cannot be seen in the image, or None."""
+    """Why a person's box is outside the image, or None."""
     x, y, wide, tall = person["bbox"]
     width, height = sizes.get(person["image_id"], (math.inf, math.inf))
     if x < width and y < height and x + wide > 0 and y + tall > 0:

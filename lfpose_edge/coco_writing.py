@@ -1,4 +1,4 @@
-"""Trees of COCO keypoints, as they are written here; :mod:`lfpose_edge.coco` reads them."""
+"""Builds COCO-keypoints trees for writing; :mod:`lfpose_edge.coco` reads them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def coco_persons_tree(
     *,
     info: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A whole file: its only category is the person, with a skeleton's joints or, without one, boxes only."""
+    """A whole COCO file, whose only category is person, with the joints of ``skeleton`` if given."""
     category: dict[str, Any] = {"id": 1, "name": "person"}
     if skeleton is not None:
         category["keypoints"] = list(skeleton.keypoints)
@@ -33,9 +33,9 @@ def person_annotation(
 
     Args:
         number: the annotation's id.
-        image_id: of the image that shows him.
-        box: x1, y1, x2, y2 in pixels, which COCO stores as corner and extent.
-        decimals: to which these are rounded; None stores them as they are.
+        image_id: id of the person's image.
+        box: x1, y1, x2, y2 in pixels; COCO stores corner and size.
+        decimals: decimals to round these to; None does not round.
         more: further entries: ``area``, ``score``, and those of :func:`joint_entries`.
     """
     x1, y1, x2, y2 = np.asarray(box).tolist()
@@ -49,9 +49,9 @@ def joint_entries(joints: ArrayLike, v: ArrayLike, *, decimals: int | None = Non
     """The entries ``keypoints`` and ``num_keypoints`` of a person.
 
     Args:
-        joints: (K, 2) pixels; the centre of the first pixel, which COCO calls 0, is 0.5.
-        v: (K,) 0 for a joint that is not labelled, and then stored at 0, 1 for a hidden one, 2 for a visible.
-        decimals: to which coordinates are rounded; None stores them as they are.
+        joints: (K, 2) continuous pixels; the first pixel's centre is 0.5 here and 0 in COCO.
+        v: (K,) 0 for an unlabelled joint, which is stored at (0, 0), 1 for a hidden one, 2 for a visible one.
+        decimals: decimals to round coordinates to; None does not round.
     """
     v = np.asarray(v)
     table = np.column_stack([np.where(v[:, None] > 0, np.asarray(joints, np.float64) - 0.5, 0.0), v])

@@ -1,4 +1,4 @@
-"""Poses on an image, as a copy."""
+"""Draws poses on a copy of an image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Color = Literal["bgr", "rgb"]
 Side = Literal["left", "right", "centre"]
 
-# Blue against orange stays apart in every common colour blindness (Okabe and Ito), white apart from both.
+# Blue and orange are distinct under every common colour blindness (Okabe and Ito), and white from both.
 _SIDE_RGB: dict[Side, tuple[int, int, int]] = {
     "left": (51, 168, 255),
     "right": (255, 149, 20),
@@ -25,11 +25,11 @@ _SIDE_RGB: dict[Side, tuple[int, int, int]] = {
 }
 _OUTLINE_RGB = (24, 24, 27)
 
-_FAR_PX = 1e7  # beyond any image; farther joints would cost the bones' arithmetic its digits
+_FAR_PX = 1e7  # beyond any image; joints farther away would cost the bones' arithmetic its precision
 _SHIFT = 4  # OpenCV's fixed-point coordinates: sixteenths of a pixel
 _THICKNESS = 0.0125  # of the person's diagonal
 _THINNEST_PX, _THICKEST_OF_IMAGE = 1.5, 0.012
-_DIGIT_HEIGHT = 9.0  # in bones' widths
+_DIGIT_HEIGHT = 9.0  # in bone widths
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -46,18 +46,18 @@ def draw_poses(
     """Draw the bones and joints that are present and have a place, on a copy of the image.
 
     The person's left is blue, the right orange, the middle white, each with a dark edge that separates
-    it from any background. A bone needs both of its joints. Nearer (larger) persons are drawn last. Whoever
-    is followed has their track id above them.
+    it from any background. A bone needs both of its joints. Nearer (larger) persons are drawn last. Tracked
+    persons have their track id above them.
 
     Args:
         image: (H, W, 3) uint8, or (H, W, 4) with alpha, in the order of ``color``; or (H, W) or
-            (H, W, 1) grey. The image that the result is of.
+            (H, W, 1) grey; the image that the poses were estimated in.
         result: the poses, in continuous pixels of that image.
         color: channel order of the image.
-        joint_radius: pixels; None goes with the thickness. More than the image's larger side counts as that.
-        thickness: of the bones in pixels, likewise; None goes with each person's size.
+        joint_radius: pixels, at most the image's longer side; None follows the thickness.
+        thickness: of the bones in pixels, at most the same; None follows each person's size.
         boxes: whether the person boxes are drawn as well.
-        min_score: joints whose place has a smaller score are left out: they are somewhere else, or nowhere.
+        min_score: joints with a lower score are left out, since their position is unreliable.
 
     Returns:
         (H, W, 3) uint8 in the order of ``color``, or (H, W, 4) for an image with alpha.
@@ -75,7 +75,7 @@ def draw_poses(
         raise ValueError(message)
     canvas = _canvas(image, result.image_size)
     areas = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1, dtype=np.float64)
-    widest = float(max(canvas.shape[:2]))  # OpenCV's integers end not far above
+    widest = float(max(canvas.shape[:2]))  # much larger values would overflow OpenCV's integers
     for i in np.argsort(areas, kind="stable").tolist():
         visible = (result.presence[i] >= result.presence_threshold) & (result.scores[i] >= min_score)
         visible &= np.isfinite(result.keypoints[i]).all(axis=1)
@@ -112,7 +112,7 @@ def _canvas(image: NDArray[np.uint8], image_size: tuple[int, int]) -> NDArray[np
 
 
 def _bone_width(points: NDArray[np.float64], box: NDArray[np.float32], image_size: tuple[int, ...]) -> float:
-    """Pixels for a person: by the span of its joints, or of its box when too few are seen."""
+    """Bone width in pixels, from the extent of the person's joints, or of the box if few are visible."""
     corners = points if len(points) > 2 else box.reshape(2, 2)
     diagonal = float(np.hypot(*np.ptp(corners, axis=0)))
     thickest = max(_THINNEST_PX, _THICKEST_OF_IMAGE * max(image_size))
@@ -128,7 +128,7 @@ def _draw_person(
     radius: float,
     color: Color,
 ) -> None:
-    """Edge first and colour on top, so that the edge goes round the whole figure, not across joints."""
+    """Draw the edge first and colour on top, so that the edge surrounds the figure and crosses no joints."""
     names = skeleton.keypoints
     bones = [(a, b) for a, b in skeleton.edge_indices.tolist() if visible[a] and visible[b]]
     # Middle parts first: limbs cross the trunk, not the other way round.
@@ -144,7 +144,7 @@ def _draw_person(
             for k in joints:
                 _draw_disc(canvas, points[k], radius + grow, _ink(canvas, _OUTLINE_RGB, color))
     for k in joints:
-        # A thin dark ring lifts each joint off its own bone.
+        # A thin dark ring separates each joint from its bones.
         _draw_disc(canvas, points[k], radius + edge / 2, _ink(canvas, _OUTLINE_RGB, color))
         _draw_disc(canvas, points[k], radius, _ink(canvas, _SIDE_RGB[_side(names[k])], color))
 
@@ -156,7 +156,7 @@ def _draw_bone(
     half_width: float,
     ink: tuple[int, ...],
 ) -> None:
-    """A bar with square ends: a polygon, because OpenCV's lines have whole-pixel widths only."""
+    """Draw a bar with square ends, as a polygon, because OpenCV's lines only have whole-pixel widths."""
     ends = _clip_segment(start, end, canvas.shape[:2], margin=2 * half_width)
     if ends is None:
         return
@@ -194,7 +194,7 @@ def _draw_box(canvas: NDArray[np.uint8], box: NDArray[np.float32], width: float,
 def _draw_number(
     canvas: NDArray[np.uint8], number: int, points: NDArray[np.floating], width: float, color: Color
 ) -> None:
-    """A number above the highest of some points, and inside the canvas."""
+    """Draw a number above the highest of some points, inside the canvas."""
     if not np.isfinite(points).all():
         return
     height, breadth = canvas.shape[:2]
@@ -214,7 +214,7 @@ def _clip_segment(
 ) -> NDArray[np.float64] | None:
     """The part, (2, 2), of a segment inside the image grown by a margin (Liang and Barsky), or None.
 
-    OpenCV's integers overflow far outside the image, and a wild joint must not cost a wild fill.
+    OpenCV's integers overflow far outside the image, and a stray joint must not cause a huge fill.
     """
     low = np.full(2, -margin)
     high = np.array([image_size[1], image_size[0]]) + margin
@@ -234,7 +234,7 @@ def _clip_segment(
 
 
 def _fixed(points: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Continuous coordinates to OpenCV's fixed-point ones, where a pixel's centre is the whole number."""
+    """Continuous coordinates to OpenCV's fixed-point ones, where pixel centres are whole numbers."""
     return np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
 
 
@@ -250,6 +250,6 @@ def _side(joint: str) -> Side:
 
 
 def _bone_side(a: str, b: str) -> Side:
-    """The side of a bone's joints, where a middle joint takes that of the other; none across the body."""
+    """The side of a bone; a middle joint takes the other's side, and bones across the body are centre."""
     sides: list[Any] = sorted({_side(a), _side(b)} - {"centre"})
     return sides[0] if len(sides) == 1 else "centre"

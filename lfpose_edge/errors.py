@@ -11,11 +11,11 @@ class LFPoseError(Exception):
 
 
 class BackendUnavailable(LFPoseError):
-    """The device, engine or precision that was asked for cannot be had on this machine."""
+    """The requested device, engine or precision is not available on this machine."""
 
 
 class BundleError(LFPoseError):
-    """A model bundle is missing, damaged, or of another schema."""
+    """A model bundle is missing, damaged, or has an unsupported schema version."""
 
 
 class EngineMismatch(BackendUnavailable):
@@ -39,10 +39,10 @@ class RecipeError(LFPoseError):
 
 
 class TrainingDiverged(LFPoseError):
-    """A training has run away.
+    """A training run has diverged.
 
     Attributes:
-        what: happened, without what to do about it, which depends on how the training was started.
+        what: what happened, without the advice on what to do, which depends on how the run was started.
     """
 
     def __init__(self, what: str, to_do: str) -> None:

@@ -58,27 +58,27 @@ class PoseEstimator:
 
     Args:
         model: the name of a shipped model, or the folder of a bundle.
-        backend: ``auto`` (the best one that runs here; the log says which and why), ``tensorrt``,
-            ``tensorrt_rtx``, ``openvino``, ``onnxruntime`` or, only by this name, ``torch_tensorrt``.
+        backend: ``auto`` (the best one available here; the log says which and why), ``tensorrt``,
+            ``tensorrt_rtx``, ``openvino``, ``onnxruntime`` or ``torch_tensorrt``, which ``auto`` never picks.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` (INT8 where the bundle has it and the machine is quick at it), ``fp32``, ``bf16``,
-            ``fp16`` or ``int8``; each engine has some of them.
-        detector: what finds the people when no boxes are given. None takes the whole image as one
-            person; a callable gets the image, (H, W, 3) in the order of ``color``, and returns boxes
-            (N, 4) x1, y1, x2, y2 or (boxes, scores); a path or a zoo name loads an ONNX detector of the
-            YOLOX family.
-        color: channel order of arrays given to the estimator and its detector: ``bgr``, ``rgb``, or ``nv12``
-            for frames (3 H / 2, W) as the cameras of a Jetson give them, which its detector gets as BGR.
-        max_batch: most crops that go through the network at once.
-        threads: CPU threads; None takes all cores.
-        presence_threshold: joints with less presence count as absent; None takes the model's.
-        cache_dir: where compiled models and downloaded detectors are kept. None keeps downloads, and
-            TensorRT's engines, which take minutes, in the user's cache folder; the rest is compiled anew.
+        precision: ``auto`` (INT8 where the bundle has it and the machine runs it fast), ``fp32``, ``bf16``,
+            ``fp16`` or ``int8``; each engine supports some of them.
+        detector: finds the people when no boxes are given. None treats the whole image as one person; a
+            callable takes the image, (H, W, 3) in the order of ``color``, and returns boxes (N, 4)
+            x1, y1, x2, y2 or (boxes, scores); a path or a zoo name loads an ONNX detector of the YOLOX
+            family.
+        color: channel order of the arrays given to the estimator and its detector: ``bgr``, ``rgb``, or
+            ``nv12`` for frames (3 H / 2, W) as Jetson cameras deliver them; the detector gets those as BGR.
+        max_batch: maximum number of crops that go through the network at once.
+        threads: number of CPU threads; None uses all cores.
+        presence_threshold: joints with a lower presence count as absent; None uses the model's threshold.
+        cache_dir: folder for compiled models and downloaded detectors. With None, downloads and TensorRT
+            engines (slow to build: minutes) go to the user's cache folder; others are compiled each time.
 
     Raises:
-        BundleError: there is no such model, it is damaged, contradicts itself, or lacks the precision.
-        BackendUnavailable: the backend, device or precision cannot be had here.
-        TypeError, ValueError: an argument is of the wrong kind, or out of its range.
+        BundleError: the model does not exist, is damaged or inconsistent, or lacks the precision.
+        BackendUnavailable: the backend, device or precision is not available here.
+        TypeError, ValueError: an argument has the wrong type or is out of range.
     """
 
     def __init__(
@@ -151,19 +151,22 @@ class PoseEstimator:
 
         Args:
             image: uint8 array (H, W, 3) in the estimator's colour order, (H, W) or (H, W, 1) grey, or
-                (H, W, 4) with alpha, which is ignored; with the colour ``nv12`` (3 H / 2, W); or a path, or
-                the bytes of an encoded image. A file is turned as its EXIF entry says. On a GPU an array in
-                its memory (torch's, CuPy's, any with DLPack) is read where it lies.
-            boxes: (N, 4) or (4,) x1, y1, x2, y2 in pixels, one a person. Crops are made of them as they are,
-                as in training; the result has them clipped to the image. None asks the detector, or takes
-                the whole image as one person.
-            to: where the poses go: ``host``, or ``device``, to stay in the memory of the GPU.
+                (H, W, 4) with alpha, which is ignored; (3 H / 2, W) with the colour ``nv12``; or a path or
+                the bytes of an encoded image, which is oriented by its EXIF entry. With a GPU backend,
+                an array in GPU memory (torch, CuPy or any other with DLPack) is read in place.
+            boxes: (N, 4) or (4,) x1, y1, x2, y2 in pixels, one per person. They are cropped unclipped, as in
+                training; the result holds them clipped to the image. None runs the detector, or treats the
+                whole image as one person.
+            to: ``host``, or ``device`` to leave the poses in GPU memory.
+
+        Returns:
+            The poses, as :class:`DevicePoses` with ``to="device"``.
 
         Raises:
             TypeError: the image is none of these, or an array is not uint8.
             SourceError: the image is missing, empty, truncated or not an image.
-            ValueError: a box is not finite, or has no area inside the image; the message has its index.
-            BackendUnavailable: poses are to stay on a GPU, and the backend runs on none.
+            ValueError: a box is not finite, or has no area inside the image; the message gives its index.
+            BackendUnavailable: the poses should stay on a GPU, but the backend does not run on one.
         """
         check_choice("to", to, ("host", "device"))
         started = perf_counter()
@@ -176,7 +179,14 @@ class PoseEstimator:
     def predict(
         self, images: Iterable[object], boxes: Iterable[ArrayLike | None] | None = None
     ) -> list[PoseResult]:
-        """Find the poses in several images; ``boxes`` holds one entry an image, as in a call."""
+        """Find the poses in several images; ``boxes`` has one entry per image, each as in a call.
+
+        Returns:
+            One result per image, in order.
+
+        Raises:
+            TypeError, SourceError, ValueError: as in a call; ``images`` is one image; the lengths differ.
+        """
         if isinstance(images, str | bytes | os.PathLike) or (
             (isinstance(images, np.ndarray) or on_gpu(images)) and len(getattr(images, "shape", ())) < 4
         ):
@@ -222,13 +232,13 @@ class PoseEstimator:
         Args:
             source: a video or image file, a folder, a glob pattern, a camera's number, a stream's URL, or
                 an iterable of images, as for :func:`lfpose_edge.frames`.
-            latest: as there: a camera's newest frame, however long the last one took.
-            tracker: says who is who from frame to frame, and smooths the joints.
-            with_frames: give ``(frame, result)``: with the image, its name, its number and its time.
+            latest: always process the newest frame of a camera or stream, as for that function.
+            tracker: assigns track ids to the persons across frames, and smooths the joints.
+            with_frames: yield ``(frame, result)``; the frame holds the image, its name, index and time.
 
         Raises:
             TypeError, SourceError: as :func:`lfpose_edge.frames`.
-            ValueError: the tracker's last frame is of a later time, as of another source.
+            ValueError: the tracker has already seen a later time, for example from another source.
         """
         if tracker is not None and (isinstance(tracker, type) or not callable(tracker)):
             message = f"tracker takes a PoseTracker(), got {tracker!r:.80}"
@@ -242,13 +252,13 @@ class PoseEstimator:
         return found if with_frames else without_frames(found)
 
     def activation_maps(self, image: object, boxes: ArrayLike | None = None) -> ActivationMaps:
-        """The maps that the poses of a call would be decoded from, to look at or to decode otherwise.
+        """Compute the maps that a call would decode poses from, to inspect them or decode them differently.
 
         Args:
             image, boxes: as in a call; without boxes the whole image is one person.
 
         Raises:
-            TypeError, SourceError, ValueError: as in a call.
+            TypeError, SourceError, ValueError: as in a call; the image is in GPU memory.
         """
         self._check_open()
         array = load_image(image, self._color)
@@ -257,7 +267,7 @@ class PoseEstimator:
             raise TypeError(message)
         height, width = image_size(array, self._color)
         chosen = [0, 0, width, height] if boxes is None else boxes
-        clip_boxes(chosen, (height, width))  # or says what is wrong with them
+        clip_boxes(chosen, (height, width))  # only to validate them
         affines = crop_affines(chosen, self._input.size, padding=self._input.padding)
         joints = self._stages.joints
         cams = np.empty((len(affines), joints, *self._stages.cells), np.float32)
@@ -269,7 +279,7 @@ class PoseEstimator:
         return ActivationMaps(cams, presence, affines, self._input.size)
 
     def describe(self) -> dict[str, Any]:
-        """What runs: model, version, skeleton, input size, threads; the backend with device and precision."""
+        """Describe the model, the backend with its device and precision, and the main settings."""
         manifest = self._bundle.manifest
         return {
             "model": manifest.name,
@@ -293,10 +303,10 @@ class PoseEstimator:
         return self._bundle.skeleton
 
     def close(self) -> None:
-        """Free the engine, and a detector that was loaded here; calling it afterwards is an error."""
+        """Free the engine and the detector; using the estimator afterwards raises RuntimeError."""
         if not self._closed:
             self._closed = True
-            self._detector = None  # a call under way goes no further than the pipeline
+            self._detector = None  # a call in progress gets no further than the closed pipeline
             with CALLS:
                 try:
                     self._pipeline.close()
@@ -315,7 +325,7 @@ class PoseEstimator:
         except BackendUnavailable as error:
             if kind is None:
                 raise
-            logger.warning("closing after %s: %s", kind.__name__, error)  # that one is what matters
+            logger.warning("closing after %s: %s", kind.__name__, error)  # do not mask the original error
         return False
 
     def _check_open(self) -> None:
@@ -324,14 +334,14 @@ class PoseEstimator:
             raise RuntimeError(message)
 
     def _prepare(self, backend: Backend) -> None:
-        """Run the network once, and open the pipeline around it; here ``auto`` can still take another one."""
+        """Run the network once and open the pipeline; if this fails, ``auto`` still tries other backends."""
         require_maps(backend, self._bundle)
         self._pipeline = open_pipeline(backend, self._stages)
 
     def _begin(
         self, image: Image, given: ArrayLike | None, *, stay: bool
     ) -> Callable[[], PoseResult | DevicePoses]:
-        """Start to work on an image; what is returned waits for the result, and is called once."""
+        """Start processing an image; the returned function waits for the result and is called once."""
         detector = self._detector
         self._check_open()
         who = self._backend.description
@@ -367,7 +377,7 @@ class PoseEstimator:
             empty = PoseResult.empty(skeleton, (height, width), timings=timings, **common)
             return lambda: empty
 
-        # Of a box that reaches beyond the image all of it counts: clipped, it would be of another scale.
+        # The crops are made from the unclipped boxes: clipping would change their scale.
         affines = crop_affines(cut_out, self._input.size, padding=self._input.padding)
         wait = self._pipeline.submit(image, affines, stay=stay)
 

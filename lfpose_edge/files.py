@@ -21,27 +21,27 @@ _STEM = 24  # characters
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
+    """Yield a temporary path next to ``path``, which replaces ``path`` if the block succeeds.
 
-    The folder is made when it is not there, and a symbolic link is followed. The temporary file has the
-    suffix of ``path`` and goes when the block fails or is left by a signal's exception.
+    The folder is created if needed, and a symbolic link is followed. The temporary file has the suffix of
+    ``path`` and is removed if the block raises, even from a signal handler.
 
     Raises:
-        FileExistsError: ``path`` is a folder, or a device, which would be gone with a file in its place.
+        FileExistsError: ``path`` is a folder or a device, which a file must not replace.
         OSError: it cannot be written; the error names ``path``.
     """
     require_writable(path)
     target = path.resolve()
-    # A short stem: the name must fit where the target's own just does.
+    # A short stem, so that the name is not too long even if the target's own is at the limit.
     name = f".{target.stem[:_STEM]}.{os.getpid()}-{threading.get_ident()}.part{target.suffix}"
     temporary = target.with_name(name)
     try:
         yield temporary
         if target.exists():
-            shutil.copymode(target, temporary)  # who may read it stays as it was
+            shutil.copymode(target, temporary)  # keep the permissions
         temporary.replace(target)
     except OSError as error:
-        # A write to an open file, as to a full disk, names none.
+        # The error of a write to an open file, for example on a full disk, names no file.
         if error.filename == str(temporary) or (error.errno is not None and error.filename is None):
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
@@ -51,10 +51,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder beside ``path`` to fill; it takes the place of ``path`` when the block ends well.
+    """Yield a temporary folder next to ``path``, which replaces ``path`` if the block succeeds.
 
-    ``path`` is no folder yet, or an empty one, or a link to either. What other processes left half filled
-    when they were killed goes: each holds a lock for as long as it lives, on whichever machine.
+    ``path`` must not exist, or be an empty folder, or a link to either. Unfinished folders of processes that
+    were killed are removed: every process holds a lock while it lives, also across machines.
 
     Raises:
         OSError: it cannot be written; the error names ``path``.
@@ -68,12 +68,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
             if is_dead:
                 shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
         if is_dead:
-            with suppress(PermissionError):  # on Windows, where another process looks at it just now
+            with suppress(PermissionError):  # on Windows, if another process has it open
                 lock.unlink(missing_ok=True)
     folder = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     lock = folder.with_name(f"{folder.name}.lock")
     try:
-        with locked(lock):  # before there is a folder that another process could take for a dead one's
+        with locked(lock):  # taken first, so that no other process takes the folder for an abandoned one
             folder.mkdir()
             yield folder
             if path.is_dir():
@@ -86,12 +86,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock file, which stays; another process waits here until the block of the first ends.
+    """Hold a lock on a file, which is not removed; other processes wait until the block ends.
 
-    Without ``wait`` the block runs at once, and is told whether it holds the lock.
+    Without ``wait`` the block runs at once; the yielded value says whether it holds the lock.
     """
     with path.open("a+b") as file:
-        # Closing the file, or the process's end however it comes, lets the next one in.
+        # The lock is released when the file is closed or the process ends, however it ends.
         yield _lock(file.fileno(), wait)
 
 
@@ -100,7 +100,7 @@ def _lock(file: int, wait: bool) -> bool:
         import msvcrt
 
         while True:
-            try:  # to wait is to wait for ten seconds
+            try:  # LK_LOCK gives up after ten seconds
                 msvcrt.locking(file, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
             except OSError as error:
                 if wait and error.errno == errno.EDEADLOCK:
@@ -119,7 +119,7 @@ def _lock(file: int, wait: bool) -> bool:
 
 
 def require_writable(path: Path) -> None:
-    """Make the folder of a file to be written; an OSError that names ``path`` when it cannot be."""
+    """Check that a file can be written and create its folder; otherwise an OSError names ``path``."""
     if not path.name:
         raise FileNotFoundError(errno.ENOENT, "names no file: give a path", str(path))
     if path.exists() and not path.is_file():
@@ -140,18 +140,18 @@ def _make_parent(path: Path) -> None:
 
 
 def write_bytes_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears with all of its bytes."""
+    """Write a file atomically."""
     with whole_file(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """Write a UTF-8 file that appears with all of its text."""
+    """Write a UTF-8 text file atomically."""
     write_bytes_whole(path, text.encode("utf-8"))
 
 
 def write_json_whole(path: Path, tree: Any) -> None:
-    """Write plain data as indented JSON; a NaN or an infinity, which JSON has not, becomes null."""
+    """Write plain data as indented JSON, atomically; NaN and infinity, which JSON lacks, become null."""
     write_text_whole(path, json.dumps(_finite(tree), indent=2, allow_nan=False) + "\n")
 
 

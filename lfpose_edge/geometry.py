@@ -1,4 +1,4 @@
-"""The crop affine: made once for a box, used forward to sample and as it is to map joints back.
+"""The crop affine: made once per box, and used both to sample the crop and to map its joints back.
 
 One convention everywhere: coordinates are *continuous*. The pixel in column ``j`` and row ``i``
 covers ``[j, j + 1) x [i, i + 1)``, so its centre is ``(j + 0.5, i + 0.5)``, and an image of width
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Affines = NDArray[np.float64]
 
-FAR_PX = 1e7  # beyond any image, where joints in float32 would have lost their digits
+FAR_PX = 1e7  # beyond any image; float32 joints that far away would lose their precision
 
 
 def crop_affines(
@@ -28,7 +28,7 @@ def crop_affines(
     rotation_deg: ArrayLike = 0.0,
     flip: ArrayLike = False,
 ) -> Affines:
-    """Affines that map crop pixels to image pixels for person boxes.
+    """Make the affines that map crop pixels to image pixels for person boxes.
 
     The crop keeps the aspect ratio: the box is grown about its centre, along its relatively shorter
     side, to the aspect of ``size``, and then by ``padding``.
@@ -36,7 +36,7 @@ def crop_affines(
     Args:
         boxes: (N, 4) ``x1, y1, x2, y2`` in image pixels.
         size: crop ``(height, width)`` in pixels.
-        padding: how much larger than the box the crop is, as a factor.
+        padding: ratio of the crop's size to the box's.
         rotation_deg: () or (N,) counter-clockwise turn of the crop in the image plane, degrees.
         flip: () or (N,) mirror the crop left to right.
 
@@ -84,9 +84,9 @@ def invert_affine(affine: ArrayLike) -> Affines:
 
 
 def inside_image(affine: ArrayLike, size: tuple[int, int], image_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which pixels of a crop are made of the image alone, (H, W).
+    """Which pixels of a crop depend on the image alone, (H, W) bool.
 
-    Neither does the pixel reach beyond the image, nor does one of the image's own pixels at its centre.
+    Such a pixel lies entirely inside the image, and so does an image pixel placed at its centre.
 
     Args:
         affine: (2, 3), crop to image pixels.
@@ -104,19 +104,19 @@ def inside_image(affine: ArrayLike, size: tuple[int, int], image_size: tuple[int
 
 
 def clip_boxes(boxes: ArrayLike, image_size: tuple[int, int]) -> NDArray[np.float32]:
-    """Boxes (N, 4) or (4,), clipped to an image of (height, width), as (N, 4) float32.
+    """Clip boxes (N, 4) or (4,) to an image of (height, width); the result is (N, 4) float32.
 
     Raises:
-        ValueError: another shape, or a box that is not finite, reaches beyond ``FAR_PX``, or has no area in
+        ValueError: the shape is wrong, or a box is not finite, reaches beyond ``FAR_PX``, or has no area in
             the image.
     """
     try:
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, and said so below
+        with np.errstate(over="ignore"):  # overflow gives infinity, which is reported below
             xyxy = np.asarray(boxes, np.float32)
-    except (TypeError, ValueError, RuntimeError) as error:  # torch's, of a tensor that needs a gradient
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a torch tensor requiring grad
         message = f"boxes must be numbers of shape (N, 4) or (4,): {error}"
         raise ValueError(message) from error
-    if xyxy.shape == (0,):  # an empty list: nobody
+    if xyxy.shape == (0,):  # an empty list: no persons
         return np.zeros((0, 4), np.float32)
     if xyxy.ndim == 1:
         xyxy = xyxy[None]

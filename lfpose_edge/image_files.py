@@ -1,4 +1,4 @@
-"""Encoded images: read whole and decoded, or refused by name."""
+"""Reads and decodes encoded images; errors name the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger("lfpose_edge")
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mjpg", ".mjpeg")
 )
-_LONG, _SHORT = 400, 60  # characters of a name that is shortened in messages, and those left of it
+_LONG, _SHORT = 400, 60  # characters: names this long are shortened to so many in messages
 _JPEG = b"\xff\xd8"
 
 
@@ -24,11 +24,11 @@ def read_image_file(path: Path, text: str) -> bytes:
     """The bytes of an image file.
 
     Args:
-        path: of the file.
-        text: what was given for it, to name it by.
+        path: the file.
+        text: the user's text for it, used in messages.
 
     Raises:
-        SourceError: it is not there, cannot be read, or is a folder or a video.
+        SourceError: it does not exist, cannot be read, or is a folder or a video.
     """
     try:
         if path.is_dir():
@@ -43,7 +43,7 @@ def read_image_file(path: Path, text: str) -> bytes:
 
 
 def cannot_read(text: str, error: OSError | ValueError) -> SourceError:
-    """The error of a path that cannot be read, or that can be none."""
+    """The SourceError for a path that cannot be read, or for text that cannot be a path."""
     named = text if len(text) < _LONG else f"{text[:_SHORT]}..."
     if "://" in text or text.startswith("data:"):
         return SourceError(f"{named} is no file: an image is a path or its bytes, so fetch it and give those")
@@ -55,15 +55,15 @@ def cannot_read(text: str, error: OSError | ValueError) -> SourceError:
 
 
 def decode_image(data: bytes, name: str, flags: int = cv2.IMREAD_COLOR) -> NDArray[np.uint8]:
-    """An encoded image as (H, W, 3) uint8 BGR.
+    """Decode an image to (H, W, 3) uint8 BGR.
 
     Args:
         data: the file's bytes.
-        name: to call it by.
-        flags: OpenCV's, of how it is read.
+        name: the image's name in messages.
+        flags: OpenCV's ``imdecode`` flags.
 
     Raises:
-        SourceError: it is empty, truncated or no image.
+        SourceError: it is empty, truncated or not an image.
     """
     if not data:
         message = f"{name} is empty (0 bytes)"
@@ -83,15 +83,15 @@ def decode_image(data: bytes, name: str, flags: int = cv2.IMREAD_COLOR) -> NDArr
 
 
 def warn_of_more(path: Path, data: bytes) -> None:
-    """Say so when an image file, with the bytes ``data``, holds more than the one picture that is decoded."""
-    # A JPEG holds one, and a pipe cannot be read again; with others it takes a tenth of a millisecond.
+    """Log a warning if an image file, with the bytes ``data``, holds more pictures than the decoded one."""
+    # A JPEG holds one, and a pipe cannot be read twice; for other files this takes a tenth of a millisecond.
     count = 1 if data.startswith(_JPEG) or not path.is_file() else cv2.imcount(file_name(path))
     if count > 1:
         logger.warning("%s holds %d pictures, and the first is taken: store the others as files", path, count)
 
 
 def _is_truncated(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end mark; OpenCV would fill the rest with grey and say nothing."""
+    """Whether a JPEG or PNG lacks its end mark; OpenCV would silently fill the rest with grey."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return not _png_ends(data)
     return data.startswith(_JPEG) and not _jpeg_ends(data)
@@ -107,14 +107,14 @@ def _png_ends(data: bytes) -> bool:
 
 
 def _jpeg_ends(data: bytes) -> bool:
-    # Walk the segments: an embedded thumbnail in one of them has an end mark of its own.
-    # Between them decoders pass over stray bytes.
+    # Walk the segments, because an embedded thumbnail has an end mark of its own.
+    # Decoders skip stray bytes between segments.
     at = 2
     while 0 <= (at := data.find(b"\xff", at)) <= len(data) - 4:
         kind = data[at + 1]
-        if kind in (0x00, 0xFF):  # no marker; a fill byte
+        if kind in (0x00, 0xFF):  # not a marker; a fill byte
             at += 1
-        elif kind == 0xDA:  # the picture's data begin
+        elif kind == 0xDA:  # start of the picture's data
             return data.find(b"\xff\xd9", at) >= 0
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")

@@ -1,7 +1,7 @@
-"""The end of the process: calls of engines and of OpenCV that are under way are waited for.
+"""At process exit, wait for calls into engines and OpenCV that are still running.
 
-A daemon thread is cut off when the interpreter ends, and inside of their C++ that ends the process with an
-abort, after all work was done.
+The interpreter kills daemon threads when it ends. Inside the C++ code of these libraries that aborts the
+process, even though all work is done.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Literal, TypeVar
 
 Item = TypeVar("Item")
 
-_LONGEST_S = 10.0  # that the exit waits
-_REFUSED_AFTER_S = 1.0  # that a thread waits for the end, in case that somebody waits for the thread
+_LONGEST_S = 10.0  # the longest that the exit waits
+_REFUSED_AFTER_S = 1.0  # how long a thread blocks at exit before it gets an error, in case it is being joined
 
 
 class _Calls:
-    """Counts the calls under way. At the exit of the process none begins but the main thread's own.
+    """Counts the calls in progress. At process exit no new ones may begin outside the main thread.
 
-    And those within a call that is under way, as of a detector that is an estimator too.
+    Calls nested in one in progress are still allowed, as when a detector is itself an estimator.
 
     Raises:
         RuntimeError: the process is ending.
@@ -33,18 +33,18 @@ class _Calls:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, as in a forked child, where none of them is under way."""
+        """Reset the state, as in a forked child, where no call is in progress."""
         self._changed = threading.Condition()
         self._under_way = 0
         self._leaving = False
-        self._here = threading.local()  # depth: calls under way in this thread
+        self._here = threading.local()  # depth: calls in progress in this thread
 
     def __enter__(self) -> None:
         depth = getattr(self._here, "depth", 0)
         with self._changed:
             mine = depth or threading.current_thread() is threading.main_thread()
             if self._leaving and not mine:
-                # Most threads find their end here. One that an exit handler joins must find another.
+                # Most threads are killed while they wait here. One that an exit handler joins must return.
                 self._changed.wait_for(lambda: not self._leaving, timeout=_REFUSED_AFTER_S)
                 message = "the process is ending: no call begins any more"
                 raise RuntimeError(message)
@@ -55,7 +55,7 @@ class _Calls:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
         depth = getattr(self._here, "depth", 0)
-        if not depth:  # it began before this process was forked off
+        if not depth:  # the call began before this process was forked
             return False
         self._here.depth = depth - 1
         with self._changed:
@@ -64,7 +64,7 @@ class _Calls:
         return False
 
     def each(self, items: Iterator[Item]) -> Iterator[Item]:
-        """The items of an iterator that makes each of them in a call."""
+        """Iterate over ``items``, counting the production of each item as a call."""
         nothing = object()
         while True:
             with self:
@@ -74,8 +74,8 @@ class _Calls:
             yield item  # type: ignore[misc]
 
     def end(self) -> None:
-        """Let no other begin, and wait for those that have."""
-        with self._changed, suppress(KeyboardInterrupt):  # who is in a hurry does not wait
+        """Refuse new calls, and wait for those in progress."""
+        with self._changed, suppress(KeyboardInterrupt):  # Ctrl-C ends the wait
             self._leaving = True
             self._changed.wait_for(lambda: self._under_way == 0, timeout=_LONGEST_S)
 

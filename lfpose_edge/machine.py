@@ -1,4 +1,4 @@
-"""What a reader needs to judge a time: the processor, the system, the versions; nothing that names a user."""
+"""Facts needed to judge a timing: processor, system and versions, but nothing that identifies a user."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PACKAGES = (
     "onnx",
     "torch",
 )
-# x86 without these sums uint8 x int8 products in 16 bits, which may overflow.
+# Without these, x86 CPUs sum uint8 x int8 products in 16 bits, which may overflow.
 _VNNI = {"avx512_vnni", "avx_vnni"}
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, system, Python, and the versions of the packages that are installed."""
+    """Processor, cores, system, Python, and versions of installed packages."""
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
@@ -38,7 +38,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Installed packages that a result may depend on."""
+    """Versions of the installed packages that a result may depend on."""
     found = {}
     for package in PACKAGES:
         try:
@@ -49,7 +49,7 @@ def versions() -> dict[str, str]:
 
 
 def cpu_model() -> str:
-    """The processor's own name; clouds hide it, so its family, model and what it computes with are added."""
+    """The processor's name; clouds hide it, so family, model and vector instructions are added."""
     entries = _cpu_entries()
     if not entries:
         return platform.processor() or platform.machine()
@@ -63,16 +63,16 @@ def cpu_model() -> str:
 
 
 def instruction_set() -> str:
-    """What the CPU kernels use of this processor: AVX-512, AVX2, or baseline, what all of its kind have."""
+    """The instruction set that the CPU kernels use here: AVX-512, AVX2 or the architecture's baseline."""
     from lfpose_edge import _core
 
     return _core.instruction_set()
 
 
 def cpu_flags() -> frozenset[str]:
-    """What the first processor can do, in Linux's words.
+    """The first processor's features, by their Linux names.
 
-    On other systems a few things are asked of the processor itself, as far as they decide something here.
+    On other systems only the few features that matter here are queried, from the processor itself.
     """
     if entries := _cpu_entries():
         return frozenset(entries.get("flags", "").split())
@@ -82,7 +82,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def int8_overflows() -> bool:
-    """Whether this CPU's quick way to multiply INT8 may overflow, so that the exact one is slow."""
+    """Whether this CPU's fast INT8 multiplication may overflow, so that exact INT8 is slow."""
     return platform.machine().lower() in ("x86_64", "amd64") and not _VNNI & cpu_flags()
 
 

@@ -1,4 +1,4 @@
-"""MATLAB's files."""
+"""Reads MATLAB files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lfpose_edge.errors import BackendUnavailable, SourceError
 
 
 def read_matlab(path: Path, *names: str) -> list[NDArray[np.float64]]:
-    """Tables of numbers from a ``.mat`` file, by their names.
+    """Read arrays of numbers from a ``.mat`` file by name.
 
     Raises:
-        SourceError: the file is missing, damaged, or lacks one.
+        SourceError: the file is missing or damaged, or lacks one of the names.
         BackendUnavailable: scipy is not installed.
     """
     try:

@@ -1,4 +1,4 @@
-"""MPII's annotation list, as the pose networks' repositories pass it round, read as COCO keypoints."""
+"""Converts the MPII annotation lists that pose network repositories share to COCO keypoints."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ SIDE_OF_SCALE = 200.0
 """A person of ``scale`` 1 is 200 pixels tall."""
 
 LOWERED = 15.0
-"""Pixels at scale 1 by which the centre is too high for a box around the whole person."""
+"""Pixels at scale 1 by which the centre is too high to be the centre of the person's box."""
 
 
 def mpii_as_coco(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The list as a COCO-keypoints tree.
+    """Convert the list to a COCO-keypoints tree.
 
-    A person's box is the square around the centre, lowered by 15 pixels at scale 1, of 200 pixels at scale 1:
-    with a crop padded by 1.25 it is what the field crops. Pixels are counted from 0 then, and from 1 in the
-    list, as MATLAB does.
+    A person's box is a square of 200 pixels at scale 1 around the centre, lowered by 15 pixels at scale 1.
+    With a crop padded by 1.25 this is the crop that the field uses. Pixels are counted from 0 in the result,
+    and from 1 in the list, as in MATLAB.
 
     Args:
-        entries: ``image``, ``center``, ``scale``, and ``joints`` (16, 2) with ``joints_vis`` (16,), which
-            tests lack.
+        entries: dicts with ``image``, ``center``, ``scale``, and ``joints`` (16, 2) with ``joints_vis``
+            (16,), which test sets lack.
 
     Raises:
-        KeyError, TypeError, ValueError: an entry is not of that form.
+        KeyError, TypeError, ValueError: an entry does not have that form, or the list is empty.
     """
     if not entries:
         message = "the list is empty"

@@ -1,4 +1,4 @@
-"""OpenCV, or what to do where it cannot be imported. Everything here imports ``cv2`` from this module."""
+"""Imports OpenCV, or says what to do if that fails. The package imports ``cv2`` from this module only."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ except ImportError as error:  # the usual cause is a machine without libGL
 __all__ = ["cv2", "file_name"]
 
 
-def file_name(path: str | os.PathLike[str]) -> Any:  # str or bytes, of which OpenCV's stubs do not know
-    """A path as OpenCV takes it: a name that is not UTF-8, as Linux has them, would crash it as a str."""
+def file_name(path: str | os.PathLike[str]) -> Any:  # str or bytes; OpenCV's stubs do not know bytes
+    """A path for OpenCV, as bytes if it is not valid UTF-8 (possible on Linux): a str would crash it."""
     text = os.fspath(path)
     try:
         text.encode()

@@ -14,7 +14,7 @@ from lfpose_edge.skeleton import Skeleton
 from lfpose_edge.sources import load_image, load_stored
 
 AREA_OF_BOX = 0.53
-"""A person's area over the box's where nobody has drawn an outline: CrowdPose's and AIC's convention."""
+"""Ratio of a person's area to the box's, for persons without an outline: CrowdPose's and AIC's convention."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class PersonTable:
         annotation_ids: (N,) COCO annotation ids.
         boxes: (N, 4) float64 x1, y1, x2, y2 in image pixels.
         joints: (N, K, 2) float64 continuous image coordinates (COCO's pixel index + 0.5); 0 where unlabelled.
-        labelled: (N, K) bool, the joint has a location (COCO v > 0).
-        known: (N, K) bool, it is known whether the joint is there; True where labelled.
-        areas: (N,) the annotations' areas, square pixels; of those without ``AREA_OF_BOX`` of the box's.
+        labelled: (N, K) bool, whether the joint has a location (COCO v > 0).
+        known: (N, K) bool, whether it is known if the joint is there; True where labelled.
+        areas: (N,) the annotations' areas, square pixels; without one, ``AREA_OF_BOX`` times the box's area.
         skeleton: the K joints' names and order.
-        exif: whether boxes and joints are in the image as its EXIF entry turns it; annotations are not.
+        exif: whether boxes and joints refer to the image after EXIF orientation; annotations do not.
     """
 
     images: list[Path]
@@ -66,7 +66,7 @@ class PersonTable:
 
 
 def joined(tables: Sequence[PersonTable]) -> PersonTable:
-    """The persons of all tables, one table after the other; they share a skeleton."""
+    """Concatenate tables, which must share a skeleton."""
     first = tables[0]
     columns = {f.name: [getattr(table, f.name) for table in tables] for f in fields(first)}
     merged = {
@@ -77,7 +77,7 @@ def joined(tables: Sequence[PersonTable]) -> PersonTable:
 
 
 def unlabelled_persons(images: list[Path], boxes: NDArray[np.float64], skeleton: Skeleton) -> PersonTable:
-    """Persons of whom only the boxes are known: image paths, and boxes (N, 4), EXIF honoured."""
+    """A table of persons with known boxes only: image paths, and boxes (N, 4) after EXIF orientation."""
     n, k = len(images), len(skeleton)
     return PersonTable(
         images=images,

@@ -1,4 +1,4 @@
-"""What an estimator returns: frozen dataclasses of arrays, one row a person."""
+"""What an estimator returns: frozen dataclasses of arrays, one row per person."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Floats = NDArray[np.float32]
 
 
 COUNTED_SCORE = 0.2
-"""Joints below it do not count in a person's score, by which an evaluation ranks (as HRNet and MMPose do)."""
+"""Joints must score higher to count in the person's score, which evaluations rank by, as in HRNet, MMPose."""
 
 
 LEAST_SCORE = 0.1
-"""Joints below it are nowhere, whatever their presence: their map is empty, and its peak is anywhere."""
+"""Joints that score lower are not visible whatever their presence: their map is empty, its peak arbitrary."""
 
 
 def person_scores(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Joint scores (N, K) to the persons' (N,): the mean of those above ``COUNTED_SCORE``, 0 without one."""
+    """Person scores (N,) from joint scores (N, K): the mean of those above ``COUNTED_SCORE``, 0 if none."""
     counted = scores > COUNTED_SCORE
     mean = np.where(counted, scores, 0.0).sum(axis=1) / np.maximum(1, counted.sum(axis=1))
     return np.asarray(mean, np.float64)
@@ -66,9 +66,9 @@ class Joint:
     """One joint of one person.
 
     Attributes:
-        x, y: pixels of the original image, continuous (a pixel's centre is at + 0.5).
-        score: how sure the model is of the place, in [0, 1].
-        presence: how likely the joint is visible in the person's crop at all, in [0, 1].
+        x, y: continuous pixel coordinates in the original image (pixel centres are at + 0.5).
+        score: the model's confidence in the position, in [0, 1].
+        presence: how likely the joint is to be visible in the person's crop at all, in [0, 1].
         visible: as :attr:`PoseResult.visible`.
     """
 
@@ -79,7 +79,7 @@ class Joint:
     visible: bool
 
     def __iter__(self) -> Iterator[float]:
-        """``x, y, score, presence = joint``."""
+        """Iterate over ``x, y, score, presence``, for unpacking."""
         return iter((self.x, self.y, self.score, self.presence))
 
 
@@ -94,9 +94,9 @@ class Pose:
         box: (4,) float32 x1, y1, x2, y2, pixels.
         box_score: in [0, 1].
         skeleton: the joints' names.
-        score: of the person, see :attr:`PoseResult.person_scores`.
+        score: the person's score, see :attr:`PoseResult.person_scores`.
         visible: (K,) bool, as :attr:`PoseResult.visible`.
-        track_id: the person's number in a video; None where nobody is followed.
+        track_id: the person's number in a video; None without a tracker.
     """
 
     keypoints: Floats
@@ -110,7 +110,7 @@ class Pose:
     track_id: int | None = None
 
     def __getitem__(self, joint: str) -> Joint:
-        """A joint by its name; KeyError with the nearest name when the skeleton has none so called."""
+        """A joint by its name; a KeyError for an unknown name suggests the nearest one."""
         if not isinstance(joint, str):
             message = (
                 f"a joint is asked for by its name, such as {self.skeleton.keypoints[0]!r}, got {joint!r}"
@@ -126,7 +126,7 @@ class Pose:
         return f"<Pose{who}: {len(self)} joints of {self.skeleton.name} in the box {box}>"
 
     def __len__(self) -> int:
-        """K."""
+        """The number of joints K."""
         return len(self.scores)
 
     def __iter__(self) -> Iterator[Joint]:
@@ -136,13 +136,13 @@ class Pose:
 
 @dataclass(frozen=True, eq=False)
 class ActivationMaps:
-    """What the network says of N persons, before it is decoded.
+    """The network's output for N persons, before decoding.
 
     Attributes:
         cams: (N, K, h, w) float32, class activation maps, logits.
         presence: (N, K) float32, presence logits.
         affines: (N, 2, 3) float64, from crop to image coordinates.
-        crop_size: height and width of the crops, in pixels; a cell is ``crop_size / (h, w)`` of them.
+        crop_size: height and width of the crops, in pixels; a cell covers ``crop_size / (h, w)`` pixels.
     """
 
     cams: Floats
@@ -155,14 +155,14 @@ class ActivationMaps:
 class DevicePoses:
     """The poses of N persons, in the memory of the GPU that found them.
 
-    The arrays have ``__dlpack__`` and ``__cuda_array_interface__``, so that torch, CuPy and others take them
-    over without a copy (``torch.from_dlpack(poses.keypoints)``). They may still be computed when they are
-    returned: whoever takes them over waits for that on a stream, not on the host.
+    The arrays have ``__dlpack__`` and ``__cuda_array_interface__``, so torch, CuPy and others can use them
+    without a copy (``torch.from_dlpack(poses.keypoints)``). The GPU may still be computing them when they are
+    returned; the consumer's stream waits for that, not the host.
 
     Attributes:
-        keypoints, scores, presence: as :class:`PoseResult`'s, on the GPU.
-        boxes, box_scores, skeleton, image_size, backend, presence_threshold: as :class:`PoseResult`'s.
-        timings: of what the host did; the GPU's work is not waited for.
+        keypoints, scores, presence: as in :class:`PoseResult`, on the GPU.
+        boxes, box_scores, skeleton, image_size, backend, presence_threshold: as in :class:`PoseResult`.
+        timings: of the host's work only; they do not include waiting for the GPU.
     """
 
     keypoints: DeviceArray
@@ -177,11 +177,11 @@ class DevicePoses:
     presence_threshold: float = 0.5
 
     def __len__(self) -> int:
-        """N."""
+        """The number of persons N."""
         return len(self.boxes)
 
     def to_host(self) -> PoseResult:
-        """Wait for the poses, and bring them down; BackendUnavailable when the GPU fails."""
+        """Wait for the poses and copy them to the host; BackendUnavailable if the GPU fails."""
         from lfpose_edge.ops.gpu import device_errors
 
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -199,16 +199,16 @@ class PoseResult:
 
     Attributes:
         keypoints: (N, K, 2) float32 x, y.
-        scores: (N, K) float32 in [0, 1], how sure the model is of each joint's place.
-        presence: (N, K) float32 in [0, 1], how likely each joint is visible at all.
+        scores: (N, K) float32 in [0, 1], the model's confidence in each joint's position.
+        presence: (N, K) float32 in [0, 1], how likely each joint is to be visible at all.
         boxes: (N, 4) float32 x1, y1, x2, y2, clipped to the image.
-        box_scores: (N,) float32 in [0, 1]; 1 for boxes that were given.
+        box_scores: (N,) float32 in [0, 1]; 1 for boxes given by the caller.
         skeleton: names and bones of the K joints.
         image_size: (height, width) in pixels.
-        timings: milliseconds of every stage.
+        timings: milliseconds spent in each stage.
         backend: the engine that ran, as ``describe()`` names it.
-        presence_threshold: joints with less presence count as absent in ``visible`` and when drawn.
-        track_ids: (N,) int64, from a :class:`lfpose_edge.PoseTracker`: a number for each person of a video.
+        presence_threshold: joints with a lower presence count as absent in ``visible`` and when drawn.
+        track_ids: (N,) int64, each person's number in a video, from a :class:`lfpose_edge.PoseTracker`.
     """
 
     keypoints: Floats
@@ -242,7 +242,7 @@ class PoseResult:
 
     @classmethod
     def empty(cls, skeleton: Skeleton, image_size: tuple[int, int], **rest: Any) -> PoseResult:
-        """A result without persons."""
+        """Make a result without persons."""
         k = len(skeleton)
         shapes = ((0, k, 2), (0, k), (0, k), (0, 4), (0,))
         keypoints, scores, presence, boxes, box_scores = (np.zeros(shape, np.float32) for shape in shapes)
@@ -263,12 +263,16 @@ class PoseResult:
         """Select persons, or a joint.
 
         An int gives a :class:`Pose`; a slice, a boolean mask or a list of ints a :class:`PoseResult`; the
-        name of a joint a list of :class:`Joint`, one a person.
+        name of a joint a list of :class:`Joint`, one per person.
+
+        Raises:
+            IndexError: there is no such person.
+            KeyError: the skeleton has no such joint.
         """
         if isinstance(index, str):
             self.skeleton.index(index)
             return [pose[index] for pose in self]
-        # Every array has __index__; only one without axes is a number.
+        # Every array has __index__, but only a 0-d one is a number.
         if isinstance(index, SupportsIndex) and not (isinstance(index, np.ndarray) and index.ndim):
             try:
                 return self._pose(range(len(self))[index])
@@ -283,30 +287,30 @@ class PoseResult:
 
     @property
     def visible(self) -> NDArray[np.bool_]:
-        """(N, K) whether each joint is there: present by the threshold, with a score of ``LEAST_SCORE``."""
+        """(N, K) whether presence reaches ``presence_threshold`` and the score ``LEAST_SCORE``."""
         return (self.presence >= self.presence_threshold) & (self.scores >= LEAST_SCORE)
 
     @property
     def person_scores(self) -> NDArray[np.float64]:
-        """(N,) how sure the model is of each person: the box score times the mean of the joints' scores.
+        """(N,) the model's confidence in each person: the box score times the mean of the joint scores.
 
-        Joints below ``COUNTED_SCORE`` do not count in the mean; without any it is 0. An evaluation ranks by
-        it, and whether there is a person at all it says better than the joints' presence.
+        Only joints above ``COUNTED_SCORE`` count; without any the mean is 0. Evaluations rank by this score,
+        and it tells better than the joints' presence whether there is a person at all.
         """
         return self.box_scores * person_scores(self.scores)
 
     def draw(self, image: NDArray[np.uint8], **style: Any) -> NDArray[np.uint8]:
-        """A copy of the image with the poses drawn; see :func:`lfpose_edge.draw.draw_poses`."""
+        """Draw the poses on a copy of the image; see :func:`lfpose_edge.draw.draw_poses`."""
         from lfpose_edge.draw import draw_poses
 
         return draw_poses(image, self, **style)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python values.
+        """The result as plain Python values.
 
-        ``image_size``, ``skeleton``, ``backend``, and of each of the ``persons`` his ``box``, ``box_score``,
-        ``score``, ``joints`` (by name: ``x``, ``y``, ``score``, ``presence``, ``visible``) and, where he is
-        followed, ``track_id``.
+        ``image_size``, ``skeleton``, ``backend`` and ``persons``; each person has ``box``, ``box_score``,
+        ``score``, ``joints`` (by name: ``x``, ``y``, ``score``, ``presence``, ``visible``) and, if tracked,
+        ``track_id``.
         """
         persons = []
         for pose in self:
@@ -328,8 +332,8 @@ class PoseResult:
     def to_coco(self, image_id: SupportsIndex, *, category_id: SupportsIndex = 1) -> list[dict[str, Any]]:
         """Entries of a COCO keypoint results file.
 
-        Coordinates become COCO's pixel indices (0.5 less). Every joint is given: COCO's evaluation asks for a
-        guess at each. Where persons are followed, their ``track_id`` is there as PoseTrack has it.
+        Coordinates become COCO's pixel indices (0.5 less). Absent joints are included, because COCO's
+        evaluation expects a guess for every joint. Tracked persons have a ``track_id``, as in PoseTrack.
         """
         entries = []
         numbers = {"image_id": operator.index(image_id), "category_id": operator.index(category_id)}
@@ -348,7 +352,7 @@ class PoseResult:
         return entries
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One row a joint: person, joint, x, y, score, presence, visible, and track_id if there.
+        """One row per joint: person, joint, x, y, score, presence, visible, and track_id if tracked.
 
         Raises:
             ImportError: pandas is not installed.

@@ -20,7 +20,7 @@ class Skeleton:
     Attributes:
         name: the joint set's name, such as ``"coco17"``.
         keypoints: K joint names.
-        edges: pairs of joint names that a bone joins.
+        edges: pairs of joint names connected by a bone.
         sigmas: K object-keypoint-similarity constants (COCO's sigma; OKS uses kappa = 2 sigma).
     """
 
@@ -44,7 +44,7 @@ class Skeleton:
         return len(self.keypoints)
 
     def index(self, joint: str) -> int:
-        """The position of a joint by its name; KeyError with the nearest name when unknown."""
+        """The position of a joint by its name; a KeyError for an unknown name suggests the nearest one."""
         try:
             return self._positions[joint]
         except KeyError:
@@ -63,7 +63,7 @@ class Skeleton:
 
     @cached_property
     def flip_permutation(self) -> NDArray[np.int64]:
-        """(K,) for each joint, the position of its mirror joint (itself when it has none)."""
+        """(K,) the position of each joint's mirror joint (its own if it has none)."""
         mirrored = [_mirror_name(joint) for joint in self.keypoints]
         return np.array([self._positions.get(m, i) for i, m in enumerate(mirrored)], np.int64)
 

@@ -1,26 +1,26 @@
-"""Points over time without jitter: the One Euro filter."""
+"""Smoothing of points over time: the One Euro filter."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-_SPEED_CUTOFF_HZ = 1.0  # the paper's
+_SPEED_CUTOFF_HZ = 1.0  # as in the paper
 _LEAST_STEP_S = 1e-3
 
 
 class OneEuroFilter:
-    """Smooths K points: slow ones most, where jitter is seen, and fast ones least, where lag is.
+    """Smooths K points: slow ones most, where jitter shows, and fast ones least, where lag does.
 
     Casiez, Roussel and Vogel, "1 Euro Filter", CHI 2012: a low-pass filter whose cutoff grows with the speed.
-    Both coordinates of a point have one cutoff here, by its speed along its path, so that it makes no
-    difference how the camera is held; and speeds are in sizes of what the points belong to, so that it makes
-    none how near it is.
+    Here both coordinates of a point share one cutoff, set by the speed along its path, so the result does not
+    depend on the camera's orientation; and speeds are relative to the size of the object that the points
+    belong to, so it does not depend on the object's distance.
 
     Args:
-        points: K.
-        min_cutoff_hz: of a point that rests; less takes away more jitter.
-        beta: how much faster points may change: Hz for a speed of one size a second; more takes away lag.
+        points: number of points K.
+        min_cutoff_hz: cutoff for a point at rest; lower values reduce jitter.
+        beta: increase of the cutoff, in Hz, for a speed of one size per second; higher values reduce lag.
     """
 
     def __init__(self, points: int, *, min_cutoff_hz: float, beta: float) -> None:
@@ -32,16 +32,16 @@ class OneEuroFilter:
     def __call__(
         self, places: NDArray[np.floating], seen: NDArray[np.bool_], time_s: float, size: float
     ) -> NDArray[np.float64]:
-        """Smooth the points of the next moment.
+        """Smooth the points of the next time step.
 
         Args:
-            places: (K, 2).
-            seen: (K,) bool; the others are returned as they came, and change nothing.
-            time_s: of the moment, no earlier than the last one's.
-            size: of what the points belong to, in the unit of ``places``.
+            places: (K, 2) coordinates.
+            seen: (K,) bool; points not seen are returned unchanged and do not update the filter.
+            time_s: time of this step, not before the last one's.
+            size: size of the object that the points belong to, in the unit of ``places``.
 
         Returns:
-            (K, 2).
+            (K, 2) smoothed coordinates.
         """
         out = places.astype(np.float64)
         first = seen & np.isneginf(self._times)

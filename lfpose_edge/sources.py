@@ -1,4 +1,4 @@
-"""Images and videos as arrays, whatever they come as."""
+"""Images and videos of every supported kind, as arrays."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Frame:
     """One image of a source.
 
     Attributes:
-        image: (H, W, 3) uint8, or as it came when the source is a sequence of arrays.
-        name: the file's path, or the source's with the frame's number; of a URL without its password.
-        index: counts from 0, also those that are passed over.
-        time_s: seconds since the start of a video, or since a camera's or a stream's first frame came; None
-            for images.
-        count: how many the source says it has; None where it does not say.
-        fps: frames a second of a video that says so.
-        live: whether it comes from a camera or a stream, at its time.
+        image: (H, W, 3) uint8, or unchanged when the source is a sequence of arrays.
+        name: the file's path, or the source's name with the frame's number; URLs lack their password.
+        index: position from 0; skipped frames are counted.
+        time_s: seconds since the start of a video, or since the first frame of a camera or stream arrived;
+            None for images.
+        count: number of frames that the source reports; None if it does not.
+        fps: frames per second, if the video reports it.
+        live: whether the frame comes from a camera or stream in real time.
     """
 
     image: Image
@@ -56,7 +56,7 @@ class Frame:
 
 
 def on_gpu(image: object) -> bool:
-    """Whether an array lies in a CUDA device's memory, by what its DLPack or CUDA interface says."""
+    """Whether an array is in a CUDA device's memory, according to its DLPack or CUDA array interface."""
     ask = getattr(image, "__dlpack_device__", None)
     if ask is None:
         return hasattr(image, "__cuda_array_interface__")
@@ -64,13 +64,13 @@ def on_gpu(image: object) -> bool:
 
 
 def load_image(source: object, color: Color = "bgr") -> Image:
-    """An image as a uint8 array.
+    """Load an image as a uint8 array.
 
     Args:
-        source: an array, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8, returned as it is, also where it
-            lies in a GPU's memory (torch's, CuPy's, any with DLPack); a path, or the bytes of an encoded
-            image, decoded to (H, W, 3) and turned as its EXIF entry says. Of a file of several pictures the
-            first is taken, and the log warns.
+        source: an array, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8, returned unchanged even if it is in
+            GPU memory (torch, CuPy or any other with DLPack); or a path or the bytes of an encoded image,
+            decoded to (H, W, 3) and oriented by its EXIF entry. From a file with several pictures the first
+            is used, with a warning in the log.
         color: channel order of a decoded image. With ``nv12`` it is BGR, and arrays are (3 H / 2, W).
 
     Raises:
@@ -97,7 +97,7 @@ def load_image(source: object, color: Color = "bgr") -> Image:
 
 
 def _hint_for(source: object) -> str:
-    """How what is no image becomes one, where that is known."""
+    """A hint on how to turn a known kind of non-image into an image, or an empty string."""
     if source is None:
         return ": cv2.imread gives None where it cannot read a file"
     if isinstance(source, list | tuple):
@@ -110,14 +110,14 @@ def _hint_for(source: object) -> str:
 
 
 def load_stored(path: Path, *, upright: bool = False) -> Image:
-    """An image file as it is stored, (H, W, 3) uint8 BGR: what its EXIF entry says of turns is not heeded.
+    """Load an image file as it is stored, (H, W, 3) uint8 BGR, ignoring the EXIF orientation.
 
     Args:
-        path: of the file.
-        upright: refuse one that is to be turned.
+        path: the file.
+        upright: refuse a file whose EXIF orientation changes the image.
 
     Raises:
-        SourceError: as :func:`load_image`; the file is stored turned.
+        SourceError: as :func:`load_image`; ``upright`` is set and the image is not stored upright.
     """
     data = read_image_file(path, str(path))
     stored = decode_image(data, str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -138,21 +138,25 @@ def frames(
     on_unreadable: Callable[[SourceError], None] | None = None,
     latest: bool = False,
 ) -> Iterator[Frame]:
-    """The images of a source, one at a time.
+    """Iterate over the images of a source.
 
     Args:
         source: an image or video file, a folder of images, a glob pattern, any of them as a ``file://`` URL,
             a camera's number, the URL of a stream, or an iterable of anything that :func:`load_image` takes.
-        color: channel order of what is decoded.
-        on_unreadable: called with the error of each file of a folder, glob or list that cannot be read, which
-            is then left out, and with that of a video file which lacks its end. None raises it, which ends
-            the iteration.
-        latest: of a camera or a stream only the newest frame whenever one is asked for. Otherwise those that
-            come while one is worked on wait, and whoever is slower than they come falls more and more behind.
+        color: channel order of decoded images.
+        on_unreadable: called with the error for each file of a folder, glob or list that cannot be read,
+            which is then skipped, and for a truncated video file. None raises the error, which ends the
+            iteration.
+        latest: for a camera or stream, always yield the newest frame. Otherwise frames queue up while one is
+            processed, and a consumer slower than the source falls further and further behind.
+
+    Yields:
+        The frames, in order.
 
     Raises:
-        TypeError, SourceError: as :func:`load_image`; a folder without images; a video that cannot be read;
-            after its last frame, a camera or stream that gives no more, or a video file that is cut off.
+        TypeError, SourceError: as :func:`load_image`; the folder has no images; the video cannot be read;
+            after the last frame, the camera or stream has stopped, or the video file is truncated.
+        ValueError: ``latest`` is set for a source that is neither a camera nor a stream.
     """
     if isinstance(source, bool):
         message = "a source is a path, a camera's number or a sequence of images, got bool"
@@ -188,7 +192,7 @@ def frames(
 
 
 def local_path(text: str) -> str:
-    """The path that a ``file://`` URL names; all else as it is."""
+    """The path that a ``file://`` URL names; any other text unchanged."""
     if not text.lower().startswith("file://"):
         return text
     from urllib.parse import urlsplit
@@ -200,14 +204,14 @@ def local_path(text: str) -> str:
 def images_in(folder: Path, *, deep: bool = False) -> list[Path]:
     """The image files of a folder, in natural order: frame_2 before frame_10.
 
-    Hidden files, such as the previews that macOS leaves, and those of hidden folders are none of them.
+    Hidden files, such as the previews that macOS leaves, and files in hidden folders are skipped.
 
     Args:
-        folder: of the images.
-        deep: those in its folders too.
+        folder: the folder.
+        deep: include its subfolders.
 
     Raises:
-        SourceError: it holds no image, or cannot be looked into.
+        SourceError: the folder holds no image, or cannot be read.
     """
     try:
         there = folder.rglob("*") if deep else folder.iterdir()
@@ -225,8 +229,8 @@ def images_in(folder: Path, *, deep: bool = False) -> list[Path]:
 
 
 def _natural(path: Path) -> tuple[list[list[str | int]], Path]:
-    """What sorts paths with the digits in them as numbers; the path itself parts 1.jpg from 01.jpg."""
-    runs = [re.split(r"(\d+)", part) for part in path.parts]  # text and digits in turn
+    """A sort key that compares digits as numbers; the path itself breaks ties, as of 1.jpg and 01.jpg."""
+    runs = [re.split(r"(\d+)", part) for part in path.parts]  # alternating text and digits
     return [[int(run) if i % 2 else run for i, run in enumerate(part)] for part in runs], path
 
 
@@ -240,7 +244,7 @@ def _path_frames(
     path = Path(text)
     try:
         is_folder, is_video = path.is_dir(), path.is_file() and _is_video(path)
-    except OSError as error:  # it is too long, or out of reach
+    except OSError as error:  # the path is too long or not accessible
         raise cannot_read(text, error) from error
     if is_video:
         yield from _video(text, text, color, on_unreadable)
@@ -267,7 +271,7 @@ def _path_frames(
 
 
 def _is_video(path: Path) -> bool:
-    """By the suffix; a file of an unknown one when OpenCV sees no image in it; a GIF when it moves."""
+    """Decide by the suffix; a GIF is a video if animated, an unknown file if OpenCV sees no image in it."""
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         return suffix in VIDEO_SUFFIXES
@@ -300,25 +304,25 @@ def _video(
 
 
 def image_size(image: Image, color: Color) -> tuple[int, int]:
-    """Height and width in pixels of what :func:`load_image` gave."""
+    """Height and width, in pixels, of an image from :func:`load_image`."""
     rows, columns = image.shape[:2]
     return (2 * rows // 3 if _is_nv12(image, color) else rows), columns
 
 
 def packed(image: Image, color: Color) -> Image:
-    """An image of the host with a pixel's channels side by side: NV12 becomes BGR, all else is so already."""
+    """A host image with interleaved channels: NV12 is converted to BGR, any other image is returned as is."""
     if not _is_nv12(image, color):
         return image
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_YUV2BGR_NV12), np.uint8)
 
 
 def layout_of(image: Image, color: Color) -> Literal["packed", "nv12"]:
-    """How the bytes of what :func:`load_image` gave lie."""
+    """The memory layout of an image from :func:`load_image`."""
     return "nv12" if _is_nv12(image, color) else "packed"
 
 
 def packed_order(color: Color) -> Literal["bgr", "rgb"]:
-    """The channel order of what :func:`packed` gives."""
+    """The channel order of images from :func:`packed`."""
     return "rgb" if color == "rgb" else "bgr"
 
 

@@ -1,4 +1,4 @@
-"""The frames of a source through an estimator, the next one begun before the last one's poses are there."""
+"""Run the frames of a source through an estimator, with several frames in flight."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Finish = Callable[[], Any]
 def in_turn(
     frames: Iterator[Frame], begin: Callable[[Frame], Finish], ahead: int, tracker: PoseTracker | None
 ) -> Generator[tuple[Frame, PoseResult]]:
-    """Frames and their results, in their order.
+    """Yield frames with their results, in order.
 
     Args:
-        frames: of a source.
-        begin: starts to work on a frame; what it returns waits for the result, and is called once.
-        ahead: how many frames are begun before the first of them is waited for.
-        tracker: says who is who.
+        frames: the frames of a source.
+        begin: starts processing a frame; the function it returns waits for the result and is called once.
+        ahead: how many frames are started before the first result is waited for.
+        tracker: assigns track ids and smooths the joints.
 
     Raises:
-        Exception: what ``frames`` and ``begin`` raise, after the results of the frames before.
+        Exception: whatever ``frames`` or ``begin`` raises, after the results of the earlier frames.
     """
     on_their_way: deque[tuple[Frame, float, Finish]] = deque()
 
@@ -50,7 +50,7 @@ def in_turn(
                 read_ms = (perf_counter() - started) * 1e3
                 with CALLS:
                     on_their_way.append((frame, read_ms, begin(frame)))
-            except Exception:  # of a later frame: those before it are on their way
+            except Exception:  # raised by a later frame: yield the results of those in flight first
                 yield from (arrive() for _ in tuple(on_their_way))
                 raise
             if len(on_their_way) > ahead:
@@ -58,7 +58,7 @@ def in_turn(
         while on_their_way:
             yield arrive()
     finally:
-        # Whoever stops early: the frames' memory goes back, and nobody asks what they gave.
+        # If the consumer stopped early, finish the frames in flight to release their memory.
         while on_their_way:
             finish = on_their_way.popleft()[-1]
             with suppress(Exception), CALLS:
@@ -66,7 +66,7 @@ def in_turn(
 
 
 def without_frames(pairs: Generator[tuple[Frame, PoseResult]]) -> Generator[PoseResult]:
-    """The results alone; whoever leaves these early, leaves the frames."""
+    """Yield the results alone; closing this generator closes the pairs too."""
     with closing(pairs):
         for _, result in pairs:
             yield result

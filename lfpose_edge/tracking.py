@@ -1,4 +1,4 @@
-"""Who is who from frame to frame, and joints that do not jitter."""
+"""Track persons from frame to frame, and smooth their joints."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from lfpose_edge.smoothing import OneEuroFilter
 
 Doubles = NDArray[np.float64]
 
-_SPEED_S = 0.2  # over which a person's speed is averaged: of one step it would be a box's noise
-_LEAST_SHARED = 3  # joints, for poses to be compared by them
+_SPEED_S = 0.2  # time constant for averaging a person's speed; over a single step it would be box noise
+_LEAST_SHARED = 3  # joints that two poses must share to be compared by OKS
 _LEAST_SIDE = 1.0  # pixels
 
 
 @dataclass
 class _Track:
-    """A person who was seen.
+    """A tracked person.
 
     Attributes:
         number: the track id.
-        keypoints, visible, box: as they were last found, not smoothed.
-        time_s: when that was.
-        speed: of the box's middle, pixels a second.
-        smoothing: of the joints.
+        keypoints, visible, box: as last detected, not smoothed.
+        time_s: time of that detection.
+        speed: (2,) velocity of the box's centre, in pixels per second.
+        smoothing: filter of the joints; None if they are not smoothed.
     """
 
     number: int
@@ -43,29 +43,29 @@ class _Track:
 
 
 class PoseTracker:
-    """Gives each person of a video a number that stays, and takes the jitter out of the joints.
+    """Assigns each person in a video a persistent number, and removes the jitter of the joints.
 
     >>> tracker = PoseTracker()
     >>> for frame in frames("video.mp4"):
     ...     result = tracker(pose(frame.image), frame.time_s)
     ...     result.track_ids
 
-    A person is taken for the one of the frames before whose joints and box, moved on at their speed, are most
-    like theirs: the mean of object keypoint similarity (OKS) and of the boxes' intersection over union, best
-    pair first. The joints that are visible are smoothed by :class:`lfpose_edge.smoothing.OneEuroFilter`.
+    Persons are matched greedily, best pair first, to the tracks of earlier frames, moved on at their speed.
+    Similarity is the mean of object keypoint similarity (OKS) and the boxes' intersection over union. Visible
+    joints are smoothed by :class:`lfpose_edge.smoothing.OneEuroFilter`.
 
-    A tracker is of one video or camera, and is called from one thread.
+    Use one tracker per video or camera, and call it from one thread.
 
     Args:
         smooth: whether joints are smoothed.
-        min_cutoff_hz, beta: of that filter. Less ``min_cutoff_hz`` takes away more jitter of who stands
-            still, more ``beta`` more lag of who moves fast.
-        min_similarity: of two poses of one person, in [0, 1].
-        patience_s: how long somebody who is not seen is waited for; until the next frame in any case.
-        fps: frames a second where they come without a time.
+        min_cutoff_hz, beta: parameters of that filter. A lower ``min_cutoff_hz`` reduces jitter of persons
+            at rest, a higher ``beta`` reduces lag of fast ones.
+        min_similarity: similarity that a match must exceed, in [0, 1].
+        patience_s: how long a person may go unseen before the track ends; never before the next frame.
+        fps: frame rate assumed when frames come without a time.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -90,18 +90,18 @@ class PoseTracker:
         self._skeleton: Skeleton | None = None
 
     def __call__(self, result: PoseResult, time_s: float | None = None) -> PoseResult:
-        """Say who the persons of the next frame are.
+        """Assign track ids to the persons of the next frame.
 
         Args:
-            result: the frame's.
-            time_s: the frame's, in seconds since any moment; None: the last one's and ``1 / fps``.
+            result: the frame's poses.
+            time_s: the frame's time in seconds, from any origin; None adds ``1 / fps`` to the last one.
 
         Returns:
-            The result with ``track_ids`` (N,), numbers from 1, and smoothed joints.
+            The result with ``track_ids`` (N,), numbered from 1, and smoothed joints.
 
         Raises:
-            TypeError: it is no :class:`PoseResult`.
-            ValueError: the time is not finite or goes back; the joints are of another skeleton than before.
+            TypeError: ``result`` is not a :class:`PoseResult`.
+            ValueError: the time is not finite or goes back; the skeleton differs from that of earlier frames.
         """
         if not isinstance(result, PoseResult):
             hint = ": bring it down by to_host()" if hasattr(result, "to_host") else ""
@@ -137,12 +137,12 @@ class PoseTracker:
     def _recognised(
         self, keypoints: Doubles, visible: NDArray[np.bool_], boxes: Doubles
     ) -> dict[int, _Track]:
-        """Which person (N) is whose track: pairs that are like each other, the most alike first."""
+        """Match persons to tracks greedily, most similar pair first; maps a person's index to the track."""
         found: dict[int, _Track] = {}
         if not (self._tracks and len(boxes)):
             return found
         alike = self._likeness(np.where(visible[..., None], keypoints, 0.0), visible, boxes)
-        alike[~np.isfinite(alike)] = -1  # whose box is nowhere
+        alike[~np.isfinite(alike)] = -1  # boxes that are not finite match nothing
         while alike.max() > self._min_similarity:
             track, person = np.unravel_index(alike.argmax(), alike.shape)
             found[int(person)] = self._tracks[int(track)]
@@ -150,7 +150,7 @@ class PoseTracker:
         return found
 
     def _likeness(self, keypoints: Doubles, visible: NDArray[np.bool_], boxes: Doubles) -> Doubles:
-        """(T, N) how like each track, moved on to now, each person is, in [0, 1]."""
+        """(T, N) similarity in [0, 1] of each person to each track, extrapolated to the current time."""
         assert self._skeleton is not None
         shift = np.stack([track.speed * (self._time_s - track.time_s) for track in self._tracks])
         before = np.stack([track.keypoints for track in self._tracks]) + shift[:, None]
@@ -187,7 +187,7 @@ class PoseTracker:
 
 
 def _area(boxes: Doubles) -> Doubles:
-    """Of boxes (..., 4); at least of a pixel."""
+    """Areas of boxes (..., 4), with sides of at least one pixel."""
     sides = np.maximum(boxes[..., 2:] - boxes[..., :2], _LEAST_SIDE)
     area: Doubles = sides[..., 0] * sides[..., 1]
     return area

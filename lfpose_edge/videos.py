@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from lfpose_edge.errors import SourceError
 from lfpose_edge.opencv import cv2, file_name
 
-_GAP = 300  # frames in a row that cannot be decoded, after which no good one is looked for
-_HEADED = frozenset((".mp4", ".m4v", ".mov"))  # which say how long they play
+_GAP = 300  # after more undecodable frames than this in a row, stop looking for a good one
+_HEADED = frozenset((".mp4", ".m4v", ".mov"))  # formats whose header states the duration
 
 
 @dataclass(frozen=True)
@@ -44,27 +44,27 @@ def read_video(
     *,
     live: bool = False,
 ) -> Generator[VideoFrame]:
-    """The frames of a video file, a camera or a stream, (H, W, 3) BGR.
+    """Iterate over the frames of a video file, a camera or a stream, (H, W, 3) BGR.
 
-    Their times are the file's, or, where it has none, made of its rate; those of a camera or a stream, which
-    say other things, are the clock's since the first frame.
+    Frame times come from the file or, if it has none, from its frame rate. Those of cameras and streams are
+    unreliable, so the clock is used, from the first frame on.
 
     Args:
         source: a path, a URL, or a camera's number.
-        name: to call it by.
-        on_cut_off: as :func:`lfpose_edge.sources.frames` takes it.
-        live: refuse what is no camera and no stream.
+        name: the source's name in messages.
+        on_cut_off: the ``on_unreadable`` of :func:`lfpose_edge.sources.frames`.
+        live: refuse anything but a camera or stream.
 
     Raises:
-        SourceError: it cannot be read, or is a recording; after its last frame, a camera or stream that gives
-            no more, or a video file that is cut off or damaged.
+        SourceError: it cannot be read, or is a recording although ``live`` is set; after the last frame, the
+            camera or stream has stopped, or the video file is truncated or damaged.
     """
     capture = _opened(source)
     try:
         if not capture.isOpened():
             message = f"cannot open {name}: no such camera, stream or video, or a codec that OpenCV lacks"
             raise SourceError(message)
-        # Cameras and streams answer 0, -1 or nonsense.
+        # Cameras and streams report 0, -1 or nonsense.
         announced = int(max(0.0, min(capture.get(cv2.CAP_PROP_FRAME_COUNT), 1e9))) or None
         rate = capture.get(cv2.CAP_PROP_FPS)
         fps = rate if 0 < rate < 1000 else None
@@ -90,7 +90,7 @@ def read_video(
             else:
                 position = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 if index == 1 and fps and not position > time_s:
-                    has_times = False  # MPEG's own streams, and bare H.264
+                    has_times = False  # MPEG elementary streams and raw H.264
                 time_s = max(time_s, position) if has_times or not fps else index / fps
             yield VideoFrame(image, index, time_s, announced, fps, is_live)
             index += 1
@@ -100,8 +100,8 @@ def read_video(
         if is_live:
             message = f"{name} gives no more frames after {index}: look whether it is still there"
             raise SourceError(message)
-        # Containers estimate their length, so a little less is no sign of anything; and where frames come
-        # irregularly it is their time that tells how far they reach.
+        # Containers only estimate their length, so slightly fewer frames are normal. With an irregular frame
+        # rate, it is the frame times that tell how far the file was read.
         reached = max(index, time_s * rate + 1)
         problem = f"has {damaged} frames before its end that cannot be decoded" if damaged else None
         if announced and reached < 0.9 * announced:
@@ -117,13 +117,13 @@ def read_video(
 
 
 def latest_of(shots: Generator[VideoFrame]) -> Iterator[VideoFrame]:
-    """The newest frame whenever one is asked for; those that came before it meanwhile are passed over.
+    """Always yield the newest frame; older ones that arrived in the meantime are skipped.
 
     Args:
-        shots: of a camera or a stream, which is read beside whoever works on its frames.
+        shots: the frames of a camera or stream; a thread reads them while the consumer works.
 
     Raises:
-        SourceError: what ended them, after the last one.
+        SourceError: the error that ended ``shots``, after its last frame.
     """
     slot: Queue[VideoFrame | BaseException | None] = Queue(1)
     is_left = threading.Event()
@@ -137,7 +137,7 @@ def latest_of(shots: Generator[VideoFrame]) -> Iterator[VideoFrame]:
                     slot.get_nowait()
                 slot.put(shot)
             slot.put(None)
-        except BaseException as error:  # whatever it is, who asks for a frame is told
+        except BaseException as error:  # whatever it is, pass it on to the consumer
             slot.put(error)
         finally:
             shots.close()
@@ -148,14 +148,14 @@ def latest_of(shots: Generator[VideoFrame]) -> Iterator[VideoFrame]:
         is_left.set()
         with suppress(Empty):
             slot.get_nowait()
-        reading.join(1.0)  # a camera's next frame is soon there, and then it is free again
+        reading.join(1.0)  # a camera's next frame arrives soon, and then the camera is released
 
-    atexit.register(leave)  # a thread that comes back from OpenCV when Python has ended ends the process
+    atexit.register(leave)  # a thread that returns from OpenCV after Python has shut down kills the process
     reading.start()
     try:
         while True:
             try:
-                shot = slot.get(timeout=0.2)  # a stop is heard in between
+                shot = slot.get(timeout=0.2)  # so that Ctrl-C is noticed in between
             except Empty:
                 continue
             if shot is None:
@@ -169,7 +169,7 @@ def latest_of(shots: Generator[VideoFrame]) -> Iterator[VideoFrame]:
 
 
 def without_password(url: str) -> str:
-    """A URL without the user and password in it; all else as it is."""
+    """A URL without its user and password; any other text unchanged."""
     if "://" not in url or "@" not in url:
         return url
     try:
@@ -180,10 +180,10 @@ def without_password(url: str) -> str:
 
 
 def _opened(source: str | int) -> Any:
-    """OpenCV's capture; that of a URL is opened beside, so that a stop is heard while nobody answers."""
+    """Open OpenCV's capture; URLs are opened in a thread, so that Ctrl-C works while a server is silent."""
     if isinstance(source, int):
         return cv2.VideoCapture(source)
-    if "://" not in source:  # in "12:00.mp4" FFmpeg would see a protocol, in an absolute path it sees none
+    if "://" not in source:  # absolute, or FFmpeg would take "12:00.mp4" for a protocol
         return cv2.VideoCapture(file_name(os.path.abspath(source)))  # noqa: PTH100
     opened: list[Any] = []
 
@@ -195,11 +195,11 @@ def _opened(source: str | int) -> Any:
     opening.start()
     while opening.is_alive():
         opening.join(0.2)
-    return opened[0] if opened else cv2.VideoCapture()  # which is not open
+    return opened[0] if opened else cv2.VideoCapture()  # an unopened capture
 
 
 def _seconds(path: str) -> float | None:
-    """How long an MP4 or a MOV plays by its header: less than its frames would take where it was trimmed."""
+    """Duration of an MP4 or MOV by its header; in a trimmed file it is shorter than all frames together."""
     if Path(path).suffix.lower() not in _HEADED:
         return None
     try:
@@ -209,12 +209,12 @@ def _seconds(path: str) -> float | None:
                 file.seek(at)
                 size, kind = struct.unpack(">I4s", file.read(8))
                 inside = at + 8
-                if size == 1:  # it follows, in 8 bytes
+                if size == 1:  # the size follows, in 8 bytes
                     (size,) = struct.unpack(">Q", file.read(8))
                     inside += 8
                 if kind == b"mvhd":
                     is_long = file.read(4)[0] == 1
-                    file.seek(16 if is_long else 8, 1)  # when it was made, and changed
+                    file.seek(16 if is_long else 8, 1)  # skip the creation and modification times
                     form = struct.Struct(">IQ" if is_long else ">II")
                     ticks, length = form.unpack(file.read(form.size))
                     return float(length / ticks) if ticks and length else None
@@ -222,5 +222,5 @@ def _seconds(path: str) -> float | None:
                     return None
                 at = inside if kind == b"moov" else at + (size or end)
     except (OSError, struct.error, IndexError):
-        pass  # whoever reads its frames will say what is wrong with it
+        pass  # reading the frames will report what is wrong
     return None

@@ -1,4 +1,4 @@
-"""Names of models: bundles inside the package, and person detectors that can be fetched."""
+"""Models known by name: bundles inside the package, and person detectors to download."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Download:
     """A file on the network.
 
     Attributes:
-        url: where it is.
-        sha256: what it must hold.
-        licence: its terms.
+        url: where to download it.
+        sha256: its expected checksum.
+        licence: its licence.
     """
 
     url: str
@@ -55,10 +55,11 @@ def model_names() -> list[str]:
 
 
 def bundle_path(model: str | os.PathLike[str]) -> Path:
-    """The folder of a bundle, by the name of a shipped one or by its path.
+    """The folder of a bundle, given the name of a shipped one or its path.
 
     Raises:
-        BundleError: neither; the message suggests the nearest name.
+        BundleError: it is neither; the message suggests the nearest name.
+        TypeError: ``model`` is neither a str nor a path.
     """
     if not isinstance(model, str | os.PathLike):
         message = f"a model is a shipped one's name or a bundle's folder, got {type(model).__name__}"
@@ -68,7 +69,7 @@ def bundle_path(model: str | os.PathLike[str]) -> Path:
         if (Path(text) / "manifest.json").is_file():
             logger.warning("%s is the shipped model; the folder of that name here is ./%s", text, text)
         return SHIPPED / text
-    # These two, unlike a Path's, say no of a name that is too long.
+    # Unlike Path's methods, these return False for a name that is too long.
     if text and os.path.isdir(text):  # noqa: PTH112
         return Path(text)
     if os.path.isfile(text):  # noqa: PTH113
@@ -83,13 +84,14 @@ def bundle_path(model: str | os.PathLike[str]) -> Path:
 
 
 def detector_path(detector: str | os.PathLike[str], cache_dir: Path | None = None) -> Path:
-    """The ONNX file of a person detector, by a name in ``DETECTORS`` or by its path.
+    """The ONNX file of a person detector, given a name in ``DETECTORS`` or its path.
 
-    A named detector is fetched once into the cache folder (``~/.cache/lfpose_edge``, or
-    ``$LFPOSE_CACHE``), and checked against its sha256 before it appears there.
+    A named detector is downloaded once into the cache folder (``~/.cache/lfpose_edge``, or
+    ``$LFPOSE_CACHE``), and its sha256 is checked before it appears there.
 
     Raises:
-        BundleError: neither a file nor a known name, or the download failed, differs, or cannot be kept.
+        BundleError: it is neither a file nor a known name, or the download failed, has another checksum, or
+            cannot be stored.
     """
     text = os.fspath(detector)
     if os.path.isfile(text):  # noqa: PTH113
@@ -106,14 +108,14 @@ def detector_path(detector: str | os.PathLike[str], cache_dir: Path | None = Non
 
 
 def default_cache_dir() -> Path:
-    """Where downloads and compiled engines are kept: ``$LFPOSE_CACHE``, or the user's cache folder."""
+    """The folder for downloads and compiled engines: ``$LFPOSE_CACHE``, or the user's cache folder."""
     if given := os.environ.get("LFPOSE_CACHE"):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lfpose_edge"
 
 
 def _require_room(path: Path) -> None:
-    """BundleError where a file cannot be kept, before it is fetched; no folder is made yet."""
+    """Raise BundleError before the download if the file could not be stored; no folder is made yet."""
     folders = path.absolute().parents
     nearest = next(folder for folder in folders if os.path.lexists(folder))
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):

@@ -45,7 +45,7 @@ def spot_network(joints: int = len(JOINTS), stride: int = STRIDE) -> onnx.ModelP
 
 
 def spot_facts(**changes: Any) -> dict[str, Any]:
-    """The manifest of the spot network, but for what is computed."""
+    """The manifest of the spot network, without the computed entries."""
     return {
         "name": "spot",
         "version": "1",

@@ -1,7 +1,7 @@
 """A GPU made of NumPy: ``_cuda``, as far as the runtime uses it, on arrays of the host.
 
-Streams are lazy: what they are given is done, in order, when somebody waits for it; so work that nothing
-waits for, or memory that is used again too early, shows. The kernels are the reference.
+Streams are lazy: work is done, in order, only when something waits for it. This exposes work that nothing
+waits for and memory that is reused too early. The kernels are the reference implementation.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy as np
 from lfpose_edge.ops import DecodeConfig, reference
 
 STREAMS: dict[int, Stream] = {}
-ONE_AT_A_TIME = threading.RLock()  # a thread that waits does the work, in order, also that of others
+ONE_AT_A_TIME = threading.RLock()  # a waiting thread does all pending work, in order, other threads' too
 MEMORY: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()  # by its address
 
 
 class CudaError(RuntimeError):
-    """As ``_cuda``'s."""
+    """Like that of ``_cuda``."""
 
 
 class Stream:
-    """Work that waits until it is waited for."""
+    """Work that is not done until something waits for it."""
 
     def __init__(self, device: int = 0) -> None:
         self.device, self.handle = device, 1000 + len(STREAMS)

@@ -1,4 +1,4 @@
-"""What every implementation of the kernels is held to the reference on."""
+"""The cases in which every implementation of the kernels is compared with the reference."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ TOOLS = {
 
 
 def _complaints(*command: str) -> str:
-    """What a tool says when it fails; nothing when it is content."""
+    """The output of a tool that fails; empty if it succeeds."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
     return "" if done.returncode == 0 else f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
 

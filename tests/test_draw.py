@@ -1,4 +1,4 @@
-"""Drawing: what is touched, where to a fraction of a pixel, and what cannot break it."""
+"""Drawing: which pixels are touched, accuracy to a fraction of a pixel, and inputs that must not break it."""
 
 from __future__ import annotations
 

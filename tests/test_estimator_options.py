@@ -1,4 +1,4 @@
-"""What an estimator is told, by its caller and by its model: it is done, or refused with a reason."""
+"""Options of an estimator, from its caller and its model: they take effect or are refused with a reason."""
 
 from __future__ import annotations
 

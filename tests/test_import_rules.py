@@ -1,4 +1,4 @@
-"""The house's one-way import rule, and what the runtime does without."""
+"""The package's one-way import rule, and what the runtime must not import."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import lfpose_edge
 PACKAGE = Path(lfpose_edge.__file__).parent
 EXPORT = Path(lfpose_edge.export.__file__).parent
 
-# Each room may import from the rooms named here, and from itself. In a function, anywhere or type-only makes
-# no difference but for the rooms in IN_FUNCTIONS.
+# Each part of the package may import from the parts named here, and from itself. Whether an import is in a
+# function, at the top or type-only makes no difference, except for the parts in IN_FUNCTIONS.
 ALLOWED = {
     room: set(others.split())
     for room, others in {
@@ -82,7 +82,7 @@ def _modules() -> Iterator[tuple[str, Path]]:
 
 
 def _imports(path: Path) -> Iterator[tuple[str, bool, int]]:
-    """(imported module, whether at module level, line), but for those under TYPE_CHECKING."""
+    """(imported module, whether at module level, line), except for imports under TYPE_CHECKING."""
 
     def walk(node: ast.AST, top: bool) -> Iterator[tuple[str, bool, int]]:
         for child in ast.iter_child_nodes(node):

@@ -114,7 +114,7 @@ def test_persons_are_those_with_joints_where_no_category_is_called_so(tmp_path: 
 
 
 def test_who_is_not_asked_for_is_known(tmp_path: Path) -> None:
-    """Crowds and persons without a joint, whose boxes can be used; others are no persons."""
+    """Crowds, and persons without a joint whose boxes can be used; other entries are not persons."""
     tree = _categories("person", "dog")
     nobody = {**tree["annotations"][0], "keypoints": [0] * 6}
     bare = {"category_id": 1, "bbox": [1, 2, 30, 40]}  # which nobody has looked at until here
@@ -147,7 +147,7 @@ def test_a_crowd_is_no_person(iscrowd: object, count: int, tmp_path: Path) -> No
 def test_of_a_joint_without_a_column_nothing_is_known(
     unlabelled: Any, also: list[str], tmp_path: Path
 ) -> None:
-    """COCO has no neck: that is no reason to learn that nobody has one."""
+    """COCO has no neck, which must not teach a network that nobody has one."""
     tree = _tree(keypoints=[5, 6, 2, 0, 0, 0])
     tree["categories"][0]["keypoints"] = ["left_knee", "left_hip"]
     _read(tmp_path, tree)
@@ -221,7 +221,7 @@ def test_a_damaged_image_of_a_person_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("read", [read_coco_keypoints, read_coco_boxes])
 @pytest.mark.parametrize("bbox", [[60, 5, 9, 9], [5, 40, 9, 9], [-9, 5, 9, 9], [5, -9, 9, 9.0]], ids=str)
 def test_a_box_outside_its_image_is_named(read: Any, bbox: list[float], tmp_path: Path) -> None:
-    """To the right of it and below only where the file says how large it is; reaching beyond is no fault."""
+    """Right of and below the image only if the file states its size; boxes may extend beyond the image."""
     tree = _tree(bbox=bbox)
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "a.json").write_text(json.dumps(tree))
@@ -234,7 +234,7 @@ def test_a_box_outside_its_image_is_named(read: Any, bbox: list[float], tmp_path
     (tmp_path / "a.json").write_text(json.dumps(tree))
     with pytest.raises(SourceError, match="is outside its image, which is 60 wide and 40 tall"):
         read(tmp_path / "a.json", tmp_path, LSP14)
-    tree["images"][0] |= {"width": 0, "height": 0}  # which says nothing
+    tree["images"][0] |= {"width": 0, "height": 0}  # no information
     (tmp_path / "a.json").write_text(json.dumps(tree | {"annotations": _tree()["annotations"]}))
     assert len(read(tmp_path / "a.json", tmp_path, LSP14)) == 1
     tree["images"][0] |= {"width": 60, "height": 40}

@@ -1,4 +1,4 @@
-"""The One Euro filter: what it takes away, what it leaves, and that neither size nor direction matters."""
+"""The One Euro filter: what it removes, what it keeps, and that neither size nor direction matters."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_results_come_in_order_and_as_few_frames_ahead_as_asked(ahead: int) -> N
 
 
 def test_whoever_leaves_early_leaves_no_frame_unfinished() -> None:
-    """What is on its way holds memory of a GPU until it is waited for; nobody hears of its errors."""
+    """Frames in flight hold GPU memory until they are waited for; their errors are dropped."""
     work = Work({1, 2})
     results = without_frames(in_turn(_frames(9), work, 3, None))
     assert next(results).keypoints[0, 0, 0] == 0

@@ -1,4 +1,4 @@
-"""Who is who from frame to frame: through crossings, gaps and changes of order; and what is refused."""
+"""Identities from frame to frame, through crossings, gaps and changes of order; and what is refused."""
 
 from __future__ import annotations
 

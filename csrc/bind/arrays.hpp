@@ -1,4 +1,4 @@
-// What comes from Python, checked: a clear TypeError or ValueError instead of undefined behaviour.
+// Checks of arguments from Python: a clear TypeError or ValueError instead of undefined behaviour.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -15,8 +15,8 @@ namespace py = pybind11;
 // "float64 (3, 4)" for an array, the type's name for anything else.
 std::string describe(const py::handle& object);
 
-// Whether the object is an array whose memory is plain values of type T, in C order. This is asked first, as
-// NumPy's own conversions walk through much code to find that there is nothing to do.
+// Whether the object is an array whose memory is plain values of type T, in C order. Checked first, because
+// NumPy's own conversions run much code only to find that there is nothing to do.
 template <typename T>
 bool is_plain(const py::handle& object) {
     using py::detail::npy_api;
@@ -28,7 +28,7 @@ bool is_plain(const py::handle& object) {
            (array.flags() & kPlain) == kPlain;
 }
 
-// The object as an array of type T and `dimensions` axes, C-contiguous, copied only if it is not.
+// The object as a C-contiguous array of type T with `dimensions` axes; copied only if it is not one already.
 // `expected` completes "cams must be ...".
 template <typename T>
 py::array_t<T> require(const py::handle& object, const char* name, py::ssize_t dimensions,
@@ -59,8 +59,8 @@ std::array<double, 3> require_triple(const py::handle& object, const char* name)
 
 int require_threads(int threads);
 
-// Lets other Python threads run. Where the interpreter is gone when it is asked for again, as for a daemon
-// thread at the exit, the thread ends here: pybind11's own release ends the process, as it is noexcept.
+// Releases the GIL. If the interpreter is gone when the GIL is taken again, as for a daemon thread at exit,
+// only the thread ends here; pybind11's own guard would end the process, because its destructor is noexcept.
 class WithoutGil {
   public:
     WithoutGil() : state_(PyEval_SaveThread()) {}

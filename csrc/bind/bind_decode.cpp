@@ -32,7 +32,7 @@ std::vector<int> require_permutation(const py::object& object, py::ssize_t joint
     return permutation;
 }
 
-// `mirror` is None, or the pair of the mirrored crops' maps and the permutation of the joints.
+// `mirror` is None or a pair: the mirrored crops' maps, and the permutation of the joints.
 template <void Decode(const DecodeInput&, const DecodeSpec&, const DecodeOutput&, int)>
 py::tuple bound_decode(const py::object& cams, const py::object& presence, const py::object& affines,
                        const DecodeSpec& spec, const py::object& mirror, int threads) {

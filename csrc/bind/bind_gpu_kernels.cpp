@@ -17,8 +17,9 @@ using Shape = std::vector<py::ssize_t>;
 
 constexpr const char* kOfAnother = " of another stream: take it over by DeviceArray.lent_by";
 
-// Throws unless the array is packed, of this shape, of one of the types that `expected` names, and aligned
-// for what is read there. A kernel that reads elsewhere would end CUDA for the whole process.
+// Throws unless the array is packed, has this shape and one of the types that `expected` names, is aligned
+// for what is read from it, and belongs to the stream. A kernel that accesses invalid memory would make CUDA
+// unusable for the whole process.
 void require_packed(const DeviceArray& array, const char* name, const Shape& shape, bool right_type,
                     const char* expected, const cuda::Stream& stream, std::size_t alignment = 0) {
     const std::size_t step = alignment == 0 ? static_cast<std::size_t>(array.type().itemsize()) : alignment;
@@ -34,7 +35,7 @@ void require_packed(const DeviceArray& array, const char* name, const Shape& sha
     throw py::value_error(message);
 }
 
-// The decode of one set of constants, whose tables are on a device.
+// A decode with one set of constants, whose tables are in a device's memory.
 class GpuDecoder {
   public:
     GpuDecoder(double stride, int upsample, const std::string& method, double blur_sigma, int window,
@@ -96,7 +97,7 @@ class GpuDecoder {
         cuda::check(cuda::decode(arrays, plan, precision, stream.handle()), "decode");
     }
 
-    // Of a block, for maps of h x w cells.
+    // The shared memory of a block, in bytes, for maps of h x w cells.
     std::size_t shared_bytes(int h, int w) const {
         const auto* weights = reinterpret_cast<const double*>(weights_.data());
         return cuda::decode_shared_bytes(block_plan(spec_, host_weights_, weights), h, w);
@@ -108,7 +109,7 @@ class GpuDecoder {
     cuda::Buffer weights_;
 };
 
-// (N, bytes) uint8 on the host: what preprocess needs to know of crops, to be uploaded.
+// (N, bytes) uint8 on the host: the CropPlans that preprocess_crops needs, to be uploaded.
 py::array plan_crops(const py::object& affines, const std::pair<int, int>& size) {
     const auto matrices = require_affines(affines, -1);
     py::array_t<std::uint8_t> plans(Shape{matrices.shape(0), static_cast<py::ssize_t>(sizeof(CropPlan))});
@@ -142,7 +143,7 @@ cuda::Pixel pixel_of(const DeviceArray& out) {
     throw py::type_error("out must be float32, float16 or int8, got " + out.describe());
 }
 
-// `layout`: packed, an (H, W) or (H, W, 1 | 3 | 4) image; nv12, (3 H / 2, W).
+// `layout` is "packed", for an (H, W) or (H, W, 1 | 3 | 4) image, or "nv12", for a (3 H / 2, W) one.
 void preprocess_crops(const DeviceArray& image, const DeviceArray& plans, const DeviceArray& out,
                       bool swap_rb, const py::object& mean, const py::object& std, const py::object& border,
                       double step, const cuda::Stream& stream, const std::string& layout) {
@@ -151,7 +152,7 @@ void preprocess_crops(const DeviceArray& image, const DeviceArray& plans, const 
         throw py::value_error("out must be (N, 3, h, w), got " + out.describe());
     }
     const py::ssize_t n = out.shape()[0];
-    constexpr py::ssize_t kMostCrops = 65535;  // the blocks of a launch along its third axis
+    constexpr py::ssize_t kMostCrops = 65535;  // the maximum of a grid's third dimension
     if (out.shape()[2] < 1 || out.shape()[3] < 1 || n > kMostCrops) {
         throw py::value_error("out must be of at least 1 x 1 pixels and at most 65535 crops, got " +
                               out.describe());
@@ -200,7 +201,7 @@ void preprocess_crops(const DeviceArray& image, const DeviceArray& plans, const 
 void register_gpu_kernels(py::module_& module) {
     struct Delete {
         void operator()(GpuDecoder* decoder) const {
-            const WithoutGil release;  // to free its tables waits for the device
+            const WithoutGil release;  // freeing its tables waits for the device
             delete decoder;
         }
     };

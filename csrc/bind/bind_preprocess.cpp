@@ -6,7 +6,8 @@ namespace {
 
 constexpr py::ssize_t kMaxSide = 1 << 20;
 
-// Rows may be anywhere, as in a slice or a flipped view; the pixels of a row must be adjacent.
+// Rows may have any stride, as in a slice or a flipped view. The image is copied if the pixels of a row are
+// not adjacent.
 py::array as_image(const py::object& object, ImageView& view) {
     const auto message = [&] {
         return "image must be uint8 of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got " +
@@ -32,7 +33,7 @@ py::array as_image(const py::object& object, ImageView& view) {
     return array;
 }
 
-// A way to make the crops, for both kinds of them.
+// One implementation of the crops, for both output types.
 struct Kernel {
     template <typename Out>
     using Function = void (*)(const ImageView&, const double*, std::ptrdiff_t, const PreprocessSpec&, Out*,
@@ -46,7 +47,7 @@ constexpr Kernel kFast{preprocess<float>, preprocess<std::uint8_t>};
 constexpr Kernel kByPoints{preprocess_by_points<float>, preprocess_by_points<std::uint8_t>};
 constexpr Kernel kNv12ByPoints{preprocess_nv12_by_points<float>, preprocess_nv12_by_points<std::uint8_t>};
 
-// Whether (N, 3, H, W) lies in memory as (N, H, W, 3), without gaps.
+// Whether an (N, 3, H, W) array lies in memory as (N, H, W, 3), without gaps.
 bool is_channels_last(const py::array& array) {
     py::ssize_t step = array.itemsize();
     for (const int axis : {1, 3, 2, 0}) {

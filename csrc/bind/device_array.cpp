@@ -36,17 +36,17 @@ std::size_t bytes_of(const Shape& shape, const py::dtype& type) {
 
 py::capsule owner_of(cuda::Buffer* buffer) {
     return {buffer, [](void* memory) {
-                const py::gil_scoped_release release;  // to free memory waits for the device
+                const py::gil_scoped_release release;  // freeing memory waits for the device
                 delete static_cast<cuda::Buffer*>(memory);
             }};
 }
 
-// An array of the host in pinned memory, uninitialised: what copies run from beside other work.
+// An uninitialised host array in pinned memory, which copies need in order to overlap with other work.
 py::array pinned_array(const Shape& shape, const py::dtype& type, int device) {
     const std::size_t bytes = bytes_of(shape, type);
     std::unique_ptr<cuda::Buffer> buffer;
     {
-        const WithoutGil release;  // to pin memory takes milliseconds
+        const WithoutGil release;  // pinning memory takes milliseconds
         buffer = std::make_unique<cuda::Buffer>(cuda::Buffer::pinned(bytes, device));
     }
     void* const memory = buffer->data();
@@ -57,7 +57,7 @@ std::string type_name(const py::object& object) {
     return std::string(py::str(py::type::handle_of(object).attr("__name__")));
 }
 
-// Makes `stream` wait for what another, known by its handle, has been given so far.
+// Makes `stream` wait for the work queued so far on another stream, given by its handle.
 void wait_for(const cuda::Stream& stream, std::intptr_t other) {
     const auto handle = reinterpret_cast<cudaStream_t>(other);
     if (handle == stream.handle()) return;
@@ -105,7 +105,7 @@ DeviceArray DeviceArray::empty(Shape shape, const py::dtype& type, std::shared_p
     const std::size_t bytes = bytes_of(shape, type);
     std::unique_ptr<cuda::Buffer> buffer;
     {
-        const WithoutGil release;  // to find memory may wait for the device
+        const WithoutGil release;  // allocating may wait for the device
         buffer = std::make_unique<cuda::Buffer>(cuda::Buffer::on_device(bytes, stream->device()));
     }
     void* const memory = buffer->data();
@@ -114,8 +114,8 @@ DeviceArray DeviceArray::empty(Shape shape, const py::dtype& type, std::shared_p
     return {memory, std::move(shape), std::move(strides), type, std::move(stream), std::move(owner)};
 }
 
-// By __cuda_array_interface__. Where it names no stream (before its version 3, and pycuda's) what the default
-// stream was given is waited for, which is where such libraries work unless told otherwise.
+// Through __cuda_array_interface__. If it names no stream (before its version 3, and in pycuda), the work of
+// the default stream is waited for: such libraries use that stream unless told otherwise.
 DeviceArray DeviceArray::by_interface(const py::object& object, std::shared_ptr<cuda::Stream> stream) {
     const auto facts = object.attr("__cuda_array_interface__").cast<py::dict>();
     auto shape = facts["shape"].cast<Shape>();
@@ -124,7 +124,7 @@ DeviceArray DeviceArray::by_interface(const py::object& object, std::shared_ptr<
     Shape strides = given.is_none() ? packed_strides(shape, type.itemsize()) : given.cast<Shape>();
     if (strides.size() != shape.size()) throw py::value_error("the array has not as many strides as axes");
     auto* data = reinterpret_cast<void*>(facts["data"].cast<py::tuple>()[0].cast<std::uintptr_t>());
-    if (data != nullptr) {  // an empty array lies nowhere
+    if (data != nullptr) {  // an empty array has no address
         const cuda::OnDevice current(stream->device());
         require_device(device_of(data), *stream);
     }
@@ -148,7 +148,7 @@ DeviceArray DeviceArray::lent_by(const py::object& object, std::shared_ptr<cuda:
     }
     require_device(device, *stream);
     const auto handle = reinterpret_cast<std::intptr_t>(stream->handle());
-    const cuda::OnDevice current(stream->device());  // some libraries lend what is there alone
+    const cuda::OnDevice current(stream->device());  // some libraries lend only from the current context
     const auto capsule = object.attr("__dlpack__")(py::arg("stream") = handle).cast<py::capsule>();
     if (std::strcmp(capsule.name(), "dltensor") != 0) {
         throw py::type_error(type_name(object) + ".__dlpack__ gave a " + capsule.name() + ", not a dltensor");
@@ -298,7 +298,7 @@ py::capsule DeviceArray::to_dlpack(const py::object& self, const py::object& str
     if (item == 0 || (kind != 'i' && kind != 'u' && kind != 'f')) {
         throw py::buffer_error("only integers and floats are lent, not " + array.describe());
     }
-    if (!stream.is_none()) {  // -1: the other side sees to it
+    if (!stream.is_none()) {  // -1: the consumer synchronises by itself
         const auto handle = stream.cast<std::intptr_t>();
         if (handle != -1 && reinterpret_cast<cudaStream_t>(handle) != array.stream_->handle()) {
             const cuda::OnDevice current(array.device());
@@ -323,12 +323,12 @@ py::capsule DeviceArray::to_dlpack(const py::object& self, const py::object& str
                             0};
     lent->managed.context = lent;
     lent->managed.deleter = [](dlpack::ManagedTensor* managed) {
-        if (Py_IsInitialized() == 0) return;  // the process ends, and Python has gone before
+        if (Py_IsInitialized() == 0) return;  // the process is exiting, and Python is already gone
         const py::gil_scoped_acquire acquire;
         delete static_cast<Lent*>(managed->context);
     };
     return py::capsule(&lent->managed, "dltensor", [](PyObject* capsule) {
-        // Whoever took the tensor has renamed the capsule, and deletes the tensor.
+        // A consumer that took the tensor has renamed the capsule, and deletes the tensor itself.
         if (PyCapsule_IsValid(capsule, "dltensor") == 0) return;
         auto* managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"));
         managed->deleter(managed);

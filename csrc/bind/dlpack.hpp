@@ -1,5 +1,4 @@
-// The structures of DLPack's unversioned binary interface (version 0.8), by which libraries lend each other
-// arrays.
+// The structures of DLPack's unversioned binary interface (version 0.8), by which libraries share arrays.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +22,7 @@ struct Tensor {
     std::int32_t dimensions;
     DataType type;
     std::int64_t* shape;
-    std::int64_t* strides;  // elements; null of a C-contiguous array
+    std::int64_t* strides;  // in elements; null for a C-contiguous array
     std::uint64_t byte_offset;
 };
 

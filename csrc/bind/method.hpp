@@ -1,4 +1,4 @@
-// The refinement of a decode, by its name in Python.
+// Converts the Python name of a decode's refinement to its Method.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -32,14 +32,14 @@ struct Leaf {
         for (int i = 0; i < 4; ++i) registers[i] = static_cast<std::uint32_t>(found[i]);
 #else
         auto& [a, b, c, d] = registers;
-        __get_cpuid_count(leaf, subleaf, &a, &b, &c, &d);  // leaves zeros where there is no such leaf
+        __get_cpuid_count(leaf, subleaf, &a, &b, &c, &d);  // leaves zeros if there is no such leaf
 #endif
     }
 
     bool has(Register which, int bit) const { return (registers[which] >> bit & 1U) != 0; }
 };
 
-// Which registers the system keeps when it changes from thread to thread.
+// The registers that the operating system saves when it switches threads (XCR0).
 std::uint64_t kept_registers() {
     constexpr int kOsXsave = 27;
     if (!Leaf(1, 0).has(kEcx, kOsXsave)) return 0;

@@ -17,7 +17,8 @@ struct Columns {
     bool border;  // whether any column touches the border and the border is not black
 };
 
-// Where each crop column samples a row. A pair that begins outside is moved in, its weights with it.
+// Where each crop column samples a row. A pair that begins outside the image is moved to pixel 0, and its
+// weights are adjusted.
 Columns make_columns(const ImageView& image, const Affine& affine, const PreprocessSpec& spec,
                      PreprocessScratch& scratch, int& last_byte) {
     int* offset = reserve(scratch.offset, spec.width);
@@ -77,7 +78,7 @@ LFPOSE_CLONES void sample_row(const std::uint8_t* row, int channels, const Colum
     }
 }
 
-// One channel of two sampled rows, and what it becomes.
+// One channel of two sampled rows, with the weights and the bias that blend and normalise it.
 struct Channel {
     const float *above, *below;
     float upper, lower, bias;
@@ -122,7 +123,7 @@ LFPOSE_CLONES void blend(const Channel* channels, const PreprocessSpec& spec, st
     blend_row(channels, spec, out);
 }
 
-// The two source rows sampled last; all rows outside the image are one.
+// The two source rows that were sampled last. All rows outside the image count as the same row.
 class RowCache {
   public:
     RowCache(const ImageView& image, const Columns& columns, const float* border, int last_byte,

@@ -1,5 +1,5 @@
-// Crops with rotation or shear: four taps a pixel. Pixels whose taps all lie inside the image go through
-// plain loops; the others, along the image's edges, are done again one at a time.
+// Crops with rotation or shear: four taps per pixel. Pixels whose taps all lie inside the image go through
+// plain loops; the others, along the image's edges, are recomputed one at a time.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -12,8 +12,8 @@ namespace {
 
 struct RowPlan {
     double *x, *y;          // sampling positions, pixel indices
-    std::ptrdiff_t* bytes;  // of the upper left tap, from the image's data
-    std::uint8_t* edge;     // whether a pixel needs care
+    std::ptrdiff_t* bytes;  // offset of the upper left tap from the image's data
+    std::uint8_t* edge;     // whether a pixel is recomputed by sample_edges
 };
 
 LFPOSE_CLONES void plan_row(const ImageView& image, const Affine& affine, int crop_y, int count,
@@ -128,7 +128,7 @@ void crop_general(const ImageView& image, const Affine& affine, const Preprocess
                        reserve(scratch.edge, width)};
     std::uint32_t* pairs = reserve(scratch.pairs, std::ptrdiff_t{4} * width);
     float* values = reserve(scratch.rows, std::ptrdiff_t{6} * width);
-    // Pixels at an edge read some readable word, and are then done again.
+    // Pixels at an edge first read an arbitrary readable word, and are then recomputed.
     const bool tiny = image.end() - image.lowest() < kPairBytes;
     const std::ptrdiff_t safe = image.end() - image.data - kPairBytes;
     for (int y = 0; y < spec.height; ++y) {

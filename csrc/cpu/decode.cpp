@@ -13,7 +13,7 @@
 namespace lfpose {
 namespace {
 
-// Buffers of one thread, kept from call to call.
+// Buffers of one thread, reused from call to call.
 struct Scratch {
     std::vector<float> average;
     PeakScratch peak;
@@ -41,8 +41,8 @@ Offset quarter_offset(const MapView& map, int factor, const Peak& peak) {
             peak.y > 0 && peak.y < map.height * factor - 1 ? towards(0, 1) : 0.0};
 }
 
-// The tables of a factor and a blur. A thread keeps those of its last call: frame after frame they are the
-// same, and making them takes as long as decoding several maps.
+// The tables of an upsampling factor and a blur. Each thread keeps those of its last call: they are the same
+// from frame to frame, and making them takes as long as decoding several maps.
 struct Tables {
     int upsample;
     double blur_sigma;
@@ -142,7 +142,8 @@ class Decoder {
 void decode(const DecodeInput& input, const DecodeSpec& spec, const DecodeOutput& output, int threads) {
     const Decoder decoder(input, spec, output);
     const std::ptrdiff_t maps = decoder.maps();
-    // A map takes a microsecond or two, waking a thread several: each gets the maps of a person or more.
+    // A map takes a microsecond or two, and waking a thread several, so each thread gets about a person's
+    // maps or more.
     constexpr int kMapsPerThread = 16;
     const int team = team_size(std::min<std::ptrdiff_t>(threads, maps / kMapsPerThread));
     share(maps, team, kMapsPerThread, [&](std::ptrdiff_t i) {

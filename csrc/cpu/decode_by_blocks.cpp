@@ -1,4 +1,4 @@
-// The CUDA kernel's algorithm on a CPU, for its tests: every map by a block of one thread.
+// The CUDA kernel's algorithm on the CPU, for its tests: a block of one thread decodes each map.
 #include <cstddef>
 #include <vector>
 

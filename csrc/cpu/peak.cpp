@@ -1,7 +1,7 @@
-// Bilinear interpolation never exceeds its four samples, not even by rounding (its weights are at most
-// 1 - 1 / (2 factor)). So an interpolation cell whose samples are all below the best value found so far
-// cannot hold the maximum, and almost every cell is like that: the search costs little more than reading
-// the map.
+// Bilinear interpolation never exceeds the largest of its four samples, not even by rounding (its weights are
+// at most 1 - 1 / (2 factor)). An interpolation cell whose samples are all below the best value found so far
+// therefore cannot hold the maximum. Almost every cell is like that, so the search costs little more than
+// reading the map.
 #include "lfpose/peak.hpp"
 
 #include <algorithm>
@@ -53,7 +53,7 @@ class Search {
         : map_(map), weights_(weights), scratch_(scratch), factor_(weights.factor) {}
 
     LFPOSE_INLINE Peak run(ReadAhead& read_ahead) {
-        ReadAhead ahead = read_ahead;  // in registers
+        ReadAhead ahead = read_ahead;  // a local copy, to stay in registers
 
         const int bands = (map_.height + kBand - 1) / kBand;
         scratch_.band_max.resize(static_cast<std::size_t>(bands));
@@ -77,7 +77,7 @@ class Search {
         for (int band = 0; band_max[band] != top; ++band) seed_y += kBand;
         while (row_max<Part>(map_, seed_y) != top) ++seed_y;
         int seed_x = 0;
-        if (top > -kLogitLimit) {  // else every sample is the lowest, NaN among them
+        if (top > -kLogitLimit) {  // otherwise every sample counts as -kLogitLimit, NaN too
             for_each_reaching(seed_y, top, [&](int x) {
                 seed_x = x;
                 return false;
@@ -85,7 +85,7 @@ class Search {
         }
         if (factor_ == 1) return {seed_x, seed_y, top};
 
-        // Around the largest sample the bound is nearly tight, so after its cells few others are left.
+        // Around the largest sample the bound is nearly tight, so few other cells are left after its own.
         best_ = {map_.width * factor_, map_.height * factor_, -2 * kLogitLimit};
         visit_around(seed_x, seed_y);
         for (int band = 0; band < bands; ++band) {
@@ -100,7 +100,8 @@ class Search {
     }
 
   private:
-    // Whether nothing from (x, y) on, in row-major order, can be the peak, given a bound of its values.
+    // Whether no position from (x, y) on, in row-major order, can be the peak, given an upper bound of the
+    // values there.
     LFPOSE_INLINE bool hopeless(float bound, int x, int y) const {
         return !best_.yields_to(bound, std::max(x, 0), std::max(y, 0));
     }
@@ -124,7 +125,7 @@ class Search {
         }
     }
 
-    // Visits the cells that touch a sample of row y which reaches the best value.
+    // Visits the cells around every sample of row y that reaches the best value, except the seed.
     LFPOSE_INLINE void visit_row(int y, int seed_x, int seed_y) {
         for_each_reaching(y, best_.value, [&](int x) {
             if (x != seed_x || y != seed_y) visit_around(x, y);
@@ -132,7 +133,8 @@ class Search {
         });
     }
 
-    // The four cells that touch a sample; those that the samples before it have shown are soon left.
+    // Visits the four cells that touch a sample. Those already visited from earlier samples are soon
+    // rejected.
     LFPOSE_INLINE void visit_around(int x, int y) {
         float corners[3][3];
         for (int i = 0; i < 3; ++i) {
@@ -170,7 +172,7 @@ class Search {
         if (!hopeless(bound, x0, y0)) update(values, bound, x0, y0);
     }
 
-    // A border cell reaches out of the map; there its values repeat those of the positions inside.
+    // A border cell extends beyond the map, where its values repeat those of the positions inside.
     LFPOSE_INLINE void update(const float* values, float bound, int x0, int y0) {
         const int x_begin = std::max(0, -x0), x_end = std::min(factor_, map_.width * factor_ - x0);
         const int y_begin = std::max(0, -y0), y_end = std::min(factor_, map_.height * factor_ - y0);

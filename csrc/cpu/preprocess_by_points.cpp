@@ -1,4 +1,4 @@
-// The CUDA kernel's algorithm on a CPU, for its tests: pixel after pixel.
+// The CUDA kernel's algorithm on the CPU, for its tests: one pixel at a time.
 #include "lfpose/crop_point.hpp"
 
 namespace lfpose {

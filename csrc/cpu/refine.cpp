@@ -38,8 +38,9 @@ LFPOSE_INLINE float clamp(float x, float low, float high) {
     return raised < high ? raised : high;
 }
 
-// Sigmoids of twice half values, in place. Two of them share one division, the slowest operation here; their
-// product must not overflow, so none is below 1e-18, which is nothing beside the floor of the logarithm.
+// Sigmoids of two arrays of `half` values each, in place. Two sigmoids share one division, the slowest
+// operation here. The logits are clamped so that the product of the denominators cannot overflow; no sigmoid
+// is therefore below about 6e-19, which is negligible beside the floor of the logarithm.
 LFPOSE_CLONES void sigmoids(float* LFPOSE_RESTRICT first, float* LFPOSE_RESTRICT second, int half) {
     constexpr float kLimit = 42.0F;
     for (int i = 0; i < half; ++i) {
@@ -55,7 +56,7 @@ LFPOSE_CLONES void exponentials(float* values, int count, float peak) {
     for (int i = 0; i < count; ++i) values[i] = fast_exp(clamp(values[i] - peak, -87.0F, 0.0F));
 }
 
-// Of every column the sum, and the sum of value times row, where rows count from `first`.
+// The sum of every column, and the sum of value times row, where rows are numbered from `first`.
 LFPOSE_CLONES void sum_columns(const float* p, int rows, int pitch, int first, double* columns,
                                double* moments) {
     for (int x = 0; x < pitch; x += 8) {
@@ -72,7 +73,7 @@ LFPOSE_CLONES void sum_columns(const float* p, int rows, int pitch, int first, d
     }
 }
 
-// The blurred window at 3 x 3 positions: along y into three rows of sums, then along x.
+// Blurs the window at 3 x 3 positions: along y into three rows of sums, then along x.
 LFPOSE_CLONES void blur(const DarkKernel& kernel, WindowScratch& scratch, const float* p, double* sums,
                         double* blurred, ReadAhead& read_ahead) {
     const int size = kernel.size, pitch = kernel.pitch, rows = 2 * kernel.reach + 1;
@@ -80,7 +81,7 @@ LFPOSE_CLONES void blur(const DarkKernel& kernel, WindowScratch& scratch, const 
     const double *at = before + size, *after = at + size;
     ReadAhead ahead = read_ahead;
     for (int x = 0; x < pitch; x += 8) {
-        Doubles kept[2][3], value;  // even and odd rows: six sums that do not wait for each other
+        Doubles kept[2][3], value;  // even and odd rows: six independent sums
         for (auto& parity : kept) {
             for (Doubles& sum : parity) clear(sum);
         }
@@ -95,7 +96,7 @@ LFPOSE_CLONES void blur(const DarkKernel& kernel, WindowScratch& scratch, const 
             take(y + 1, kept[1]);
             ahead.step();
         }
-        take(rows - 1, kept[0]);  // the rows are odd in number
+        take(rows - 1, kept[0]);  // the number of rows is odd
         for (int arm = 0; arm < 3; ++arm) {
             add(kept[0][arm], kept[1][arm]);
             store(sums + arm * pitch + x, kept[0][arm]);

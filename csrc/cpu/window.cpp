@@ -7,7 +7,7 @@
 namespace lfpose {
 namespace {
 
-// Samples first .. first + count of a row, edges repeated.
+// Sanitised samples [first, first + count) of a row; the samples at its edges are repeated beyond them.
 template <int Part>
 LFPOSE_INLINE void clean_samples(const MapView& map, int y, int first, int count, float* out) {
     const std::ptrdiff_t start = static_cast<std::ptrdiff_t>(clamp_index(y, map.height)) * map.width + first;
@@ -27,7 +27,7 @@ LFPOSE_INLINE void clean_samples(const MapView& map, int y, int first, int count
     for (int i = 0; i < count; ++i) out[i] = map.at(y, first + i);
 }
 
-// Whole vectors of several cells each.
+// Interpolates in whole vectors of several cells each.
 template <int PerCell, int Part>
 LFPOSE_INLINE void spread_cells(const float* samples, int cells, const float* weights, float* out) {
     float repeated[kLanes];
@@ -87,16 +87,16 @@ LFPOSE_INLINE void sample(const MapView& map, const SampleGrid& grid, const Wind
     const Axis x_axis(grid, window.x, window.width), y_axis(grid, window.y, window.height);
     const int cells = x_axis.cells, rows = y_axis.cells + 1;
     const int pitch = window_pitch(window.width, grid.per_cell);
-    // Every cell may be the last of a whole vector, and the window may ask for more cells than it touches.
+    // Whole vectors may be written beyond the last cell, and the pitch may exceed the cells of the window.
     const int stride = (std::max(cells * grid.per_cell, pitch) + 2 * kLanes - 1) / kLanes * kLanes;
     const int sample_stride = (cells + 1 + 3 * kLanes - 1) / kLanes * kLanes;
     float* samples = scratch.samples.reserve(rows * sample_stride);
     float* along_x = scratch.rows.reserve(rows * stride);
-    // What lies beside the window weighs nothing, and still must not be of another map: a sigmoid is rounded
-    // by the one that it shares a division with.
+    // Values beside the window have no weight, but must still not be left over from another map: the rounding
+    // of a sigmoid depends on the one that it shares a division with.
     std::fill_n(samples, rows * sample_stride, 0.0F);
     std::fill_n(along_x, rows * stride, 0.0F);
-    // First all rows, then all rows again: a load that straddles a store just made would wait for it.
+    // Two passes over all rows: a load that straddles a store just made would wait for it.
     ReadAhead ahead = read_ahead;
     for (int row = 0; row < rows; ++row) {
         for (int line = 0; line < 2; ++line) ahead.step();

@@ -1,4 +1,4 @@
-// A block of CUDA threads as decode_block.hpp wants it.
+// A block of CUDA threads with the interface that decode_block.hpp requires.
 #pragma once
 
 #include "lfpose/upsample.hpp"
@@ -12,7 +12,7 @@ class Block {
     static constexpr unsigned kAll = 0xffffffffU;
 
   public:
-    // One in a block's shared memory.
+    // One per block, in its shared memory.
     union Exchange {
         struct {
             int x[kWarps], y[kWarps];
@@ -38,7 +38,7 @@ class Block {
             exchange_.peak.value[warp()] = peak.value;
         }
         __syncthreads();
-        // Every warp finds the same, so none has to wait for another to tell.
+        // Every warp computes the same result, so that none has to wait for another's.
         const int from = lane() < kWarps ? lane() : 0;
         peak = best_of_warp({exchange_.peak.x[from], exchange_.peak.y[from], exchange_.peak.value[from]});
         __syncthreads();  // before the exchange is written again
@@ -68,7 +68,7 @@ class Block {
     __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
     __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
 
-    // Of a whole warp's peaks; lane 0 has it.
+    // The best of a warp's peaks, returned in lane 0.
     __device__ __forceinline__ static Peak best_of_warp(Peak peak) {
 #pragma unroll
         for (int step = 16; step > 0; step /= 2) {

@@ -6,9 +6,9 @@
 namespace lfpose::cuda {
 namespace {
 
-constexpr int kThreads = 128, kBlocks = 8;  // of a block; of a multiprocessor, at least
+constexpr int kThreads = 128, kBlocks = 8;  // per block; per multiprocessor, at least
 
-// A map a block.
+// One map per block.
 template <typename Logit>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     decode_kernel(const __grid_constant__ DecodeArrays arrays, const __grid_constant__ BlockPlan plan) {
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     }
 }
 
-// Lets the kernel have all of the shared memory that a block may have, and says how much that is.
+// Allows the kernel all the dynamic shared memory that a block may have; `most` receives its size in bytes.
 template <typename Logit>
 cudaError_t allow_most_shared_memory(std::size_t& most) {
     int device = 0, limit = 0;
@@ -42,14 +42,14 @@ cudaError_t allow_most_shared_memory(std::size_t& most) {
     if (error != cudaSuccess) return error;
     limit -= static_cast<int>(sizeof(typename Block<kThreads>::Exchange));
     most = static_cast<std::size_t>(limit);
-    // Always the same number: other threads may be launching.
+    // Always the same value, as other threads may be launching the kernel.
     return cudaFuncSetAttribute(decode_kernel<Logit>, cudaFuncAttributeMaxDynamicSharedMemorySize, limit);
 }
 
 template <typename Logit>
 cudaError_t launch(const DecodeArrays& arrays, const BlockPlan& plan, cudaStream_t stream) {
     const std::size_t bytes = BlockMemory::bytes(plan, arrays.height, arrays.width);
-    constexpr std::size_t kWithoutAsking = 40 << 10;  // beside what the kernel has by itself
+    constexpr std::size_t kWithoutAsking = 40 << 10;  // on top of the kernel's static shared memory
     if (bytes > kWithoutAsking) {
         std::size_t most = 0;
         const cudaError_t error = allow_most_shared_memory<Logit>(most);

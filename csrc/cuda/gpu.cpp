@@ -24,8 +24,8 @@ Function driver_function(const char* name) {
     return reinterpret_cast<Function>(found);
 }
 
-// The driver's own functions, found when first needed: this library is linked to the runtime alone, so that
-// it can be imported where there is no driver.
+// Driver API functions, looked up when first needed: this library is linked only to the runtime, so that it
+// can be imported where there is no driver.
 struct Driver {
     CUresult (*init)(unsigned) = driver_function<CUresult (*)(unsigned)>("cuInit");
     CUresult (*get)(CUdevice*, int) = driver_function<CUresult (*)(CUdevice*, int)>("cuDeviceGet");
@@ -40,10 +40,10 @@ const Driver& driver() {
     return found;
 }
 
-// The runtime's codes are the driver's.
+// Driver and runtime share their error codes.
 void check(CUresult code, const char* what) { cuda::check(static_cast<cudaError_t>(code), what); }
 
-// Retained once, and to the end of the process, as the runtime keeps it.
+// Retained once, until the end of the process, as the runtime itself does.
 CUcontext primary_context(int device) {
     static std::mutex mutex;
     static std::map<int, CUcontext> known;
@@ -59,7 +59,7 @@ CUcontext primary_context(int device) {
     return context;
 }
 
-// For destructors, which cannot throw: a device that went away has freed its memory itself.
+// For destructors, which must not throw: the memory of a device that is gone is already freed.
 template <typename Free>
 void quietly(int device, const Free& free) {
     try {
@@ -76,7 +76,7 @@ Error::Error(cudaError_t code, const char* what)
     : std::runtime_error(std::string("cannot ") + what + ": " + cudaGetErrorString(code) + " (" +
                          cudaGetErrorName(code) + ")"),
       code(code) {
-    cudaGetLastError();  // or the next call that is asked would report it again
+    cudaGetLastError();  // clears the error, or the next check would report it again
 }
 
 int device_count() {
@@ -155,7 +155,8 @@ void Stream::copy(void* to, const void* from, std::size_t bytes) const {
 
 void Stream::begin_capture() const {
     const OnDevice current(device_);
-    // Python may free an array at any time, this thread's among them; that is no part of the graph.
+    // Relaxed, because Python may free an array at any time, on this thread too; that is not part of the
+    // graph.
     check(cudaStreamBeginCapture(handle_, cudaStreamCaptureModeRelaxed), "capture a graph");
 }
 

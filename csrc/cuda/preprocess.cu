@@ -5,8 +5,8 @@
 namespace lfpose::cuda {
 namespace {
 
-constexpr int kColumns = 16, kRows = 8;  // threads of a block
-constexpr int kPixels = 4;               // adjacent, of a thread
+constexpr int kColumns = 16, kRows = 8;  // threads per block
+constexpr int kPixels = 4;               // adjacent pixels per thread
 
 __device__ __forceinline__ void finish(float value, float scale, float bias, float& out) {
     out = value * scale + bias;
@@ -21,7 +21,7 @@ __device__ __forceinline__ void finish(float value, float scale, float bias, std
     out = static_cast<std::int8_t>(min(max(rounded, -128), 127));
 }
 
-// What a thread writes of a channel, as one store.
+// The pixels that a thread writes to one channel, as one store.
 template <typename Out>
 struct alignas(kPixels * sizeof(Out)) Quad {
     Out pixel[kPixels];
@@ -71,7 +71,7 @@ cudaError_t launch(const Image& image, const CropPlan* plans, int n, const Prepr
     if (n == 0) return cudaSuccess;
     const dim3 grid(parts(spec.width, kColumns * kPixels), parts(spec.height, kRows),
                     static_cast<unsigned>(n));
-    // Rows of whole quads start where a quad may, if the first does.
+    // If rows consist of whole quads, all of them are aligned for quads when the first one is.
     const bool whole_quads =
         spec.width % kPixels == 0 && reinterpret_cast<std::uintptr_t>(out) % sizeof(Quad<Out>) == 0;
     preprocess_kernel<Image, Out>

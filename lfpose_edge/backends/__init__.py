@@ -1,4 +1,4 @@
-"""Inference engines, and the choice among them."""
+"""Inference engines, and the choice between them."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ logger = logging.getLogger("lfpose_edge")
 # Best first. A module is imported only when its engine is considered.
 _KINDS = ("tensorrt", "tensorrt_rtx", "openvino", "onnxruntime", "torch_tensorrt")
 ON_GPU = ("tensorrt", "tensorrt_rtx", "torch_tensorrt")
-_WHEN_NAMED = ("torch_tensorrt",)  # torch is imported for nobody who did not ask for it
+_WHEN_NAMED = ("torch_tensorrt",)  # never chosen by auto, so that torch is only imported on request
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _X86 = ("x86_64", "AMD64")
 
 
 def available() -> dict[str, str | None]:
-    """Every backend, best first, with the reason why this machine cannot run it, or None."""
+    """Every backend, best first, with the reason why this machine cannot run it, or None if it can."""
     return {name: _kind(name).unavailable() for name in _KINDS}
 
 
 def load_backend(
     bundle: Bundle, name: str, request: Request, prepare: Callable[[Backend], None] | None = None
 ) -> Backend:
-    """Load a bundle into the named backend, or into the best one of this machine for ``auto``.
+    """Load a bundle into the named backend, or for ``auto`` into the best one on this machine.
 
-    A named backend is taken or refused: nothing is silently replaced.
+    A named backend is never silently replaced by another one.
 
     Args:
         bundle: the model.
-        name: of the backend.
-        request: what it should do.
-        prepare: is given the backend before it counts as loaded; where it raises, the backend is closed.
+        name: the backend's name, or ``auto``.
+        request: device, precision and other settings.
+        prepare: called with the backend before it counts as loaded; if it raises, the backend is closed.
 
     Raises:
-        BackendUnavailable: the name is unknown, the engine is not installed, or it cannot do what the
-            request asks.
+        BackendUnavailable: the name is unknown, the engine is not installed, or it cannot meet the request.
+        TypeError: the name or the request's device is not a str.
     """
     if not isinstance(name, str) or not isinstance(request.device, str):
         message = f"backend and device are names such as 'auto', got {name!r} and {request.device!r}"
@@ -95,7 +95,7 @@ def _kind(name: str) -> BackendKind:
 def _load(name: str, bundle: Bundle, request: Request, prepare: Callable[[Backend], None] | None) -> Backend:
     try:
         backend = _kind(name).load(bundle, request)
-    except ImportError as error:  # a part of it is missing, or of another version
+    except ImportError as error:  # a part of it is missing or has the wrong version
         raise BackendUnavailable(does_not_start(name, error)) from error
     with ExitStack() as undo:
         undo.callback(backend.close)

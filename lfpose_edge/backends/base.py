@@ -1,4 +1,4 @@
-"""What every inference engine offers, and what it says of itself."""
+"""The interface of every inference engine."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Request:
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``fp32``, ``bf16``, ``fp16`` or ``int8``.
-        threads: CPU threads of the engine; None lets it take all cores.
-        cache_dir: where it may keep what it compiles; None is the engine's usual way: TensorRT, which takes
-            minutes, keeps engines in the user's cache folder, others keep nothing.
-        max_batch: most crops at once.
+        threads: CPU threads of the engine; None lets it use all cores.
+        cache_dir: folder for compiled models. With None, TensorRT, which takes minutes to build an engine,
+            uses the user's cache folder; other engines keep nothing.
+        max_batch: maximum number of crops per call.
     """
 
     device: str = "auto"
@@ -43,7 +43,7 @@ class Backend(Protocol):
     Attributes:
         description: engine, version, device and precision in one line, such as
             ``onnxruntime 1.20.0 cpu fp32``.
-        channels_last: whether crops that lie in memory as (N, H, W, 3) spare it a copy.
+        channels_last: whether crops stored as (N, H, W, 3) save the engine a copy.
     """
 
     description: str
@@ -53,7 +53,8 @@ class Backend(Protocol):
         """Run the network.
 
         Args:
-            crops: (N, 3, H, W) float32, normalised as the manifest says; fastest from :func:`crop_memory`.
+            crops: (N, 3, H, W) float32, normalised as the manifest specifies; fastest if allocated by
+                :func:`crop_memory`.
 
         Returns:
             CAM logits (N, K, h, w) and presence logits (N, K), float32.
@@ -66,14 +67,14 @@ class Backend(Protocol):
 
 
 def crop_memory(n: int, size: tuple[int, int], *, channels_last: bool) -> Floats:
-    """Memory for crops, (n, 3, H, W): a C-contiguous array, or one of (n, H, W, 3) with its axes moved."""
+    """Allocate float32 crops (n, 3, H, W): C-contiguous, or a transposed (n, H, W, 3) array."""
     if channels_last:
         return np.empty((n, *size, 3), np.float32).transpose(0, 3, 1, 2)
     return np.empty((n, 3, *size), np.float32)
 
 
 class Closed:
-    """Takes the place of a network that was freed; to use it, as by a call under way, is a RuntimeError."""
+    """Stands in for a freed network: any use, for example by a call in progress, raises RuntimeError."""
 
     def __getattr__(self, name: str) -> NoReturn:
         message = "this PoseEstimator is closed"
@@ -84,13 +85,19 @@ class Closed:
 
 
 class Context(Protocol):
-    """A network that is ready to run on a GPU, one call at a time."""
+    """A network ready to run on a GPU, one call at a time."""
 
     def enqueue(self, crops: DeviceArray, cams: DeviceArray, presence: DeviceArray, stream: Stream) -> None:
-        """Queue the network: crops (N, 3, H, W), cams (N, K, h, w), presence (N, K), float32, in order.
+        """Queue the network on a stream; all arrays are float32 and contiguous.
+
+        Args:
+            crops: (N, 3, H, W), the input.
+            cams: (N, K, h, w), written to.
+            presence: (N, K), written to.
+            stream: the stream to run on.
 
         Raises:
-            BundleError: the engine gives something else.
+            BundleError: the engine's outputs are different.
             BackendUnavailable: the GPU fails.
         """
         ...
@@ -98,12 +105,12 @@ class Context(Protocol):
 
 @runtime_checkable
 class DeviceBackend(Backend, Protocol):
-    """An engine on a GPU, which takes and gives arrays in its memory too.
+    """An engine on a GPU, which also works on arrays in GPU memory.
 
     Attributes:
         device: the GPU's number.
-        captures: whether its calls can be part of a CUDA graph, each context's of its own.
-        scratch_bytes: memory that a context works in; 0 where each brings its own.
+        captures: whether its calls can be captured in a CUDA graph, one graph per context.
+        scratch_bytes: size of a context's working memory; 0 if each context allocates its own.
     """
 
     device: int
@@ -111,17 +118,17 @@ class DeviceBackend(Backend, Protocol):
     scratch_bytes: int
 
     def new_context(self, scratch: DeviceArray | None = None) -> Context:
-        """A context of the engine, which all share.
+        """Make a context of the engine, which all contexts share.
 
         Args:
-            scratch: ``scratch_bytes`` of memory, which contexts that run on one stream may share; the caller
-                keeps it alive. None gives the context its own.
+            scratch: ``scratch_bytes`` of working memory, which contexts on the same stream may share; the
+                caller must keep it alive. None gives the context its own.
         """
         ...
 
 
 def does_not_start(engine: str, error: Exception) -> str:
-    """What to say of an engine that is installed, and whose import or first call fails."""
+    """The message for an engine that is installed but whose import or first call fails."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return f"{engine} is installed, and does not start: {reason}; install it anew, or take another backend"
 
@@ -130,29 +137,29 @@ class BackendKind(Protocol):
     """A kind of engine: whether this machine has it, and how to load a bundle into it."""
 
     def unavailable(self) -> str | None:
-        """Why this machine cannot run it, with what to do; None when it can."""
+        """Why this machine cannot run it and what to do about it, or None if it can."""
         ...
 
     def load(self, bundle: Bundle, request: Request) -> Backend:
-        """Load a bundle; BackendUnavailable when the request cannot be met."""
+        """Load a bundle; BackendUnavailable if the request cannot be met."""
         ...
 
 
 def require_maps(backend: Backend, bundle: Bundle) -> None:
-    """Run a backend on one black crop; it is warm afterwards.
+    """Run a backend on one blank crop, which also warms it up, and check the outputs.
 
     Raises:
-        BundleError: the network does not run, or its maps are not what the manifest says.
-        BackendUnavailable: the GPU cannot.
+        BundleError: the network does not run, or its maps do not match the manifest.
+        BackendUnavailable: the GPU fails.
     """
     height, width = bundle.manifest.input.size
     joints, *cells = bundle.manifest.cams_shape
     expected = [(1, joints, *cells), (1, joints)]
     try:
         found = [output.shape for output in backend.infer(np.zeros((1, 3, height, width), np.float32))]
-    except BackendUnavailable:  # a GPU's memory is no fault of the bundle
+    except BackendUnavailable:  # for example out of GPU memory, which is not the bundle's fault
         raise
-    except Exception as error:  # the engines' errors share no base class
+    except Exception as error:  # the engines' errors have no common base class
         message = f"{bundle.path}: the network does not run on {height}x{width} crops: {error}"
         raise BundleError(message) from error
     if found != expected:

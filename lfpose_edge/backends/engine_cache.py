@@ -1,4 +1,4 @@
-"""The engine that fits: from the bundle, from the cache, or built and kept."""
+"""Finds the matching engine in the bundle or the cache, or builds and caches it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ logger = logging.getLogger("lfpose_edge")
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as engines know it.
+    """The properties of a GPU that an engine depends on.
 
     Attributes:
-        name: by its driver.
-        capability: such as (8, 6).
-        multiprocessors: how many it has; modules of one name differ in them.
+        name: the name that its driver gives.
+        capability: compute capability, such as (8, 6).
+        multiprocessors: their number, which can differ between modules of the same name.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Gpu:
 
     @classmethod
     def of(cls, device: int) -> Gpu:
-        """The GPU of a number."""
+        """The GPU with a device number."""
         from lfpose_edge._cuda import device_facts
 
         facts = device_facts(device)
@@ -61,7 +61,7 @@ class Gpu:
 
 
 def batches_up_to(most: int) -> tuple[int, int, int]:
-    """The least, the usual and the largest batch of an engine."""
+    """The smallest, typical and largest batch of an engine."""
     return 1, min(4, most), most
 
 
@@ -73,18 +73,18 @@ def open_engine(
     max_batch: int,
     cache: Path,
 ) -> Engine:
-    """An engine for exactly this model, GPU, library and precision.
+    """Open an engine for exactly this model, GPU, library and precision.
 
-    Those that came with the bundle are tried first, then the cache; one that is damaged, or that TensorRT
-    does not read, is passed over. Several processes may ask at once: one builds, the others wait and read.
+    The bundle's engines are tried first, then the cache; engines that are damaged or that TensorRT cannot
+    read are skipped. If several processes ask at once, one builds and the others wait and read its engine.
 
     Args:
-        bundle: the model; engines that were built ahead of time are in its ``engines`` folder.
-        tensorrt: which builds, and runs.
-        precision: of the engine.
-        gpu: the one that is here; it is the thread's current one.
-        max_batch: most crops at once.
-        cache: folder where engines are kept.
+        bundle: the model; engines built ahead of time are in its ``engines`` folder.
+        tensorrt: the library that builds and runs the engine.
+        precision: precision of the engine.
+        gpu: the GPU to run on, which must be the thread's current device.
+        max_batch: maximum number of crops per call.
+        cache: folder of cached engines.
 
     Raises:
         BackendUnavailable: such an engine cannot be built here.
@@ -117,9 +117,9 @@ def open_engine(
 
 
 def _plans(shipped: Path, cache: Path, wanted: Fingerprint, gpu: Gpu) -> Iterator[tuple[bytes, int | None]]:
-    """Engines that say they fit: the bundle's, with whatever options they were built, then the cache's.
+    """Yield the engines whose sidecars match: the bundle's, with any build options, then the cache's.
 
-    With each the core of a Jetson's DLA that it was built for.
+    Each comes with the Jetson DLA core that it was built for, or None.
     """
     for path in sorted(shipped.glob("*.engine")):
         try:
@@ -129,7 +129,7 @@ def _plans(shipped: Path, cache: Path, wanted: Fingerprint, gpu: Gpu) -> Iterato
             logger.warning("%s", error)
             continue
         alike = replace(wanted, options=found.options, batches=found.batches)
-        if found.gpu == gpu.architecture:  # built ahead, for any of these
+        if found.gpu == gpu.architecture:  # built ahead of time, for any GPU of this architecture
             alike = replace(alike, gpu=found.gpu)
         if found == alike and found.batches[0] == 1 and found.batches[2] >= wanted.batches[2]:
             yield plan, found.dla_core
@@ -172,9 +172,9 @@ def _build(file: Path, tensorrt: TensorRt, wanted: Fingerprint, gpu: Gpu, cache:
 
 
 def with_folded_weights(file: Path) -> bytes:
-    """A float model whose weights are constants of float32: files store them as float16 behind a Cast.
+    """A float model with float32 constants as weights; the file stores them as float16 behind a Cast.
 
-    ONNX Runtime folds them, since the runtime has no other reader of ONNX files.
+    ONNX Runtime does the folding, because the runtime has no other reader of ONNX files.
     """
     import onnxruntime
 
@@ -189,7 +189,7 @@ def with_folded_weights(file: Path) -> bytes:
 
 
 def _log_tenths() -> Steps:
-    """Says how far a build is, phase by phase, at every tenth."""
+    """Make a callback that logs a build's progress at every tenth of each phase."""
     told: dict[str, int] = {}
 
     def steps(phase: str, done: int, total: int) -> None:

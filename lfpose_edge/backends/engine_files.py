@@ -1,4 +1,4 @@
-"""Compiled engines on disk: each beside a JSON file that says for what it was built."""
+"""Compiled engines on disk, each with a JSON sidecar that says what it was built for."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from lfpose_edge.files import write_bytes_whole, write_text_whole
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What an engine was built for. Another workspace, timing cache or driver gives one that does the same.
+    """What an engine was built for; workspace, timing cache and driver do not matter and are left out.
 
     Attributes:
-        model_sha256: of the ONNX file.
-        library: ``tensorrt`` or ``tensorrt_rtx``.
-        version: the library's.
-        gpu: the GPU's label (:class:`lfpose_edge.backends.engine_cache.Gpu`), or the compute capability that
-            it was built for ahead of time.
+        model_sha256: checksum of the ONNX file.
+        library: ``tensorrt``, ``tensorrt_rtx`` or ``torch_tensorrt``.
+        version: the library's version.
+        gpu: the GPU's label (:class:`lfpose_edge.backends.engine_cache.Gpu`), or the compute capability of
+            an engine built ahead of time.
         precision: fp32, fp16 or int8.
-        batches: least, usual and largest batch.
+        batches: smallest, typical and largest batch.
         size: crop height and width.
-        options: whatever else changes the engine, such as a DLA core.
+        options: anything else that changes the engine, such as a DLA core.
     """
 
     model_sha256: str
@@ -40,29 +40,29 @@ class Fingerprint:
 
     @property
     def dla_core(self) -> int | None:
-        """The core of a Jetson's DLA, where ``options`` name one (``dla 1``)."""
+        """The Jetson DLA core that ``options`` names (``dla 1``), or None."""
         word, _, core = self.options.partition(" ")
         return int(core) if word == "dla" and core.isdigit() else None
 
     @property
     def key(self) -> str:
-        """A short name that no other fingerprint has."""
+        """A short name, unique to this fingerprint."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """What differs, as ``field: ours, not theirs``."""
+        """The fields that differ, as ``field: ours, not theirs``."""
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return [f"{name}: {ours}, not {theirs}" for name, ours, theirs in pairs if ours != theirs]
 
 
 def engine_path(folder: Path, fingerprint: Fingerprint) -> Path:
-    """Where the engine of a fingerprint is kept."""
+    """The path of a fingerprint's engine."""
     return folder / f"{fingerprint.key}.engine"
 
 
 def write_engine(folder: Path, fingerprint: Fingerprint, plan: bytes) -> Path:
-    """Write an engine and its sidecar; the engine comes last, so that one without a sidecar never shows."""
+    """Write an engine after its sidecar, so that an engine never exists without one; returns its path."""
     path = engine_path(folder, fingerprint)
     facts = {**asdict(fingerprint), "engine_sha256": hashlib.sha256(plan).hexdigest(), "bytes": len(plan)}
     write_text_whole(path.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
@@ -71,7 +71,7 @@ def write_engine(folder: Path, fingerprint: Fingerprint, plan: bytes) -> Path:
 
 
 def check_engine(path: Path) -> tuple[dict[str, Any], bytes]:
-    """What an engine's sidecar says, and the engine; EngineMismatch when either is missing or damaged."""
+    """Read an engine's sidecar and the engine; EngineMismatch if either is missing or damaged."""
     try:
         facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         digest, plan = facts["engine_sha256"], path.read_bytes()
@@ -85,7 +85,7 @@ def check_engine(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def fingerprint_of(facts: dict[str, Any], path: Path) -> Fingerprint:
-    """The fingerprint in the facts of an engine's sidecar; EngineMismatch when it is not there."""
+    """The fingerprint in an engine's sidecar; EngineMismatch if it is missing or malformed."""
     try:
         own = {f.name: facts[f.name] for f in fields(Fingerprint)}
         least, usual, most = map(index, own.pop("batches"))
@@ -99,7 +99,7 @@ def fingerprint_of(facts: dict[str, Any], path: Path) -> Fingerprint:
 
 
 def read_engine(path: Path, wanted: Fingerprint) -> bytes:
-    """Read an engine that was built for what is wanted.
+    """Read an engine that must have the wanted fingerprint.
 
     Raises:
         EngineMismatch: it was built for something else (the message says what differs), or is damaged.

@@ -1,4 +1,4 @@
-"""ONNX Runtime: on the CPU the backend that every installation has; on a GPU where it was built for one."""
+"""ONNX Runtime: the CPU backend of every installation; also runs on a GPU if it was built with CUDA."""
 
 from __future__ import annotations
 
@@ -24,26 +24,30 @@ def unavailable() -> str | None:
 
 
 def start() -> Any:
-    """The package; BackendUnavailable when it is installed, and its import fails."""
+    """Import the package; BackendUnavailable if the import fails."""
     try:
         import onnxruntime
-    except Exception as error:  # a library of another version raises kinds of its own
+    except Exception as error:  # mismatched libraries raise all kinds of errors
         raise BackendUnavailable(does_not_start("onnxruntime", error)) from error
     return onnxruntime
 
 
 def without_cuda() -> str | None:
-    """Why the ONNX Runtime that is installed runs on no GPU, or None; it is imported for the answer."""
+    """Why the installed ONNX Runtime cannot run on a GPU, or None; this imports it."""
     if _ON_GPU in start().get_available_providers():
         return None
     return "it was built without CUDA: pip uninstall onnxruntime && pip install onnxruntime-gpu"
 
 
 def load(bundle: Bundle, request: Request) -> Backend:
-    """Load a bundle's fp32 or INT8 model; left to choose, INT8 only where the CPU is quick at it.
+    """Load a bundle's fp32 or INT8 model; precision ``auto`` picks INT8 only if the CPU runs it fast.
 
-    It takes a GPU only when told to, by device ``cuda`` or ``cuda:N``, and then in fp32: the crops go up and
-    the maps come down, so it is what TensorRT's absence leaves, not its equal.
+    A GPU is used only on request, with device ``cuda`` or ``cuda:N``, and in fp32. The crops are uploaded and
+    the maps downloaded, so this is a fallback for machines without TensorRT, not an equal.
+
+    Raises:
+        BackendUnavailable: the device or the precision is not available.
+        BundleError: the bundle lacks the precision, or the model cannot be loaded.
     """
     on_gpu = _DEVICE.match(request.device)
     if on_gpu is None and request.device not in ("auto", "cpu"):
@@ -64,15 +68,15 @@ def load(bundle: Bundle, request: Request) -> Backend:
 
 
 def session_options(threads: int | None = None) -> Any:
-    """Options of an ``onnxruntime.SessionOptions`` that computes INT8 exactly; None takes all cores."""
+    """An ``onnxruntime.SessionOptions`` that computes INT8 exactly; ``threads`` None uses all cores."""
     options = start().SessionOptions()
-    options.log_severity_level = 3  # errors; a warning about a graph is not for the user of a pose
+    options.log_severity_level = 3  # errors only; warnings about the graph are of no use to users
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
-    # Threads that go on spinning after a run hold the cores that the kernels around the network wait for.
+    # Threads that keep spinning after a run would occupy cores that the pre- and postprocessing needs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if int8_overflows():
-        options.add_session_config_entry("session.x64quantprecision", "1")  # half as fast, and exact
+        options.add_session_config_entry("session.x64quantprecision", "1")  # exact, at half the speed
     return options
 
 
@@ -82,7 +86,7 @@ class OnnxRuntimeBackend:
     Args:
         bundle: the model.
         precision: ``fp32`` or ``int8``.
-        threads: of the CPU; None takes all cores.
+        threads: number of CPU threads; None uses all cores.
         device: a GPU's number; None is the CPU.
     """
 
@@ -100,15 +104,15 @@ class OnnxRuntimeBackend:
             if reason := without_cuda():
                 message = f"{name} has no device 'cuda': {reason}"
                 raise BackendUnavailable(message)
-            # To search for the best algorithm, anew for every number of people, would stall the first frames.
+            # An exhaustive search, repeated for every number of persons, would stall the first frames.
             providers = [(_ON_GPU, {"device_id": device, "cudnn_conv_algo_search": "HEURISTIC"})]
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
-        except Exception as error:  # onnxruntime's errors share no public base class
+        except Exception as error:  # onnxruntime's errors have no public common base class
             message = f"{name} cannot load {path}: {error}"
             kind = BundleError if device is None else BackendUnavailable
             raise kind(message) from error
-        # Where its CUDA libraries do not load, it goes on without them, on the CPU.
+        # If its CUDA libraries fail to load, ONNX Runtime silently falls back to the CPU.
         if device is not None and session.get_providers()[0] != _ON_GPU:
             what = "its CUDA or cuDNN libraries, or the driver, do not load"
             message = f"{name} cannot use cuda:{device}: {what}"

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the faster engine on x86, where it is installed."""
+"""OpenVINO on the CPU: the faster engine on x86, if it is installed."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def unavailable() -> str | None:
 
 @cache
 def _core() -> Any:
-    """The process's only ``openvino.Core``, kept to the end of the process.
+    """The process's only ``openvino.Core``, kept until the process ends.
 
-    On CPUs with AMX each core that is loaded gives the thread a signal stack of its own, and restores the one
-    it found when it goes. Two cores that go in the order in which they came leave the thread with a signal
-    stack that is freed memory: the next signal, even Ctrl-C, kills the process.
+    On CPUs with AMX each loaded core sets a signal stack for the thread, and restores the previous one when
+    it is destroyed. Two cores destroyed in the order of their creation leave the thread with a signal stack
+    in freed memory, and the next signal, even Ctrl-C, kills the process.
     """
     import openvino
 
@@ -49,22 +49,26 @@ def _core() -> Any:
 
 
 def start() -> tuple[Any, list[str]]:
-    """OpenVINO's core, and the types that it finds this CPU to compute in.
+    """OpenVINO's core, and the optimisation capabilities that it reports for this CPU.
 
     Raises:
-        BackendUnavailable: it is installed, and does not start.
+        BackendUnavailable: OpenVINO does not start.
     """
     try:
         core = _core()
         return core, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    except Exception as error:  # its loader and its plugins raise kinds of their own
+    except Exception as error:  # its loader and plugins raise all kinds of errors
         raise BackendUnavailable(does_not_start("openvino", error)) from error
 
 
 def load(bundle: Bundle, request: Request) -> Backend:
-    """Load a bundle's model; bf16 only where the CPU computes in it.
+    """Load a bundle's model; bf16 only if the CPU computes in it.
 
-    Left to choose, INT8 only where the CPU computes it exactly: without VNNI OpenVINO's sums saturate.
+    Precision ``auto`` picks INT8 only if the CPU computes it exactly: without VNNI, OpenVINO's sums saturate.
+
+    Raises:
+        BackendUnavailable: the device or the precision is not available, or OpenVINO does not start.
+        BundleError: the bundle lacks the precision, or the model cannot be loaded.
     """
     if request.device not in ("auto", "cpu"):
         message = f"backend 'openvino' runs on device 'cpu' here, not {request.device!r}"
@@ -87,13 +91,13 @@ def load(bundle: Bundle, request: Request) -> Backend:
 
 
 class OpenVinoBackend:
-    """A bundle's model compiled by OpenVINO; every calling thread has inference requests of its own.
+    """A bundle's model compiled by OpenVINO; every calling thread has its own inference requests.
 
-    It is compiled twice, for one crop and for any number: where the number is known, one person takes a tenth
-    less time, and a second person in the picture must not wait for a compiler. Both are compiled at once.
+    The model is compiled twice, in parallel: for exactly one crop, which is a tenth faster for one person,
+    and for any number, so that a second person in the picture does not have to wait for the compiler.
 
-    Its convolutions read pixel after pixel, so that is how it takes the crops: moving them around would be
-    3 % of an INT8 network's time, on one thread however many there are.
+    Its convolutions work on interleaved channels, so it takes the crops that way: reordering them would cost
+    3 % of an INT8 network's time, on a single thread however many there are.
     """
 
     channels_last = True
@@ -101,7 +105,7 @@ class OpenVinoBackend:
     def __init__(self, core: Any, bundle: Bundle, precision: str, request: Request) -> None:
         import openvino
 
-        # Left to itself OpenVINO computes fp32 models in bf16 on CPUs that can: that is another precision.
+        # By default OpenVINO computes fp32 models in bf16 on CPUs that can, which is a different precision.
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",
@@ -140,7 +144,7 @@ class OpenVinoBackend:
         if request is None:
             request = getattr(self, f"_{name}").create_infer_request()
             setattr(self._local, name, request)
-        pixels = np.ascontiguousarray(crops.transpose(0, 2, 3, 1))  # crops of crop_memory are not copied
+        pixels = np.ascontiguousarray(crops.transpose(0, 2, 3, 1))  # no copy for crops from crop_memory
         request.infer({"crops": pixels}, share_inputs=True, share_outputs=True)
         # The request's own buffers are overwritten by its next call.
         cams, presence = (np.array(request.get_tensor(name).data) for name in ("cams", "presence"))
@@ -154,11 +158,11 @@ class OpenVinoBackend:
 
 @contextmanager
 def _locale_kept() -> Iterator[None]:
-    """Two models compiled at once leave the process in the locale that it was in.
+    """Restore the process's locale after compiling two models at once.
 
-    For as long as OpenVINO reads or writes its cache, the process is in the locale "C"; then the one that was
-    found returns. Of two models at once the second one finds "C", and that is what may stay: text files and
-    programs' output would be read as ASCII from then on.
+    OpenVINO sets the locale to "C" while it reads or writes its cache, and then restores the one it found.
+    With two models at once, the second may find "C" and leave it set; text files and program output would be
+    read as ASCII from then on.
     """
     with _COMPILING:
         found = locale.setlocale(locale.LC_ALL)
@@ -169,7 +173,7 @@ def _locale_kept() -> Iterator[None]:
 
 
 def _channels_last(model: Any) -> Any:
-    """A model that takes (N, H, W, 3) in place of (N, 3, H, W)."""
+    """The same model, taking crops (N, H, W, 3) instead of (N, 3, H, W)."""
     from openvino import Layout
     from openvino.preprocess import PrePostProcessor
 
@@ -180,12 +184,12 @@ def _channels_last(model: Any) -> Any:
 
 
 def _pointwise_by_avx512(core: Any, model: Any) -> Any:
-    """A model whose 1x1 convolutions are computed by AVX-512, as on a CPU without AMX.
+    """The same model with its 1x1 convolutions computed by AVX-512, as on a CPU without AMX.
 
-    OpenVINO takes AMX wherever a CPU has it. A few crops do not fill its tiles: on one thread both take as
-    long, but two threads hardly share AMX's work, and do share the other's. The sums are the same integers.
-    OpenVINO reads such a wish about one layer in its own format only, so the model goes through that; where
-    there is no room for its file, the model stays as it is.
+    OpenVINO uses AMX whenever the CPU has it, but a few crops do not fill its tiles: both take equally long
+    on one thread, but AMX hardly gains from a second thread and AVX-512 does. The integer sums are the same.
+    OpenVINO accepts such a per-layer setting only in its own file format, so the model is saved and read
+    back; if the file cannot be written, the model is returned unchanged.
     """
     from openvino import Tensor, save_model
 

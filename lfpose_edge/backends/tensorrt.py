@@ -1,4 +1,4 @@
-"""TensorRT on an NVIDIA GPU. Engines come from the bundle, from the cache, or are built here, once."""
+"""TensorRT on an NVIDIA GPU. Engines come from the bundle or the cache, or are built here once."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("lfpose_edge")
 
-_OLDEST = (7, 5)  # that the package's kernels are built for
-# Those, and from there on. 1.7.1 refuses engines on 9.0, and builds none in float32 for 7.5.
+_OLDEST = (7, 5)  # oldest compute capability that the package's kernels are built for
+# Supported by TensorRT for RTX: these, and all from the last one on. Version 1.7.1 refuses engines on 9.0,
+# and cannot build float32 engines for 7.5.
 _RTX = ((8, 0), (8, 6), (8, 9)), (12, 0)
 _DEVICE = re.compile(r"^(?:auto|cuda|cuda:(\d+))$")
 Precision = Literal["fp32", "fp16", "int8"]
@@ -45,7 +46,7 @@ def unavailable(flavour: Flavour = "tensorrt") -> str | None:
 
 
 def unfit_gpu(flavour: str, found: Gpu) -> str | None:
-    """Why a GPU runs no engine of TensorRT's, or of TensorRT for RTX's."""
+    """Why a GPU cannot run engines of TensorRT, or of TensorRT for RTX; None if it can."""
     capability = "{}.{}".format(*found.capability)
     if found.capability < _OLDEST:
         return f"{found.name} is of compute capability {capability}: 7.5 or later is needed"
@@ -59,13 +60,21 @@ def unfit_gpu(flavour: str, found: Gpu) -> str | None:
 
 
 def load(bundle: Bundle, request: Request, flavour: Flavour = "tensorrt") -> Backend:
-    """Load a bundle's engine; left to choose, INT8 where the bundle has it, else half precision."""
+    """Load a bundle's engine; precision ``auto`` is INT8 if the bundle has it, otherwise fp16.
+
+    TensorRT 11 and TensorRT for RTX only run fp16 engines that were built ahead of time; without one,
+    ``auto`` falls back to fp32.
+
+    Raises:
+        BackendUnavailable: the device or the precision is not available.
+        BundleError: the bundle lacks the precision, or TensorRT refuses the model.
+    """
     device = device_number(flavour, request.device)
     tensorrt = TensorRt.load(flavour)
     precision = request.precision
     if precision == "auto":
         precision = "int8" if "int8-trt" in bundle.manifest.models else "fp16"
-        if precision == "fp16" and tensorrt.types_are_the_files:  # only what was built ahead is in half
+        if precision == "fp16" and tensorrt.types_are_the_files:  # fp16 engines must be built ahead of time
             try:
                 return TensorRtBackend(tensorrt, bundle, "fp16", device, request)
             except BackendUnavailable as error:
@@ -78,7 +87,7 @@ def load(bundle: Bundle, request: Request, flavour: Flavour = "tensorrt") -> Bac
 
 
 def device_number(backend: str, device: str) -> int:
-    """The GPU that a request's device names; BackendUnavailable when it names something else."""
+    """The number of the GPU that a request's device names; BackendUnavailable if it does not name one."""
     given = _DEVICE.match(device)
     if given is None:
         message = f"backend {backend!r} runs on device 'cuda' or 'cuda:0', not {device!r}"
@@ -121,12 +130,12 @@ class TensorRtBackend:
         with gpu.current_device(self.device):
             address = None if scratch is None else _address(scratch)
             context = _Context(self._engine.new_context(address), self.device)
-        if not self._shares:  # a second one could not run crops of a free number
+        if not self._shares:  # a second context could not run a variable number of crops
             self._shared = context
         return context
 
     def infer(self, crops: Floats) -> tuple[Floats, Floats]:
-        """See :class:`lfpose_edge.backends.base.Backend`: the crops go up, and the maps come down."""
+        """See :class:`lfpose_edge.backends.base.Backend`; uploads the crops and downloads the maps."""
         from lfpose_edge._cuda import DeviceArray
 
         shapes = ((len(crops), *self._maps), (len(crops), self._maps[0]))
@@ -135,17 +144,17 @@ class TensorRtBackend:
             cams, presence = (DeviceArray.empty(shape, kind, self._stream) for shape in shapes)
             sent = gpu.on_device(crops, self._stream)
             self._own.enqueue(sent, cams, presence, self._stream)
-            return cams.numpy(), presence.numpy()  # "sent" must live until then
+            return cams.numpy(), presence.numpy()  # "sent" must stay alive until here
 
     def close(self) -> None:
-        """Free the engine, in the context that it was made in."""
+        """Free the engine, in the CUDA context that it was made in."""
         with gpu.where_made(self.device):
             self._engine = self._shared = None
             self._own = Closed()
 
 
 class _Context:
-    """See :class:`lfpose_edge.backends.base.Context`. A shared one waits for the stream it ran on last."""
+    """See :class:`lfpose_edge.backends.base.Context`. On a change of stream it waits for the last one."""
 
     def __init__(self, context: EngineContext, device: int) -> None:
         self._context, self._device = context, device

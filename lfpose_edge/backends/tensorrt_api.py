@@ -1,8 +1,8 @@
-"""One face for every TensorRT: 8.6, 10.x, 11.x, and TensorRT for RTX. Differences of version are all here.
+"""One interface to TensorRT 8.6, 10.x, 11.x and TensorRT for RTX; all version differences are handled here.
 
-What changed, in short: 8.6 wants the explicit-batch flag and knows no strong typing; 10 dropped bindings by
-index; 11 dropped calibrators and the precision flags, so that a network's types are its ONNX file's; TensorRT
-for RTX has 11's rules and builds for GPUs that are not here.
+In short: 8.6 needs the explicit-batch flag and has no strong typing; 10 dropped bindings by index; 11 dropped
+calibrators and the precision flags, so that a network has the types of its ONNX file; TensorRT for RTX
+follows the rules of 11 and can build for GPUs that are not present.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ class BuildOptions:
     """How an engine is built.
 
     Attributes:
-        fp16: compute in half precision; below version 11 a flag, from 11 on the ONNX file must be typed so.
+        fp16: compute in half precision. Before version 11 this is a flag; from 11 on the ONNX file itself
+            must have these types.
         int8: the ONNX file holds Q/DQ pairs.
-        batches: least, usual and largest batch.
+        batches: smallest, typical and largest batch.
         size: crop height and width, for a file that leaves them free.
-        workspace_mb: most scratch memory that a layer may ask for.
-        compute_capability: GPU to build for, such as ``SM86``; only TensorRT for RTX can build for another
-            than the one that is here. None is the one here.
-        dla_core: run what can be on this deep-learning accelerator of a Jetson, the rest on the GPU. It takes
-            half precision, and batches of one size.
-        timing_cache: file of layer timings, read and updated; makes the next build of the kind fast.
+        workspace_mb: maximum scratch memory of a layer, in MiB.
+        compute_capability: GPU to build for, such as ``SM86``; None is the GPU that is present. Only TensorRT
+            for RTX can build for another one.
+        dla_core: run all possible layers on this deep-learning accelerator core of a Jetson, the rest on the
+            GPU. It needs half precision and a fixed batch size.
+        timing_cache: file of layer timings, read and updated; it makes similar builds fast.
     """
 
     fp16: bool = False
@@ -59,11 +60,11 @@ class TensorRt:
         trt: the module.
         version: such as (10, 3).
         is_rtx: whether it is TensorRT for RTX.
-        types_are_the_files: whether an engine computes in the types of its ONNX file, and in no others.
-        shares_profiles: whether several contexts of an engine may run crops of a free number.
-        lends_scratch: whether contexts take memory of the user's to work in.
-        captures: whether a context's work can be part of a CUDA graph of ours. TensorRT for RTX wants memory
-            of the user's for that, and makes graphs of its own.
+        types_are_the_files: whether an engine always computes in the types of its ONNX file.
+        shares_profiles: whether several contexts of an engine may each run a variable number of crops.
+        lends_scratch: whether contexts can use working memory supplied by the caller.
+        captures: whether a context's work can be captured in our CUDA graphs. TensorRT for RTX would need
+            user-supplied memory for that, and makes graphs of its own.
     """
 
     def __init__(self, module: Any) -> None:
@@ -77,7 +78,7 @@ class TensorRt:
 
     @classmethod
     def load(cls, flavour: Flavour) -> TensorRt:
-        """Import it; BackendUnavailable, with what to do, when that fails."""
+        """Import TensorRT; if that fails, BackendUnavailable says what to do."""
         reason = unavailable(flavour)
         if reason:
             raise BackendUnavailable(reason)
@@ -93,12 +94,16 @@ class TensorRt:
 
         Args:
             onnx_file: a serialised ONNX model with one input ``crops`` (N, 3, H, W), N free.
-            options: how.
-            steps: called as the build goes on, where the version tells.
+            options: how to build it.
+            steps: called as the build progresses, if the version reports progress.
+
+        Returns:
+            The serialised engine.
 
         Raises:
-            BackendUnavailable: this version, or this machine, cannot build so.
-            BundleError: the parser or the builder refuses the model; the message names node and operator.
+            BackendUnavailable: this version or this machine cannot build with these options.
+            BundleError: the parser or the builder refuses the model; a parser's message names the node and
+                its operator.
         """
         trt = self.trt
         log = log_of(trt)
@@ -131,7 +136,7 @@ class TensorRt:
         if cache is not None and options.timing_cache is not None:
             try:
                 write_bytes_whole(options.timing_cache, bytes(cache.serialize()))
-            except OSError as error:  # no reason to lose the engine
+            except OSError as error:  # not a reason to discard the engine
                 logger.warning("the timing cache %s cannot be written: %s", options.timing_cache, error)
         return bytes(plan)
 
@@ -151,7 +156,7 @@ class TensorRt:
             config.set_flag(flags.INT8)
 
     def require_target(self, compute_capability: str) -> Any:
-        """TensorRT's word for a GPU such as ``SM86``; BackendUnavailable when it builds for none such."""
+        """TensorRT's constant for a GPU such as ``SM86``; BackendUnavailable if it cannot build for it."""
         known = getattr(self.trt, "ComputeCapability", None) if self.is_rtx else None
         wanted = getattr(known, compute_capability, None) if compute_capability.startswith("SM") else None
         if wanted is None:
@@ -178,37 +183,37 @@ class TensorRt:
             logger.warning("%d of %d layers run on DLA core %d", there, len(layers), options.dla_core)
 
     def _open_timing_cache(self, config: Any, path: Path | None) -> Any:
-        if path is None or self.is_rtx:  # RTX compiles kernels where it runs, and times none here
+        if path is None or self.is_rtx:  # RTX compiles kernels where it runs, so a build times none
             return None
         cache = config.create_timing_cache(path.read_bytes()) if path.is_file() else None
-        if cache is None or not config.set_timing_cache(cache, False):  # damaged, or of another machine
+        if cache is None or not config.set_timing_cache(cache, False):  # damaged, or from another machine
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, False)
         return cache
 
 
 class Engine:
-    """An engine that was read into the GPU that is here.
+    """An engine loaded onto the current GPU.
 
     Args:
-        tensorrt: of the version that built it.
+        tensorrt: the same version that built the engine.
         plan: the serialised engine.
-        dla_core: of a Jetson, which it runs on; None where it was built for none.
+        dla_core: the Jetson DLA core that it runs on; None if it was not built for one.
 
     Attributes:
-        scratch_bytes: the memory that a context needs while it runs; 0 where each has its own.
+        scratch_bytes: the memory that a context needs while it runs; 0 if each context allocates its own.
 
     Raises:
         EngineMismatch: TensorRT cannot read it; it was built for another GPU or version, or is damaged.
-        BackendUnavailable: the GPU has no memory left for it.
+        BackendUnavailable: the GPU is out of memory.
     """
 
     def __init__(self, tensorrt: TensorRt, plan: bytes, dla_core: int | None = None) -> None:
         log = log_of(tensorrt.trt)
         log.errors.clear()
-        # Runtime, engine and context may go in any order: TensorRT's bindings keep what they need.
+        # Runtime, engine and context may be freed in any order: TensorRT's bindings keep what they need.
         self._runtime = _made(tensorrt.trt.Runtime, log, tensorrt.name)
-        if dla_core is not None:  # it is not the plan's: a plan for core 1 would run on 0
+        if dla_core is not None:  # the plan does not store it: a plan for core 1 would run on core 0
             self._runtime.DLA_core = dla_core
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -218,14 +223,14 @@ class Engine:
         self.scratch_bytes = int(self._engine.device_memory_size_v2) if tensorrt.lends_scratch else 0
 
     def new_context(self, scratch: int | None = None) -> EngineContext:
-        """What runs the engine, one call at a time.
+        """Make a context, which runs the engine, one call at a time.
 
         Args:
             scratch: address of ``scratch_bytes`` of memory, which contexts that run one after the other may
-                share; None gives it memory of its own.
+                share; None gives the context its own.
 
         Raises:
-            BackendUnavailable: the GPU has no memory left for it.
+            BackendUnavailable: the context cannot be made, for example because the GPU is out of memory.
         """
         if scratch is None or not self.scratch_bytes:
             context = self._engine.create_execution_context()
@@ -240,7 +245,7 @@ class Engine:
         return EngineContext(self, context)
 
     def is_float(self, tensor: str) -> bool:
-        """Whether an input or output is of float32."""
+        """Whether an input or output has the type float32."""
         return bool(self._engine.get_tensor_dtype(tensor) == self._trt.float32)
 
 
@@ -256,13 +261,13 @@ class EngineContext:
         """Queue the network on a stream.
 
         Args:
-            shapes: of every input and output, by name; ``crops`` is (N, 3, H, W).
+            shapes: shape of every input and output, by name; ``crops`` is (N, 3, H, W).
             addresses: device address of each, contiguous float32.
             stream: the CUDA stream's handle.
 
         Raises:
-            BundleError: the engine does not take such crops, or gives something else.
-            BackendUnavailable: it fails to run.
+            BundleError: the engine does not take crops of this shape, or its outputs are different.
+            BackendUnavailable: the engine fails to run.
         """
         self._log.errors.clear()
         crops = shapes["crops"]
@@ -280,7 +285,7 @@ class EngineContext:
             raise BackendUnavailable(message)
 
     def _check(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """What the engine will write is what there is memory for."""
+        """Raise BundleError unless the engine's tensors have the given shapes and the type float32."""
         for name, shape in shapes.items():
             found = tuple(self._context.get_tensor_shape(name))
             if found != shape or not self._engine.is_float(name):
@@ -294,7 +299,7 @@ class EngineContext:
 def _made(kind: Any, log: Any, name: str) -> Any:
     try:
         return kind(log)
-    except TypeError as error:  # its bindings' way to say that the library gave nothing
+    except TypeError as error:  # raised by the bindings when the library returns a null pointer
         message = f"{name} does not start: {_reasons(log)}; does its CUDA fit the driver?"
         raise BackendUnavailable(message) from error
 
@@ -308,7 +313,7 @@ def _reasons(log: Any) -> str:
 
 
 def unavailable(flavour: Flavour) -> str | None:
-    """Why a TensorRT cannot be imported here, with what to do; None when it can."""
+    """Why a TensorRT cannot be used here and what to do about it, or None if it can."""
     install = {
         "tensorrt": "JetPack brings it; elsewhere pip install tensorrt",
         "tensorrt_rtx": "pip install tensorrt-rtx",
@@ -317,7 +322,7 @@ def unavailable(flavour: Flavour) -> str | None:
         module = import_module(flavour)
     except ImportError as error:
         return f"{flavour} cannot be imported ({str(error).splitlines()[0]}): {install}"
-    except Exception as error:  # its loader raises kinds of its own when a library is missing
+    except Exception as error:  # its loader raises all kinds of errors when a library is missing
         return f"{flavour} is installed but does not load ({error}): {install}"
     if not hasattr(module, "__version__"):
         return f"{flavour} is a folder here, and not the library: {install}"
@@ -327,7 +332,7 @@ def unavailable(flavour: Flavour) -> str | None:
 
 
 def _parser_message(name: str, parser: Any, onnx_file: bytes) -> str:
-    """The parser's first error, with the node's name and operator; old versions tell its index only."""
+    """The parser's first error with the node's name and operator; old versions report only its index."""
     if parser.num_errors == 0:
         return f"{name}: the model must have one input"
     error = parser.get_error(0)

@@ -1,4 +1,4 @@
-"""What TensorRT calls back while it builds: its log, and how far it is."""
+"""TensorRT's callbacks during a build: logging and progress."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 logger = logging.getLogger("lfpose_edge")
 
 Steps = Callable[[str, int, int], None]
-"""Called with a phase of the build, the steps done and the steps in all."""
+"""Called with a phase of the build, the number of steps done, and their total."""
 
 
 @cache
 def log_of(trt: Any) -> Any:
-    """A logger that keeps errors for our message and passes warnings on to Python's logging.
+    """A logger that keeps errors for our messages and passes warnings on to Python's logging.
 
-    One for the whole process: TensorRT keeps the first that it is given, and uses it until the end. It drops
-    what is raised while it calls back, Ctrl-C too, so that is kept as well.
+    There is one per process, because TensorRT keeps using the first logger that it gets. TensorRT discards
+    exceptions raised in its callbacks, even KeyboardInterrupt, so the logger keeps those too.
     """
 
     class Log(trt.ILogger):  # type: ignore[misc]
@@ -40,7 +40,7 @@ def log_of(trt: Any) -> Any:
 
 
 def make_monitor(trt: Any, steps: Steps | None, raised: list[BaseException]) -> Any:
-    """Tells ``steps`` how a build goes on, and ends it when something was raised in a call back."""
+    """A monitor that reports a build's progress to ``steps``, and stops it once a callback has raised."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""TensorRT for RTX: engines may come from any machine, and are finished on the GPU that runs them."""
+"""TensorRT for RTX: engines may be built on any machine; the GPU that runs them completes compilation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs of Torch-TensorRT, as ``lfpose-export --engine torch-tensorrt`` makes them, beside torch."""
+"""Runs Torch-TensorRT programs made by ``lfpose-export --engine torch-tensorrt``; needs torch."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def library_unavailable() -> str | None:
         import_module("torch_tensorrt")
     except ImportError as error:
         return f"torch_tensorrt cannot be imported ({str(error).splitlines()[0]}): pip install torch-tensorrt"
-    except Exception as error:  # its loader raises kinds of its own when a library is missing
+    except Exception as error:  # its loader raises all kinds of errors when a library is missing
         return f"torch_tensorrt is installed but does not load ({error})"
     return None
 
 
 def load(bundle: Bundle, request: Request) -> Backend:
-    """Load the program of a bundle that was compiled for this GPU and this Torch-TensorRT."""
+    """Load a bundle's program that was compiled for this GPU and this version of Torch-TensorRT."""
     device = device_number("torch_tensorrt", request.device)
     if request.precision not in ("auto", "fp16"):
         message = f"backend 'torch_tensorrt' runs precision fp16, not {request.precision!r}"
@@ -63,11 +63,12 @@ def load(bundle: Bundle, request: Request) -> Backend:
 class TorchTensorRtBackend:
     """A compiled program on a GPU; see :class:`lfpose_edge.backends.base.DeviceBackend`.
 
-    It is its own only context: torch's modules keep no state of a call, and its allocator the memory.
+    It is its own only context: torch's modules keep no state between calls, and torch's allocator holds the
+    memory.
     """
 
     channels_last = False
-    captures = False  # what torch allocates while it runs belongs to no graph of ours
+    captures = False  # memory that torch allocates during a call must not be part of our graphs
     scratch_bytes = 0
 
     def __init__(self, bundle: Bundle, device: int, max_batch: int) -> None:
@@ -79,7 +80,7 @@ class TorchTensorRtBackend:
         with self._torch.cuda.device(device):
             try:
                 self._program: Any = torch_tensorrt.load(str(path)).module()
-            except Exception as error:  # torch's and TensorRT's, which share no public base class
+            except Exception as error:  # torch's and TensorRT's errors have no public common base class
                 message = f"torch_tensorrt {torch_tensorrt.__version__} cannot load {path}: {error}"
                 raise BackendUnavailable(message) from error
         self.device = device
@@ -98,17 +99,17 @@ class TorchTensorRtBackend:
         with self._lock, torch.cuda.stream(theirs), torch.inference_mode():
             try:
                 found = self._program(torch.from_dlpack(crops))
-            except RuntimeError as error:  # torch's, out of memory among them
+            except RuntimeError as error:  # torch's errors, including out of memory
                 message = f"{self.description} fails: {error}"
                 raise BackendUnavailable(message) from error
             for name, ours, values in zip(("cams", "presence"), (cams, presence), found, strict=True):
-                if tuple(values.shape) != tuple(ours.shape):  # copy_ would repeat what fits
+                if tuple(values.shape) != tuple(ours.shape):  # copy_ would broadcast
                     message = f"{self.description}: {name} are {tuple(values.shape)}, not {tuple(ours.shape)}"
                     raise BundleError(message)
                 torch.from_dlpack(ours).copy_(values)
 
     def infer(self, crops: Floats) -> tuple[Floats, Floats]:
-        """See :class:`lfpose_edge.backends.base.Backend`: the crops go up, and the maps come down."""
+        """See :class:`lfpose_edge.backends.base.Backend`; uploads the crops and downloads the maps."""
         from lfpose_edge._cuda import DeviceArray
 
         shapes = ((len(crops), *self._maps), (len(crops), self._maps[0]))
@@ -123,7 +124,7 @@ class TorchTensorRtBackend:
 
 
 def _program_for(bundle: Bundle, version: str, gpu_label: str, max_batch: int) -> Path:
-    """The bundle's program that fits; BackendUnavailable says why the others do not."""
+    """The bundle's matching program; otherwise BackendUnavailable says why none matches."""
     wanted = Fingerprint(
         model_sha256=hashlib.sha256(bundle.model_file("fp32").read_bytes()).hexdigest(),
         library="torch_tensorrt",

@@ -1,4 +1,4 @@
-"""Person boxes: a small ONNX detector, and the protocol that any other one fulfils."""
+"""Person detection: a small ONNX detector, and the protocol for any other one."""
 
 from __future__ import annotations
 

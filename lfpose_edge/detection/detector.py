@@ -1,4 +1,4 @@
-"""What counts as a person detector, and how one is named."""
+"""The protocol of person detectors, and how an argument is resolved to one."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ Floats = NDArray[np.float32]
 
 
 class Detector(Protocol):
-    """Anything that finds the persons in an image: a function will do."""
+    """Any callable that finds the persons in an image."""
 
     def __call__(self, image: NDArray[np.uint8], /) -> tuple[ArrayLike, ArrayLike] | ArrayLike:
         """Find the persons.
 
         Args:
-            image: (H, W, 3) uint8, in the colour order of the estimator that asks.
+            image: (H, W, 3) uint8, in the colour order of the calling estimator.
 
         Returns:
-            Boxes (N, 4) x1, y1, x2, y2 in pixels of the image, which they may reach beyond; or a tuple
-            of such boxes and their scores (N,) in [0, 1]. N may be 0.
+            Boxes (N, 4) x1, y1, x2, y2 in pixels of the image, which may reach beyond it; or a tuple of
+            such boxes and their scores (N,) in [0, 1]. N may be 0.
         """
         ...
 
 
 class CheckedDetector:
-    """A user's detector whose answers are checked, and given one form.
+    """Wraps a user's detector to validate its results and bring them into one form.
 
     Args:
-        detector: finds the persons.
+        detector: the detector to wrap.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -47,13 +47,13 @@ class CheckedDetector:
         """Find the persons in an image (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8.
 
         Returns:
-            Boxes (N, 4) float32 x1, y1, x2, y2, as they were given, and scores (N,) float32, 1 where the
-            detector gives none. Boxes wholly outside the image are left out: trackers predict such boxes
-            for people who walk out of the frame.
+            Boxes (N, 4) float32 x1, y1, x2, y2, not clipped to the image, and scores (N,) float32, which are
+            1 if the detector returns none. Boxes wholly outside the image are dropped: trackers predict
+            such boxes for people who walk out of the frame.
 
         Raises:
-            TypeError: the detector's answer is not made of numbers.
-            ValueError: the answer has another shape, a box is not finite or has no area, or a score is
+            TypeError: the detector's result is not made of numbers.
+            ValueError: the result has the wrong shape, a box is not finite or has no area, or a score is
                 outside [0, 1].
         """
         answer = self._detector(_three_channels(image))
@@ -78,7 +78,7 @@ class CheckedDetector:
                 message += "; scores stand beside them: (boxes, scores)"
             raise ValueError(message)
         finite = np.isfinite(boxes).all(axis=1)
-        # Width and height in place of the second corner is the usual mistake; it must not pass as "nobody".
+        # A common mistake is width and height instead of the second corner; it must not pass as "no persons".
         sound = finite & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         for i in np.flatnonzero(~sound)[:1].tolist():
             why = "has no area" if np.isfinite(boxes[i]).all() else "is not finite"
@@ -99,9 +99,9 @@ class CheckedDetector:
 
     def _numbers(self, what: str, given: object) -> Floats:
         try:
-            with np.errstate(over="ignore"):  # beyond float32 is infinite, and said so then
+            with np.errstate(over="ignore"):  # overflow gives infinity, which is reported later
                 return np.array(given, np.float32)
-        except (TypeError, ValueError, RuntimeError) as error:  # torch's, of a tensor that needs a gradient
+        except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a torch tensor requiring grad
             message = (
                 f"{self._who} gave {what} that are not an array of numbers, but {type(given).__name__}; "
                 "return boxes (N, 4), or a tuple (boxes, scores)"
@@ -116,19 +116,22 @@ def resolve_detector(
     cache_dir: str | os.PathLike[str] | None = None,
     threads: int | None = None,
 ) -> CheckedDetector | YoloxDetector | None:
-    """The person detector that a user means.
+    """Resolve a user's ``detector`` argument.
 
     Args:
         spec: None for no detector (the whole image is one person); a callable, see :class:`Detector`; the
             path of an ONNX file of the YOLOX family, or the name of one in the zoo.
-        color: channel order of the images that it will be given.
-        cache_dir: where a named detector is kept once fetched; None is the user's cache folder.
-        threads: CPU threads of a detector that is loaded here; None takes all cores.
+        color: channel order of the images that the detector will get.
+        cache_dir: folder for downloaded detectors; None is the user's cache folder.
+        threads: CPU threads of a detector that is loaded here; None uses all cores.
+
+    Returns:
+        The detector, or None.
 
     Raises:
-        BundleError: there is no such file or name, or the file holds no YOLOX detector.
+        BundleError: there is no such file or name, or the file is not a YOLOX detector.
         TypeError: ``spec`` is none of these.
-        ValueError: a :class:`YoloxDetector` of the other colour order.
+        ValueError: ``spec`` is a :class:`YoloxDetector` of the other colour order.
     """
     if spec is None:
         return None
@@ -151,7 +154,7 @@ def resolve_detector(
 
 
 def _is_one_box(part: Any) -> bool:
-    """Of a tuple of two: a box, and not all boxes or all scores."""
+    """Whether an item of a pair is a single box, rather than all boxes or all scores."""
     try:
         return bool(np.shape(part) == (4,))
     except (TypeError, ValueError):

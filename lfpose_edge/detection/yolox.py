@@ -1,4 +1,4 @@
-"""Person boxes by a YOLOX network in ONNX Runtime (Ge et al., "YOLOX: Exceeding YOLO Series in 2021")."""
+"""Person detection by a YOLOX network in ONNX Runtime (Ge et al., "YOLOX: Exceeding YOLO Series in 2021")."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ _MAX_LOG_EXTENT = 10.0  # e^10 strides: wider than any image, and far from overf
 class YoloxDetector:
     """Finds persons with a YOLOX model in its plain ONNX form (boxes not decoded inside the network).
 
-    Networks of any size, with COCO's 80 classes or with persons only; the input size and the number of
-    classes are read from the file. A network takes BGR, 0 to 255, unnormalised, as YOLOX since 0.1.1 does.
+    Networks may have any size, with COCO's 80 classes or with persons only; the input size and the number of
+    classes are read from the file. A network takes BGR, 0 to 255, unnormalised, as YOLOX does since 0.1.1.
     A detector may be called from several threads at once.
 
     Args:
         model: the ONNX file.
-        score_threshold: least objectness x class probability of a box.
-        iou_threshold: of two boxes that overlap more than this, the one with the lower score goes.
+        score_threshold: minimum objectness x class probability of a box.
+        iou_threshold: of two boxes that overlap more than this, the one with the lower score is dropped.
         color: channel order of the images.
-        threads: CPU threads; None takes all cores.
+        threads: CPU threads; None uses all cores.
         person_class: the column of persons among the classes.
 
     Raises:
-        BundleError: the file is no ONNX model, or not a YOLOX network.
-        BackendUnavailable: ONNX Runtime is not installed.
-        ValueError: an argument is out of its range.
+        BundleError: the file is not an ONNX model, or not a YOLOX network.
+        BackendUnavailable: ONNX Runtime is not installed or does not start.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class YoloxDetector:
         self._input_name, self.input_size = self._read_input()
         self._grid, self._stride = _anchor_grid(self.input_size)
 
-        # The shape that a file declares may hold names in place of numbers; a run is certain.
+        # The declared output shape may contain names instead of numbers, so run the network to be certain.
         try:
             answer = self._run(np.zeros((1, 3, *self.input_size), np.float32))
-        except Exception as error:  # onnxruntime's errors share no public base class
+        except Exception as error:  # onnxruntime's errors have no public common base class
             message = f"{self._path} is no YOLOX detector: it does not run on one image: {error}"
             raise BundleError(message) from error
         anchors, shape = len(self._grid), answer.shape
@@ -106,7 +106,7 @@ class YoloxDetector:
 
         Returns:
             Boxes (N, 4) float32 x1, y1, x2, y2 in pixels, clipped to the image, and their scores (N,)
-            float32 in [0, 1]; the highest score first.
+            float32 in [0, 1], highest first.
         """
         height, width = image.shape[:2]
         affine = letterbox_affine((height, width), self.input_size)
@@ -118,7 +118,7 @@ class YoloxDetector:
         return clipped[inside], scores[inside]
 
     def _decode(self, raw: Floats) -> tuple[Floats, Floats]:
-        """Raw rows (A, 5 + C) to boxes (N, 4) in the network's input pixels and scores (N,), best first.
+        """Decode raw rows (A, 5 + C) to boxes (N, 4) in network input pixels and scores (N,), best first.
 
         A row is the centre's offset from its cell in strides, the logarithm of width and height in
         strides, objectness, and class probabilities (YOLOX, section 2.3 and ``decode_outputs``).
@@ -136,7 +136,7 @@ class YoloxDetector:
         return np.concatenate([top_left, top_left + extent], axis=1)[kept], scores[kept]
 
     def _is_decoded(self, raw: Floats) -> bool:
-        """Whether rows hold centres in pixels, which follow the grid, and not offsets of a cell or two."""
+        """Whether rows hold centres in pixels, which follow the grid, not offsets of a cell or two."""
         center = raw[:, :2]
         return bool(np.median(np.abs(center / self._stride - self._grid)) < np.median(np.abs(center)))
 
@@ -176,13 +176,13 @@ def _load(path: Path, threads: int | None) -> Any:
     options = onnxruntime.session_options(threads)
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no public base class
+    except Exception as error:  # onnxruntime's errors have no public common base class
         message = f"onnxruntime {runtime.__version__} cannot load {path}: {error}"
         raise BundleError(message) from error
 
 
 def _anchor_grid(size: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Of all cells, level by level: their (x, y) indices, (A, 2), and their strides in pixels, (A, 1)."""
+    """(x, y) indices (A, 2) and strides in pixels (A, 1) of all cells, level by level."""
     height, width = size
     cells, strides = [], []
     for stride in STRIDES:

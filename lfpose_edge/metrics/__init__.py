@@ -1,4 +1,4 @@
-"""How good poses are: PCK and OKS average precision."""
+"""Accuracy of poses: PCK and OKS average precision."""
 
 from lfpose_edge.metrics.pck import PckResult, box_thresholds, pck, torso_thresholds
 

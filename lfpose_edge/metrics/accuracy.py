@@ -1,4 +1,4 @@
-"""Accuracy of predicted joints on located persons, and of an estimator as it is deployed."""
+"""Accuracy of predicted joints on persons with located joints, and of a deployed estimator."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Accuracy:
     """Accuracy on N persons.
 
     Attributes:
-        persons: N.
-        pck_box: PCK at 0.1 of the box's longer side, the twelve limb joints.
+        persons: number of persons N.
+        pck_box: PCK at 0.1 of the box's longer side, over the twelve limb joints.
         pck_box_all: the same over all joints.
-        pck_either_side: as ``pck_box``, where left and right need not be told apart.
-        pck_torso: PCK at 0.2 of the torso, all joints; persons without a labelled torso do not count.
-        presence_auc: by joint name, how well presence is told (:func:`roc_auc`), where it was asked for;
-            of persons of whom it is known.
-        oks: OKS average precision, where it was asked for.
+        pck_either_side: as ``pck_box``, but left and right need not be distinguished.
+        pck_torso: PCK at 0.2 of the torso, over all joints; persons without a labelled torso do not count.
+        presence_auc: :func:`roc_auc` of the presence by joint name, over persons for whom it is known; None
+            if it was not measured.
+        oks: OKS average precision; None if it was not measured.
     """
 
     persons: int
@@ -52,15 +52,15 @@ def predict_persons(
     *,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Joints (N, K, 2) in image pixels, scores and presence (N, K), through the deployed runtime.
+    """Predict joints (N, K, 2) in image pixels, scores and presence (N, K), with the deployed runtime.
 
     Args:
-        estimator: takes BGR images.
-        persons: each is predicted in its own box.
-        progress: wraps the loop, to show it.
+        estimator: an estimator for BGR images.
+        persons: the persons, each predicted in its own box.
+        progress: wraps the loop to show progress.
 
     Raises:
-        SourceError: a person's box cannot be used in its image.
+        SourceError: a person's box is not valid in its image.
     """
     results = [_predict_person(estimator, persons, i) for i in progress(range(len(persons)))]
     keypoints, scores, presence = zip(*((r.keypoints, r.scores, r.presence) for r in results), strict=True)
@@ -88,9 +88,9 @@ def measure(
     Args:
         keypoints: (N, K, 2) image pixels.
         persons: the truth.
-        scores: (N, K); with them OKS AP is measured too.
-        presence: (N, K); with it the area under its ROC curve is measured too.
-        uncounted: of these OKS AP takes a prediction for neither right nor wrong
+        scores: (N, K); if given, OKS AP is measured too.
+        presence: (N, K); if given, the area under its ROC curve is measured too.
+        uncounted: persons whose predictions OKS AP counts as neither right nor wrong
             (:func:`lfpose_edge.coco.uncounted_persons`).
     """
     skeleton = persons.skeleton
@@ -122,10 +122,10 @@ def as_coco(
     persons: PersonTable,
     uncounted: Sequence[dict[str, Any]] = (),
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Located persons and what was predicted of each, (N, K, 2) and (N, K), as COCO stores them.
+    """Persons and their predictions, (N, K, 2) and (N, K), as a COCO tree and a COCO results list.
 
-    Pixel indices, joints in the skeleton's order, those that lack a label at 0 with v = 0. The persons come
-    first, in their order; behind them those of ``uncounted`` that are in their images.
+    Coordinates are pixel indices, joints are in the skeleton's order, and unlabelled ones are at 0 with
+    v = 0. The persons come first, in order, followed by those of ``uncounted`` in the same images.
     """
     guess = np.concatenate([keypoints - 0.5, scores[..., None]], axis=2)
     annotations, predictions = [], []

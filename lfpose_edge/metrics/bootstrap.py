@@ -1,4 +1,4 @@
-"""How sure a PCK is: the bootstrap over persons."""
+"""Confidence intervals of PCK: the bootstrap over persons."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Counts = Sequence[tuple[int, int]]
-"""Correct and counted joints of every person."""
+"""Numbers of correct and of counted joints, by person."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and where 95 of 100 repetitions with other persons would have it.
+    """A figure and its 95 % interval over the choice of persons.
 
     Attributes:
         value: the figure.
@@ -29,26 +29,26 @@ class Interval:
 
 
 def pck_interval(persons: Counts, *, draws: int = 4000, seed: int = 0) -> Interval:
-    """PCK over all counted joints; NaN when none is counted.
+    """PCK over all counted joints, with its interval; NaN if none is counted.
 
     Args:
-        persons: of every person, correct and counted joints.
-        draws: how often as many persons are drawn, with replacement. Persons, not joints: the joints of one
-            are right or wrong together.
-        seed: of the draws.
+        persons: numbers of correct and of counted joints, by person.
+        draws: number of resamples of the persons, with replacement. Persons are drawn rather than joints,
+            because the errors of one person's joints are correlated.
+        seed: seed of the random draws.
     """
     correct, counted = _columns(persons)
     return _ratio_interval(correct, counted, draws, seed)
 
 
 def pck_difference(persons: Counts, others: Counts, *, draws: int = 4000, seed: int = 0) -> Interval:
-    """PCK of one model less that of another; every draw of persons is the same for both.
+    """PCK of one model minus that of another; every resample uses the same persons for both.
 
     Args:
-        persons: of every person, joints that the one has correct, and counted ones.
-        others: the same of the other.
-        draws: how often as many persons are drawn, with replacement.
-        seed: of the draws.
+        persons: numbers of joints correct by the first model and of counted joints, by person.
+        others: the same for the second model.
+        draws: number of resamples of the persons, with replacement.
+        seed: seed of the random draws.
 
     Raises:
         ValueError: the two did not count the same joints of the same persons.

@@ -16,12 +16,12 @@ from lfpose_edge.skeleton import Skeleton
 
 @dataclass(frozen=True)
 class OksAp:
-    """COCO keypoint average precision and recall; -1 where no person counts.
+    """COCO keypoint average precision and recall; -1 if no person counts.
 
     Attributes:
         ap: mean over OKS thresholds 0.50, 0.55 ... 0.95.
         ap50, ap75: at one threshold.
-        ap_medium, ap_large: of persons with an area of 32^2 to 96^2 pixels, and above.
+        ap_medium, ap_large: AP of persons with an area of 32^2 to 96^2 pixels, and above.
         ar: average recall over the same thresholds.
     """
 
@@ -35,13 +35,13 @@ class OksAp:
 
 @dataclass(frozen=True)
 class CrowdAp:
-    """CrowdPose's average precision and recall; -1 where no person counts.
+    """CrowdPose's average precision and recall; -1 if no person counts.
 
     Attributes:
         ap: mean over OKS thresholds 0.50, 0.55 ... 0.95.
         ap50, ap75: at one threshold.
         ar, ar50, ar75: average recall.
-        easy, medium, hard: AP on the images of a crowd index below 0.2, up to 0.8, and above.
+        easy, medium, hard: AP on the images with a crowd index below 0.2, from 0.2 to 0.8, and from 0.8 on.
     """
 
     ap: float
@@ -58,7 +58,7 @@ class CrowdAp:
 _NOWHERE = -1e4  # pixels
 
 CROWD_LEVELS = {"easy": (-np.inf, 0.2), "medium": (0.2, 0.8), "hard": (0.8, np.inf)}
-"""From which crowd index of an image on, and below which, as CrowdPose's evaluation code has it."""
+"""Lower (inclusive) and upper (exclusive) crowd index of an image, as in CrowdPose's evaluation code."""
 
 
 def oks_ap(truth: dict[str, Any], predictions: Sequence[dict[str, Any]], skeleton: Skeleton) -> OksAp:
@@ -68,7 +68,7 @@ def oks_ap(truth: dict[str, Any], predictions: Sequence[dict[str, Any]], skeleto
         truth: ``images``, ``annotations`` and ``categories`` as in a COCO-keypoints JSON; its joints are
             those of ``skeleton``, in its order.
         predictions: entries as :meth:`lfpose_edge.PoseResult.to_coco` makes them.
-        skeleton: whose sigmas are used.
+        skeleton: the joints and their sigmas.
 
     Raises:
         ImportError: pycocotools is not installed.
@@ -82,15 +82,15 @@ def oks_ap(truth: dict[str, Any], predictions: Sequence[dict[str, Any]], skeleto
 def crowd_ap(truth: dict[str, Any], predictions: Sequence[dict[str, Any]], skeleton: Skeleton) -> CrowdAp:
     """Measure predictions against a CrowdPose tree, as CrowdPose's own evaluation does.
 
-    A person's area is a part of the box (``AREA_OF_BOX``), whatever the annotation says; a person without a
-    visible joint (v = 2, CrowdPose's ``num_keypoints``; in a file that lacks these, without a labelled one)
-    is not asked for; easy, medium and hard are evaluations of their own on a part of the images each, and the
-    mean of the whole precision table.
+    A person's area is ``AREA_OF_BOX`` times the box's area, whatever the annotation says. A person without a
+    visible joint (v = 2, CrowdPose's ``num_keypoints``), or without a labelled joint if the file lacks
+    ``num_keypoints``, is ignored. Easy, medium and hard are separate evaluations, each on a part of the
+    images, and are the mean of the whole precision table.
 
     Args:
-        truth: as :func:`oks_ap`'s; every image has a ``crowdIndex``.
+        truth: as for :func:`oks_ap`; every image has a ``crowdIndex``.
         predictions: entries as :meth:`lfpose_edge.PoseResult.to_coco` makes them.
-        skeleton: whose sigmas are used, CrowdPose's in general.
+        skeleton: the joints and their sigmas, in general CrowdPose's.
 
     Raises:
         ImportError: pycocotools is not installed.
@@ -99,7 +99,7 @@ def crowd_ap(truth: dict[str, Any], predictions: Sequence[dict[str, Any]], skele
     if any("crowdIndex" not in image for image in truth["images"]):
         message = "CrowdPose's levels need a crowdIndex of every image"
         raise ValueError(message)
-    # What pycocotools asks for and a file may leave out, as readers of COCO take it.
+    # Fill in the fields that pycocotools needs and a file may leave out, with COCO's usual defaults.
     persons = [
         {
             "iscrowd": 0,
@@ -127,7 +127,7 @@ def crowd_ap(truth: dict[str, Any], predictions: Sequence[dict[str, Any]], skele
 
 
 def _of_nothing(persons: Sequence[dict[str, Any]]) -> float:
-    """The precision where nothing was predicted, which pycocotools cannot be asked about."""
+    """The precision without any predictions, a case that pycocotools cannot evaluate."""
     counted = (not person.get("iscrowd") and person.get("num_keypoints", 1) for person in persons)
     return 0.0 if any(counted) else -1.0
 
@@ -138,14 +138,14 @@ def _evaluated(
     skeleton: Skeleton,
     images: list[int] | None = None,
 ) -> Any:
-    """pycocotools' evaluation of all images, or of some; of the categories that have joints."""
+    """Run pycocotools' evaluation on all images or some, for the categories that have joints."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         message = "OKS AP needs pycocotools: pip install pycocotools"
         raise ImportError(message) from error
-    # pycocotools takes an annotation of id 0 for nobody, and a joint that is not a number for a perfect one.
+    # pycocotools treats an annotation with id 0 as no match, and a joint that is NaN as a perfect one.
     persons = [{**person, "id": number} for number, person in enumerate(truth["annotations"], 1)]
     tables = [np.asarray(guess["keypoints"], np.float64) for guess in predictions]
     guesses = [

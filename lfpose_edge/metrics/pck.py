@@ -1,4 +1,4 @@
-"""PCK: the percentage of correct keypoints, those closer to the truth than a part of the person's size."""
+"""PCK: percentage of correct keypoints, those within a fraction of the person's size of the truth."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class PckResult:
     """PCK of one prediction set.
 
     Attributes:
-        mean: over all counted joints of all persons, in [0, 1]; NaN when none is counted.
+        mean: over all counted joints of all persons, in [0, 1]; NaN if none is counted.
         per_joint: by joint name, in [0, 1]; NaN for a joint that is never counted.
-        counted: how many joints were counted.
-        per_person: of every person, how many joints are correct, and how many were counted.
+        counted: number of joints counted.
+        per_person: for every person, the numbers of correct and of counted joints.
     """
 
     mean: float
@@ -53,9 +53,8 @@ def pck(
         labelled: (N, K) bool, which joints count.
         thresholds_px: (N,) largest distance in pixels; a person whose threshold is NaN does not count.
         skeleton: the K joints.
-        joints: names of the joints to count; all when None.
-        either_side: take a joint that was found on the other side for correct: near enough to the labelled
-            mirror joint.
+        joints: names of the joints to count; None counts all.
+        either_side: also count a joint as correct if it is close enough to the labelled mirror joint.
     """
     thresholds = np.asarray(thresholds_px, np.float64)
     distance = joint_distances(predicted, truth, labelled, skeleton, either_side=either_side)
@@ -90,7 +89,7 @@ def joint_distances(
 
 
 def box_thresholds(boxes: ArrayLike, fraction: float = 0.1) -> NDArray[np.float64]:
-    """(N,) thresholds: a part of the longer side of boxes (N, 4) x1, y1, x2, y2."""
+    """(N,) thresholds: a fraction of the longer side of boxes (N, 4) x1, y1, x2, y2."""
     xyxy = np.asarray(boxes, np.float64)
     longer: NDArray[np.float64] = np.max(xyxy[:, 2:] - xyxy[:, :2], axis=1)
     return fraction * longer
@@ -99,9 +98,9 @@ def box_thresholds(boxes: ArrayLike, fraction: float = 0.1) -> NDArray[np.float6
 def torso_thresholds(
     truth: ArrayLike, labelled: ArrayLike, skeleton: Skeleton, fraction: float = 0.2
 ) -> NDArray[np.float64]:
-    """(N,) thresholds: a part of the distance from left shoulder to right hip, Leeds Sports Pose's torso.
+    """(N,) thresholds: a fraction of the distance from left shoulder to right hip, Leeds Sports Pose's torso.
 
-    NaN for persons in whom one of the two is not labelled, and for all where the skeleton lacks one.
+    NaN for persons without labels for both joints, and for all persons if the skeleton lacks one of them.
     """
     if not {"left_shoulder", "right_hip"}.issubset(skeleton.keypoints):
         return np.full(len(np.asarray(truth)), np.nan)

@@ -1,4 +1,4 @@
-"""MPII's PCKh: joints within half the head's length of the truth."""
+"""MPII's PCKh: the fraction of joints within half a head length of the truth."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from lfpose_edge.persons import PersonTable
 from lfpose_edge.skeleton import MPII16
 
 HEAD_OF_BOX = 0.6
-"""The head's length over its box's diagonal."""
+"""Ratio of the head's length to the diagonal of its box."""
 
 SAME = 2.0
-"""Pixels between two files' places of a joint that are the same place."""
+"""Pixels within which two files' positions of a joint count as the same."""
 
 COUNTED = tuple(joint for joint in MPII16.keypoints if joint not in ("pelvis", "thorax"))
-"""The mean is over these; every joint counts as often as it is labelled."""
+"""The joints in the mean; each counts as often as it is labelled."""
 
 
 @dataclass(frozen=True)
 class MpiiTruth:
-    """What MPII's ``gt_valid.mat`` holds of N persons.
+    """The contents of MPII's ``gt_valid.mat`` for N persons.
 
     Attributes:
         joints: (N, 16, 2) pixels, counted from 1 as MATLAB does.
@@ -43,7 +43,7 @@ def read_mpii_truth(file: Path) -> MpiiTruth:
     """Read the validation set's ``.mat`` file: ``pos_gt_src``, ``jnt_missing`` and ``headboxes_src``.
 
     Raises:
-        SourceError: it is missing, or holds something else.
+        SourceError: the file is missing, or holds something else.
         BackendUnavailable: scipy is not installed.
     """
     joints, missing, heads = read_matlab(file, "pos_gt_src", "jnt_missing", "headboxes_src")
@@ -58,10 +58,10 @@ def read_mpii_truth(file: Path) -> MpiiTruth:
 
 
 def truth_of(persons: PersonTable, truth: MpiiTruth) -> MpiiTruth:
-    """The rows of a ``.mat`` file for persons of MPII's annotation list, who are numbered from 1 on there.
+    """The rows of a ``.mat`` file for persons of MPII's annotation list, whose ids count from 1.
 
     Raises:
-        SourceError: the file is of others.
+        SourceError: the file describes other persons.
     """
     rows = persons.annotation_ids - 1
     if rows.min(initial=0) < 0 or rows.max(initial=0) >= len(truth.joints):
@@ -83,18 +83,18 @@ def truth_of(persons: PersonTable, truth: MpiiTruth) -> MpiiTruth:
 
 
 def pckh(predicted: ArrayLike, truth: MpiiTruth, fraction: float = 0.5) -> PckResult:
-    """Count the joints within a part of the head's length (inclusive), as the field reports them.
+    """Count the joints within a fraction of the head's length (inclusive), as the field reports them.
 
-    The mean leaves out pelvis and thorax, and weighs each joint by how often it is labelled.
+    The mean leaves out pelvis and thorax, and weights each joint by how often it is labelled.
 
     Args:
-        predicted: (N, 16, 2) continuous image coordinates, as the estimator gives them: a pixel's centre is
-            at + 0.5. MATLAB's, which the truth is in, has it at whole numbers from 1 on.
-        truth: of the same persons, in the same order.
-        fraction: of the head's length.
+        predicted: (N, 16, 2) continuous image coordinates, as from the estimator, where pixel centres are
+            at + 0.5. The truth has MATLAB's coordinates, where they are whole numbers from 1 on.
+        truth: the truth for the same persons, in the same order.
+        fraction: the fraction of the head's length.
 
     Raises:
-        ValueError: not as many persons.
+        ValueError: the shapes of predictions and truth differ.
     """
     places = np.asarray(predicted, np.float64)
     if places.shape != truth.joints.shape:

@@ -1,4 +1,4 @@
-"""How well presence is told: the area under the ROC curve."""
+"""Accuracy of the predicted presence: the area under the ROC curve."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def roc_auc(scores: ArrayLike, positive: ArrayLike) -> float:
-    """The chance that a positive has a higher score than a negative, ties counting half.
+    """The probability that a positive has a higher score than a negative, with ties counting half.
 
     Args:
-        scores: (N,).
+        scores: (N,) scores.
         positive: (N,) bool.
 
     Returns:
-        In [0, 1], 0.5 for scores that tell nothing; NaN without a positive or without a negative, or where a
+        A value in [0, 1], 0.5 for uninformative scores; NaN without positives, without negatives, or if a
         score is NaN.
     """
     values: NDArray[np.float64] = np.asarray(scores, np.float64)

@@ -1,4 +1,4 @@
-"""What a prediction is worth that looks at no picture: the lines that any model must be above."""
+"""Baselines that do not look at the image, which any model must beat."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from lfpose_edge.persons import PersonTable
 
 
 def centre_of_box(persons: PersonTable) -> NDArray[np.float64]:
-    """Every joint (N, K, 2) in the middle of its person's box, image pixels."""
+    """Place every joint at the centre of the person's box; (N, K, 2) image pixels."""
     corners = persons.boxes.reshape(-1, 2, 2)
     return np.repeat(corners.mean(axis=1)[:, None], len(persons.skeleton), axis=1)
 
 
 def mean_pose(persons: PersonTable) -> NDArray[np.float64]:
-    """Every joint (N, K, 2) where it is on average in the boxes of these very persons, image pixels.
+    """Place every joint at its mean position within the boxes of these same persons; (N, K, 2) image pixels.
 
-    It knows the answers' average, which no model may: a line to be above, not a competitor. A joint that
-    nobody has is in the middle.
+    This uses the truth's average, which no model may, so it is a baseline and not a competitor. A joint that
+    is never labelled is placed at the centre.
     """
     corner = persons.boxes[:, None, :2]
     extent = persons.boxes[:, None, 2:] - corner

@@ -1,4 +1,4 @@
-"""An evaluation as pictures: how accurate, on which joints, what the network looks at, and where it fails."""
+"""An evaluation report with pictures: accuracy, joints, what the network looks at, and where it fails."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from lfpose_edge.persons import PersonTable
 
 _SHOWN_MAPS, _WORST = 6, 12
 _TILE = 168  # pixels
-_LARGEST = 0.3  # of the box, where the PCK curve ends
+_LARGEST = 0.3  # end of the PCK curve, as a fraction of the box's longer side
 _TRUTH_BGR, _GUESS_BGR, _ERROR_BGR = (244, 244, 244), (20, 149, 255), (60, 60, 230)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was evaluated.
+    """The results of an evaluation.
 
     Attributes:
-        model: its name, or the checkpoint's path.
+        model: the model's name, or the checkpoint's path.
         annotations: name of the data.
         runs_on: the backend.
-        persons: N persons and the truth.
-        keypoints: (N, K, 2) predicted, image pixels.
-        accuracy: of them.
-        maps: CAM logits (K, h, w) of the person in a row, and the affine (2, 3) of its crop to the image.
+        persons: N persons with their true joints.
+        keypoints: (N, K, 2) predicted joints, image pixels.
+        accuracy: accuracy of the predictions.
+        maps: given a person's row, returns CAM logits (K, h, w) and the crop-to-image affine (2, 3).
         crop_size: crop height and width.
     """
 
@@ -51,7 +51,7 @@ class Evaluation:
 
 
 def require_drawing() -> None:
-    """LFPoseError where matplotlib, which draws the curves, is not installed."""
+    """Raise LFPoseError if matplotlib, which draws the curves, is not installed."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
@@ -60,10 +60,10 @@ def require_drawing() -> None:
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> Path:
-    """Write ``index.html`` and its pictures into a folder, which is made where it is not there.
+    """Write ``index.html`` and its pictures into a folder, which is created if needed.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         LFPoseError: matplotlib is not installed.
@@ -72,7 +72,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> Path:
     require_drawing()
     persons = evaluation.persons
     away = joint_distances(evaluation.keypoints, persons.joints, persons.labelled, persons.skeleton)
-    away = away / box_thresholds(persons.boxes, 1.0)[:, None]  # parts of the box's longer side
+    away = away / box_thresholds(persons.boxes, 1.0)[:, None]  # fractions of the box's longer side
     error = np.where(persons.labelled, away, np.nan)
     judged = np.flatnonzero(persons.labelled.any(axis=1))
     mean_error = np.nanmean(error[judged], axis=1)
@@ -92,10 +92,10 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> Path:
 def pck_curve(
     keypoints: NDArray[np.floating], persons: PersonTable, *, either_side: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """PCK of the twelve limb joints (those that the skeleton has) against the allowed part of the box.
+    """PCK of the twelve limb joints (those that the skeleton has) by allowed distance.
 
     Returns:
-        (T,) parts of the box's longer side, and (T,) PCK.
+        (T,) distances as fractions of the box's longer side, and (T,) PCK.
     """
     away = joint_distances(
         keypoints, persons.joints, persons.labelled, persons.skeleton, either_side=either_side
@@ -147,14 +147,14 @@ def _save_figure(path: Path, figure: object) -> None:
 
 
 def _tile_row(evaluation: Evaluation, row: int) -> NDArray[np.uint8]:
-    """A person's crop, and beside it the crop under each joint's CAM."""
+    """A person's crop with both poses, followed by the crop overlaid with each joint's CAM."""
     cams, affine = evaluation.maps(row)
     crop = _crop(evaluation, row, affine)
     size = (crop.shape[1], crop.shape[0])
     tiles = [_with_poses(evaluation, row, affine)]
     for joint, cam in zip(evaluation.persons.skeleton.keypoints, cams, strict=True):
         peak = float(np.nanmax(cam))
-        heat = np.exp(np.clip(cam - peak, -20, 0))  # the peak is 1, however low it is
+        heat = np.exp(np.clip(cam - peak, -20, 0))  # scaled so that the peak is 1, however low its logit
         heat = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
         colors = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
         tile = np.clip(0.45 * crop + 0.75 * colors, 0, 255).astype(np.uint8)
@@ -197,10 +197,10 @@ def _with_poses(
 def _crop(
     evaluation: Evaluation, row: int, affine: Affines, size: tuple[int, int] | None = None
 ) -> NDArray[np.uint8]:
-    """The part of a person's image under an affine, scaled to the height of a tile, BGR."""
+    """A person's crop, BGR, for a crop-to-image affine, scaled to the height of a tile."""
     height, width = size or evaluation.crop_size
     scale = _TILE / height
-    # OpenCV counts from the middle of the first pixel, the affine from its corner.
+    # OpenCV's origin is the first pixel's centre, the affine's is its corner.
     to_crop = invert_affine(affine) * scale
     to_crop[:, 2] += to_crop[:, :2] @ (0.5, 0.5) - 0.5
     image = evaluation.persons.image(row)

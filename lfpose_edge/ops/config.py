@@ -15,13 +15,14 @@ Method = Literal["none", "quarter", "dark", "softargmax"]
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """The constants of a decode, as a bundle's manifest holds them.
+    """The constants of decoding, as in a bundle's manifest.
 
     Attributes:
         stride: crop pixels per CAM cell.
-        upsample: integer factor of the virtual bilinear upsampling; the stride makes it crop resolution.
-        method: refinement of the peak below an upsampled pixel. ``none``; ``quarter``, a quarter pixel
-            towards the higher neighbour; ``dark``, one Newton step on the logarithm of the blurred
+        upsample: integer factor of the virtual bilinear upsampling; a factor equal to the stride gives crop
+            resolution.
+        method: how the peak is refined to less than an upsampled pixel: ``none``; ``quarter``, a quarter
+            pixel towards the higher neighbour; ``dark``, one Newton step on the logarithm of the blurred
             probabilities (Zhang et al., CVPR 2020); ``softargmax``, the expectation in a window.
         blur_sigma: standard deviation of the blur of ``dark``, in CAM cells.
         window: radius of the window of ``softargmax``, in CAM cells.
@@ -48,19 +49,19 @@ class DecodeConfig:
 
     @classmethod
     def of(cls, decode: Decode) -> DecodeConfig:
-        """What a manifest's section says."""
+        """Make the constants from a manifest's ``decode`` section."""
         return cls(decode.cam_stride, decode.upsample, decode.method, decode.blur_sigma, decode.window)
 
     @property
     def constants(self) -> tuple[float, int, Method, float, int]:
-        """In the order in which the kernels take them, those of the CPU and those of the GPU."""
+        """The constants in the order that the CPU and GPU kernels take them."""
         return self.stride, self.upsample, self.method, self.blur_sigma, self.window
 
     @cached_property
     def spec(self) -> _core.DecodeSpec:
-        """These constants as the CPU's kernel takes them."""
+        """The constants in the form that the CPU kernel takes."""
         return _core.DecodeSpec(*self.constants)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The constants alone, for copies and pickles."""
+        """The constants without the cached ``spec``, for copying and pickling."""
         return asdict(self)

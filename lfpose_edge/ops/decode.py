@@ -26,26 +26,26 @@ def decode(
     """Turn CAMs into joints.
 
     The result is that of upsampling every CAM bilinearly by ``config.upsample``, taking the first maximum
-    and refining it, but the upsampled map is never written.
+    and refining it, but the upsampled map is never stored.
 
     Args:
-        cams: (N, K, h, w) float32 logits, one map a joint. NaN counts as the lowest logit.
+        cams: (N, K, h, w) float32 logits, one map per joint. NaN counts as the lowest logit.
         presence: (N, K) float32 logits.
-        affines: (N, 2, 3) float64, crop to image coordinates; those given to ``preprocess``.
+        affines: (N, 2, 3) float64, crop to image coordinates; the same as given to ``preprocess``.
         config: stride, upsampling and refinement.
         flipped: (N, K, h, w) float32, the CAMs of the mirrored crops; averaged with ``cams`` before the peak
-            is sought.
-        flip_permutation: (K,) the joint that joint ``k`` becomes in a mirrored image; needed with
-            ``flipped`` and not used without.
-        threads: maps that are decoded at once.
+            is searched.
+        flip_permutation: (K,) the joint that joint ``k`` becomes in a mirrored image; required with
+            ``flipped`` and unused without it.
+        threads: number of maps decoded at once.
 
     Returns:
         Keypoints (N, K, 2) float32, continuous image pixels; scores (N, K) float32, the sigmoid of the peak;
         presence (N, K) float32, the sigmoid of the logit and 0 for NaN.
 
     Raises:
-        TypeError: an array of another dtype, or no array.
-        ValueError: another shape, an affine that is not finite, a wrong permutation.
+        TypeError: an argument is not an array, or has the wrong dtype.
+        ValueError: a shape or the permutation is wrong, or an affine is not finite.
     """
     mirror = None if flipped is None else (flipped, flip_permutation)
     return _core.decode(cams, presence, affines, config.spec, mirror, threads)

@@ -1,4 +1,4 @@
-"""The kernels on a CUDA device: the same two functions, of arrays that are in its memory and stay there."""
+"""The kernels on a CUDA device: the same two functions, for arrays in GPU memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def require_device(device: int = 0) -> None:
-    """Find out whether there is a CUDA device, without making anything on it.
+    """Check that there is a CUDA device, without creating anything on it.
 
     Raises:
-        BackendUnavailable: this package was built without the kernels, or there is no such device, or no
-            driver that its CUDA runtime can use.
+        BackendUnavailable: this package was built without the kernels, there is no such device, or there is
+            no driver that its CUDA runtime can use.
     """
     try:
         _cuda = import_module("lfpose_edge._cuda")
@@ -43,10 +43,10 @@ def require_device(device: int = 0) -> None:
 
 
 def open_device(device: int = 0) -> Stream:
-    """A stream of a CUDA device.
+    """Make a stream on a CUDA device.
 
     Raises:
-        BackendUnavailable: as :func:`require_device`; or the device cannot be taken.
+        BackendUnavailable: as :func:`require_device`; the device cannot be used.
     """
     require_device(device)
     from lfpose_edge._cuda import CudaError, Stream
@@ -60,7 +60,7 @@ def open_device(device: int = 0) -> Stream:
 
 @contextmanager
 def device_errors() -> Iterator[None]:
-    """What CUDA refuses, as :class:`BackendUnavailable`."""
+    """Convert CUDA errors to :class:`BackendUnavailable`."""
     from lfpose_edge._cuda import CudaError
 
     try:
@@ -72,7 +72,7 @@ def device_errors() -> Iterator[None]:
 
 @contextmanager
 def current_device(device: int) -> Iterator[None]:
-    """Make a device's primary context this thread's current one, for libraries that work in that."""
+    """Make a device's primary context this thread's current one, for libraries that use the current one."""
     from lfpose_edge._cuda import enter_device, leave_device
 
     enter_device(device)
@@ -84,7 +84,7 @@ def current_device(device: int) -> Iterator[None]:
 
 @contextmanager
 def where_made(device: int) -> Iterator[None]:
-    """As :func:`current_device`, to free what was made there; a device that is lost is passed over."""
+    """As :func:`current_device`, for freeing resources; if the device fails, the block runs all the same."""
     with ExitStack() as here:
         with suppress(BackendUnavailable), device_errors():
             here.enter_context(current_device(device))
@@ -92,15 +92,16 @@ def where_made(device: int) -> Iterator[None]:
 
 
 def on_device(array: Any, stream: Stream) -> DeviceArray:
-    """An array on the stream's device: copied there if it is NumPy's, else as it lies in the GPU's memory.
+    """An array on the stream's device: a copy of a NumPy array, or a GPU array used in place.
 
     Args:
-        array: NumPy's, or one with ``__dlpack__`` or ``__cuda_array_interface__``, as torch's and CuPy's.
-        stream: waits for what the array still waits for.
+        array: a NumPy array, or one with ``__dlpack__`` or ``__cuda_array_interface__``, such as torch's or
+            CuPy's.
+        stream: waits for pending work on the array.
 
     Raises:
-        TypeError: no such array, or in another memory.
-        ValueError: on another device.
+        TypeError: it is not such an array, or not in GPU memory.
+        ValueError: it is on another device.
     """
     from lfpose_edge._cuda import DeviceArray
 
@@ -129,17 +130,17 @@ def preprocess(
 
     Args:
         image: uint8, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) whose rows are packed; or, with the layout
-            ``nv12``, (3 H / 2, W): H rows of luma, then H / 2 rows of U and V in turns, read as BGR.
-        affines: (N, 2, 3) float64 of the host, crop to image coordinates.
+            ``nv12``, (3 H / 2, W): H rows of luma, then H / 2 rows of interleaved U and V, read as BGR.
+        affines: (N, 2, 3) float64 on the host, crop to image coordinates.
         size: crop ``(height, width)``.
-        stream: does the work; what is returned is ready when it is.
+        stream: the stream to run on; the result is ready when its work is done.
         swap_rb: reverse the order of the channels.
-        mean: grey levels subtracted, in the output's channel order.
-        std: grey levels divided by, in the output's channel order.
+        mean: grey levels to subtract, in the output's channel order.
+        std: grey levels to divide by, in the output's channel order.
         border: grey levels outside the image, in the image's channel order.
         dtype: float32, float16, or int8 for a network with quantised input.
-        step: of the quantisation; what is normalised is divided by it.
-        layout: of the image.
+        step: the quantisation step, by which normalised values are divided.
+        layout: layout of the image.
 
     Returns:
         (N, 3, height, width) of ``dtype``.
@@ -167,18 +168,18 @@ def decode(
     Args:
         cams: (N, K, h, w) float32 or float16 logits.
         presence: (N, K) logits of the same dtype.
-        affines: (N, 2, 3) float64 of the host.
+        affines: (N, 2, 3) float64 on the host.
         config: stride, upsampling and refinement.
-        stream: does the work; what is returned is ready when it is.
+        stream: the stream to run on; the result is ready when its work is done.
         flipped: (N, K, h, w), the CAMs of the mirrored crops.
-        flip_permutation: (K,) of the host; needed with ``flipped``.
+        flip_permutation: (K,) on the host; required with ``flipped``.
 
     Returns:
         Keypoints (N, K, 2), scores (N, K) and presence (N, K), float32.
 
     Raises:
-        TypeError, ValueError: an array of another dtype, shape, device or stream; see ``ops.decode``.
-        CudaError: the map and its window are more than a block's shared memory can hold, or the device fails.
+        TypeError, ValueError: an array has the wrong dtype, shape, device or stream; see ``ops.decode``.
+        CudaError: the map and its window do not fit into a block's shared memory, or the device fails.
     """
     from lfpose_edge._cuda import Decoder, DeviceArray
 

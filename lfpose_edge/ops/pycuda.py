@@ -1,7 +1,7 @@
-"""pycuda beside an estimator, in the one context that both can see.
+"""Use pycuda together with an estimator, in a context that both share.
 
-``pycuda.autoinit`` makes a context of its own, whose memory no other library can read. Here pycuda works in
-the device's primary context, as CUDA's runtime, torch and the estimator do:
+``pycuda.autoinit`` makes a context of its own, whose memory no other library can read. Here pycuda uses the
+device's primary context, as CUDA's runtime, torch and the estimator do:
 
 >>> with primary_context():
 ...     frame = pycuda.gpuarray.to_gpu(image)
@@ -22,7 +22,7 @@ from lfpose_edge.ops import gpu
 if TYPE_CHECKING:
     from lfpose_edge._cuda import DeviceArray
 
-_DEFAULT_STREAM = 1  # where pycuda works unless told otherwise, as DLPack numbers it
+_DEFAULT_STREAM = 1  # DLPack's number for the legacy default stream, which pycuda uses by default
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def primary_context(device: int = 0) -> Iterator[Any]:
         device: the GPU's number.
 
     Yields:
-        The ``pycuda.driver.Context``. It is retained, never made, and let go at the end.
+        The ``pycuda.driver.Context``. It is retained rather than created, and released at the end.
 
     Raises:
         BackendUnavailable: pycuda is not installed or does not load, or there is no such device.
@@ -50,9 +50,9 @@ def primary_context(device: int = 0) -> Iterator[Any]:
 
 
 def as_gpuarray(array: DeviceArray) -> Any:
-    """An array of the estimator's as a ``pycuda.gpuarray.GPUArray``, without a copy.
+    """An estimator's array as a ``pycuda.gpuarray.GPUArray``, without a copy.
 
-    What pycuda's default stream is given from now on waits for the array; the memory lives as long as both.
+    Later work on pycuda's default stream waits for the array; the result keeps the array's memory alive.
     """
     holder: Any = _driver().PointerHolderBase
 

@@ -1,8 +1,8 @@
 """The specification of the kernels, in NumPy: clear, exact and slow.
 
-`_core` and `_cuda` must agree with what is written here: crops to 2e-3 grey levels, the peak of a map bit
-for bit, joints to 1e-4 pixels; or to 3e-5 cells, where ``dark`` refines a map that is nearly flat and its
-step is the quotient of two small numbers.
+`_core` and `_cuda` must agree with this module: crops to 2e-3 grey levels, the peak of a map bit for bit,
+and joints to 1e-4 pixels, or to 3e-5 cells where ``dark`` refines a nearly flat map and its step is the
+quotient of two small numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 LOGIT_LIMIT = np.float32(1e4)
-"""Logits are clamped to this, and NaN counts as its negative; float16 can hold it."""
+"""Logits are clamped to plus or minus this, and NaN counts as minus this; float16 can represent it."""
 DARK_FLOOR = 1e-10
 DARK_CURVATURE = 1e-4
 DARK_DETERMINANT = 1e-8
@@ -73,16 +73,16 @@ def preprocess(
 
 
 def nv12_to_bgr(frame: NDArray[np.uint8]) -> Doubles:
-    """The grey levels (H, W, 3), not rounded, of an NV12 frame (3 H / 2, W) in BT.601's limited range.
+    """The BGR grey levels (H, W, 3), not rounded, of an NV12 frame (3 H / 2, W) in BT.601's limited range.
 
-    H rows of luma, then H / 2 rows of U and V in turns; the chroma of a pixel is that of its 2 x 2 block, and
-    luma below black is black, as in OpenCV.
+    The frame has H rows of luma, then H / 2 rows of interleaved U and V. All pixels of a 2 x 2 block share
+    their chroma, and luma below black is black, as in OpenCV.
     """
     height, width = frame.shape[0] * 2 // 3, frame.shape[1]
     chroma = frame[height:].reshape(height // 2, width // 2, 2).astype(np.float64) - 128
     u, v = np.moveaxis(chroma.repeat(2, axis=0).repeat(2, axis=1), 2, 0) * (255 / 224)
     grey = np.maximum(frame[:height].astype(np.float64) - 16, 0) * (255 / 219)
-    red, blue = 0.299, 0.114  # their parts of the luma
+    red, blue = 0.299, 0.114  # their weights in the luma
     green = 2 * (red * (1 - red) * v + blue * (1 - blue) * u) / (1 - red - blue)
     bgr = np.stack([grey + 2 * (1 - blue) * u, grey - green, grey + 2 * (1 - red) * v], axis=-1)
     clipped: Doubles = np.clip(bgr, 0, 255)
@@ -90,7 +90,7 @@ def nv12_to_bgr(frame: NDArray[np.uint8]) -> Doubles:
 
 
 def pixel_index(coordinate: Doubles, pixels: int) -> Doubles:
-    """Continuous coordinates as pixel indices; all that is beyond the border, or overflowed, just outside."""
+    """Continuous coordinates as pixel indices; any beyond the border, or overflowed, end up just outside."""
     at = coordinate - 0.5
     return np.where(at > -2, np.minimum(at, pixels + 1), -2)
 
@@ -121,7 +121,7 @@ def decode(
 
 
 def decode_map(cam: Floats, config: DecodeConfig) -> tuple[Doubles, np.float32]:
-    """The joint of one sane map (h, w): its crop coordinates (2,), and its score."""
+    """Decode one sanitized map (h, w) to the joint's crop coordinates (2,) and score."""
     factor = config.upsample
     upsampled = upsample_bilinear(cam, factor)
     row, column = divmod(int(upsampled.argmax()), upsampled.shape[1])
@@ -133,16 +133,16 @@ def decode_map(cam: Floats, config: DecodeConfig) -> tuple[Doubles, np.float32]:
 
 
 def sanitize(logits: Floats) -> Floats:
-    """NaN to the lowest logit, infinities and larger values to the limits."""
+    """Replace NaN by the lowest logit, and clamp infinities and large values to the limits."""
     clean = np.where(np.isnan(logits), -LOGIT_LIMIT, logits)
     return np.clip(clean, -LOGIT_LIMIT, LOGIT_LIMIT).astype(np.float32)
 
 
 def upsample_bilinear(cam: Floats, factor: int) -> Floats:
-    """Bilinear upsampling of (h, w) by an integer factor, half-pixel centres, edges repeated.
+    """Upsample (h, w) bilinearly by an integer factor, with half-pixel centres and repeated edges.
 
     Every operation is rounded to float32 and none is fused, in this order: along x, then along y, as
-    ``a + w * (b - a)``. So every implementation finds the same peak, a flat area stays flat, and no value
+    ``a + w * (b - a)``. Thus every implementation finds the same peak, a flat area stays flat, and no value
     exceeds the largest of its four corners.
     """
     x0, x1, wx = axis_taps(cam.shape[1], factor)
@@ -153,7 +153,7 @@ def upsample_bilinear(cam: Floats, factor: int) -> Floats:
 
 def axis_taps(cells: int, factor: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
     """Lower and upper cell of every upsampled position, and the upper one's weight."""
-    # Position X lies at (X + 1/2) / factor - 1/2 cells, which is this many halves of 1 / factor:
+    # Position X is at (X + 1/2) / factor - 1/2 cells; in units of 1 / (2 factor) that is:
     halves = 2 * np.arange(cells * factor) + 1 - factor
     lower, rest = np.divmod(halves, 2 * factor)
     weight = (rest / (2 * factor)).astype(np.float32)
@@ -202,7 +202,7 @@ def _dark(upsampled: Floats, row: int, column: int, config: DecodeConfig) -> Dou
     y = np.clip(row + around, 0, upsampled.shape[0] - 1)
     x = np.clip(column + around, 0, upsampled.shape[1] - 1)
     probability = sigmoid(upsampled[np.ix_(y, x)])
-    # The blur is needed at nine points only, so it is two small products.
+    # The blur is only needed at nine points, so it takes two small matrix products.
     windows = np.stack([np.roll(np.pad(kernel, arm), shift) for shift in (-arm, 0, arm)])  # (3, 2 reach + 1)
     log = np.log(np.maximum(windows @ probability @ windows.T, DARK_FLOOR))  # (3, 3), y by x
 
@@ -219,16 +219,16 @@ def _dark(upsampled: Floats, row: int, column: int, config: DecodeConfig) -> Dou
 
 
 def blur_step(factor: int) -> int:
-    """Upsampled positions from one sample of the blur to the next: half a cell, or a smaller part of it.
+    """Upsampled positions per step of the blur's samples: half a cell, or less if that does not divide.
 
-    The blur's sum at half cells is its integral but for some hundredths of a crop pixel: what lies between
-    two samples of the CAM is a straight line.
+    Summing the blur at half cells matches its integral to some hundredths of a crop pixel, because the map is
+    linear between two samples of the CAM.
     """
     return next(step for step in range(max(1, factor // 2), 0, -1) if factor % step == 0)
 
 
 def gaussian_kernel(sigma: float) -> Doubles:
-    """A normalised Gaussian of radius ceil(2.5 sigma): for a sigma of 2 DARK's authors have 11 taps too."""
+    """A normalised Gaussian of radius ceil(2.5 sigma); for sigma 2 that is 11 taps, as DARK's authors use."""
     radius = int(np.ceil(2.5 * sigma))
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     kernel: Doubles = weights / weights.sum()

@@ -1,4 +1,4 @@
-"""From a frame and its crops' affines to joints: cut, network, decode, on the CPU or on a GPU."""
+"""From a frame and its crop affines to joints: crop, network and decode, on the CPU or on a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Located", "Pipeline", "Stages", "cut", "open_pipeline"]
 
 
 def open_pipeline(backend: Backend, stages: Stages) -> Pipeline:
-    """The pipeline for an engine: where the engine works on a GPU, the frame stays there too."""
+    """Open the pipeline for an engine: on the GPU if the engine runs there, otherwise on the CPU."""
     if isinstance(backend, DeviceBackend):
         from lfpose_edge.pipeline.device import DevicePipeline
 

@@ -1,4 +1,4 @@
-"""What every pipeline offers."""
+"""The interface of every pipeline."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Stages:
 
     Attributes:
         size: crop height and width.
-        joints: K.
+        joints: number of joints K.
         cells: CAM height and width.
-        color: of the images.
-        swap_rb: whether the network's channel order is not the (packed) image's.
-        mean, std: in the network's channel order.
+        color: colour order of the images.
+        swap_rb: whether the network's channel order differs from the (packed) image's.
+        mean, std: normalisation, in the network's channel order.
         border: grey levels outside the image, in the image's channel order.
         decode: how joints are found in CAMs.
-        max_batch: most crops that go through the network at once.
-        threads: of the CPU.
+        max_batch: maximum number of crops that go through the network at once.
+        threads: number of CPU threads.
     """
 
     size: tuple[int, int]
@@ -47,14 +47,14 @@ class Stages:
 
 
 class Located(NamedTuple):
-    """The joints of a frame's persons, and where the time went.
+    """The joints of a frame's persons, and the stage timings.
 
     Attributes:
-        keypoints: (N, K, 2) float32, image pixels; a DeviceArray where the joints were to stay on the GPU, as
-            are the other two.
+        keypoints: (N, K, 2) float32, image pixels. If the joints stay on the GPU, this and the next two are
+            DeviceArrays.
         scores, presence: (N, K) float32 in [0, 1].
         preprocess_ms, infer_ms, decode_ms: wall-clock milliseconds. On a GPU the stages are one launch: the
-            first is then the time to hand it over, the second the wait for its end, the third 0.
+            first is the time to submit it, the second the wait for its end, the third 0.
     """
 
     keypoints: Any
@@ -66,7 +66,7 @@ class Located(NamedTuple):
 
 
 def cut(image: Any, affines: Affines, stages: Stages, out: Floats | None = None) -> Floats:
-    """The crops of an image, on the CPU, as the network takes them: (N, 3, H, W) float32."""
+    """Cut the crops out of an image on the CPU, as the network takes them: (N, 3, H, W) float32."""
     crops: Floats = ops.preprocess(
         packed(image, stages.color),
         affines,
@@ -82,30 +82,30 @@ def cut(image: Any, affines: Affines, stages: Stages, out: Floats | None = None)
 
 
 class Pipeline(Protocol):
-    """The way of a frame. Its methods may be called from several threads at once.
+    """Turns frames into joints. Its methods may be called from several threads at once.
 
     Attributes:
         ahead: how many frames should be submitted before the first one is waited for.
-        on_gpu: whether images may lie in a GPU's memory, and joints stay there.
+        on_gpu: whether images may be in GPU memory, and joints may stay there.
     """
 
     ahead: int
     on_gpu: bool
 
     def submit(self, image: Any, affines: Affines, *, stay: bool = False) -> Callable[[], Located]:
-        """Start to work on a frame.
+        """Start processing a frame.
 
         Args:
-            image: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or (3 H / 2, W) where the colour is nv12.
+            image: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or (3 H / 2, W) if the colour is nv12.
             affines: (N, 2, 3) float64, crop to image coordinates; N is 0 only with ``stay``.
-            stay: leave the joints on the GPU; nothing then waits until they are there.
+            stay: leave the joints on the GPU, without waiting until they are computed.
 
         Returns:
-            A function to be called once, which waits for the joints. Until then the frame holds memory of
-            the pipeline; the image may be changed.
+            A function, to be called once, that waits for the joints. Until then the frame holds memory of
+            the pipeline, but the image may already be changed.
         """
         ...
 
     def close(self) -> None:
-        """Free the pipeline's memory, not the engine."""
+        """Free the pipeline's memory, but not the engine."""
         ...

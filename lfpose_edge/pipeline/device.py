@@ -1,8 +1,8 @@
-"""The pipeline on a GPU: the frame goes up once, K x 4 floats a person come down.
+"""The pipeline on a GPU: each frame is uploaded once, and K x 4 floats per person are downloaded.
 
-After a warm-up cut, network and decode are one CUDA graph for every number of crops. Frames that are on the
-GPU already lie elsewhere every time: their cut is a launch of its own, and the graph is the rest. The next
-frame goes up, and the last one's joints come down, meanwhile.
+After a warm-up, crop, network and decode run as one CUDA graph per batch size. Frames that are already on the
+GPU have a different address every time, so cropping is a launch of its own and the graph holds the rest.
+Meanwhile the next frame is uploaded and the last one's joints are downloaded.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("lfpose_edge")
 
-AHEAD = 1  # frames that are handed over before the first is waited for
-KEPT = 4  # frames on their way whose memory is kept for the next ones
+AHEAD = 1  # frames submitted before the first one is waited for
+KEPT = 4  # free slots whose memory is kept for later frames
 
 
 class DevicePipeline:
     """See :class:`lfpose_edge.pipeline.base.Pipeline`.
 
-    Three streams: frames and affines go up on the first, crop, network and decode are on the second, joints
-    leave on the third. Whoever takes joints over sees the third alone, so that nobody gets into a capture.
+    There are three streams: one uploads frames and affines, one computes crops, network and decode, and one
+    takes the joints out. Consumers of the joints only see the third, so they never interfere with a capture.
 
-    An image may be a GPU array of any library, also a part of a larger one. It is read where it lies, and may
-    be changed as soon as it was submitted: that waits until its crops are cut, behind the frames before it.
+    An image may be a GPU array of any library, including a view of a larger one. It is read in place and may
+    be changed as soon as ``submit`` returns, which waits until the crops are cut, after any earlier frames.
 
     Raises:
-        BackendUnavailable: the GPU has no memory left, too little for such maps in a block, or fails.
+        BackendUnavailable: the GPU is out of memory, has too little shared memory for maps of this size, or
+            fails.
     """
 
     ahead = AHEAD
@@ -55,7 +56,7 @@ class DevicePipeline:
 
         self._backend, self._stages = backend, stages
         self._graphs = backend.captures
-        # Reentrant: a stream of results that nobody reads on gives its slots back whenever it is collected.
+        # Reentrant: the garbage collector may finish an abandoned stream's frames in a thread that holds it.
         self._lock = threading.RLock()
         self._closed = False
         self._free: list[Slot] = []
@@ -77,17 +78,17 @@ class DevicePipeline:
         most = self._stages.max_batch
         with ExitStack() as undo:
             undo.callback(self._abandon, slot)
-            pinned = self._on_host(image, slot)  # the slot is this call's alone: others may go on meanwhile
+            pinned = self._on_host(image, slot)  # no lock needed: the slot belongs to this call alone
             with self._lock, gpu.device_errors():
-                self._check_open()  # still: or what contexts work in is gone
-                self._uploads.wait(slot.done)  # joints that stayed on the GPU may still be computed from it
+                self._check_open()  # again: once closed, the contexts' memory is gone
+                self._uploads.wait(slot.done)  # the slot may still be in use for joints that stay on the GPU
                 self._last_to_stay = slot if stay else None
                 way = _Stay(len(affines), self._stages.joints, self._leaving) if stay else _Down()
                 frame = self._frame_on_gpu(image, slot, pinned)
                 layout = layout_of(image, self._stages.color)
                 for first in range(0, len(affines), most):
                     if first:
-                        way.settle(slot)  # its memory is needed for the next ones
+                        way.settle(slot)  # the next crops need its memory
                     batch = self._launch(slot, frame, layout, affines[first : first + most])
                     slot.computed.record(self._compute)
                     self._leaving.wait(slot.computed)
@@ -95,7 +96,7 @@ class DevicePipeline:
                     slot.done.record(self._leaving)
             if frame is not slot.frame:
                 with gpu.device_errors():
-                    slot.cut.synchronize()  # it is the caller's again
+                    slot.cut.synchronize()  # the caller may change the image again
             undo.pop_all()
         handing_over_ms = (perf_counter() - started) * 1e3
 
@@ -111,7 +112,7 @@ class DevicePipeline:
         return wait
 
     def _abandon(self, slot: Slot) -> None:
-        """Give a slot back whose work failed, once nothing reads what it and the caller own."""
+        """Return a slot whose work failed, once the GPU no longer reads its memory or the caller's."""
         with suppress(BackendUnavailable), self._lock, gpu.device_errors():
             self._uploads.synchronize()
             self._compute.synchronize()
@@ -125,12 +126,12 @@ class DevicePipeline:
                 for stream in (self._leaving, self._compute, self._uploads):
                     stream.synchronize()
             finally:
-                with gpu.where_made(self._backend.device):  # as the engine's contexts were
+                with gpu.where_made(self._backend.device):  # where the engine's contexts were made
                     self._free.clear()
                     self._last_to_stay = self._scratch = None
 
     def _require_shared_memory(self) -> None:
-        """Before the first frame: a map that no block can hold is a matter of the model."""
+        """Raise BackendUnavailable if the model's maps do not fit into a block's shared memory."""
         from lfpose_edge._cuda import device_facts
 
         facts, (rows, columns) = device_facts(self._backend.device), self._stages.cells
@@ -143,9 +144,10 @@ class DevicePipeline:
             raise BackendUnavailable(message)
 
     def _take_slot(self, *, stay: bool) -> Slot:
-        """A slot that is free, or a new one: whoever keeps frames on their way keeps nobody waiting.
+        """Take a free slot or make a new one, so that frames in flight never delay other callers.
 
-        Nor does who has joints stay: the last may still be computed, and the next frame goes up meanwhile.
+        With ``stay``, the last slot used so is not taken again at once: its joints may still be in progress
+        while the next frame is uploaded.
         """
         with self._lock, gpu.device_errors():
             self._check_open()
@@ -159,18 +161,19 @@ class DevicePipeline:
             raise RuntimeError(message)
 
     def _give_back(self, slot: Slot) -> None:
-        # No lock: the collector may come here in a thread that holds an engine's, which another waits for.
+        # No lock: the garbage collector may run this in a thread that holds an engine's lock, while the
+        # holder of this pipeline's lock waits for that one.
         if not self._closed and len(self._free) < KEPT:
-            self._free.insert(0, slot)  # the one that has waited longest is the next
-            if self._closed:  # meanwhile
+            self._free.insert(0, slot)  # pop() takes the slot that has been free the longest
+            if self._closed:  # closed in the meantime
                 self._free.clear()
             return
-        with suppress(BackendUnavailable), gpu.device_errors():  # before its memory goes
+        with suppress(BackendUnavailable), gpu.device_errors():  # before its memory is freed
             slot.done.synchronize()
 
     @staticmethod
     def _on_host(image: Any, slot: Slot) -> NDArray[np.uint8] | None:
-        """A frame of the host's in the slot's pinned memory, which it goes up from; None: it is on a GPU."""
+        """Copy a host frame to the slot's pinned memory, to be uploaded; None if the image is on a GPU."""
         if on_gpu(image):
             return None
         with gpu.device_errors():
@@ -179,7 +182,7 @@ class DevicePipeline:
         return pinned
 
     def _frame_on_gpu(self, image: Any, slot: Slot, pinned: NDArray[np.uint8] | None) -> DeviceArray:
-        """The frame in the GPU's memory: the slot's, which it goes up to, or where it is already."""
+        """The frame in GPU memory: uploaded to the slot, or used in place if it is already there."""
         if pinned is None:
             return gpu.on_device(image, self._compute)
         frame = slot.frame
@@ -197,12 +200,12 @@ class DevicePipeline:
         rest = partial(self._rest, batch)
         if frame is batch.whole.source:
             self._run(batch.whole, (cut, rest), batch, frame)
-        else:  # the first of its size, or the caller's
+        else:  # the first frame of its size, or the caller's GPU array
             cut()
             slot.cut.record(self._compute)
             self._run(batch.tail, (rest,), batch, batch.crops)
             if frame is slot.frame:
-                batch.whole = Captured(frame)  # all have run on it: they are captured the next time
+                batch.whole = Captured(frame)  # all stages have run on it: capture them the next time
         return batch
 
     def _run(
@@ -216,10 +219,10 @@ class DevicePipeline:
         else:
             for stage in stages:
                 stage()
-            captured.source, captured.graph = source, None  # the engine has made itself ready
+            captured.source, captured.graph = source, None  # the engine is warmed up now
 
     def _capture(self, stages: Sequence[Callable[[], None]], memory: Sequence[DeviceArray]) -> Graph | None:
-        """Queue stages as a graph of which they are the whole; one by one where none can be had."""
+        """Capture stages as a graph and launch it; queue them one by one if that is not possible."""
         from lfpose_edge._cuda import CudaError
 
         compute = self._compute
@@ -229,8 +232,8 @@ class DevicePipeline:
                 for stage in stages:
                     stage()
                 graph = compute.end_capture(*memory)
-            except BaseException:  # a stop among them: a stream that goes on capturing does nothing else
-                with suppress(CudaError):  # it had not begun, or has ended
+            except BaseException:  # even Ctrl-C: a stream left capturing cannot be used for anything else
+                with suppress(CudaError):  # the capture had not begun, or has ended
                     compute.end_capture()
                 raise
             graph.launch(compute)
@@ -243,7 +246,7 @@ class DevicePipeline:
         return graph
 
     def _cut(self, batch: Batch, frame: DeviceArray, layout: str) -> None:
-        """Queue the first stage."""
+        """Queue the crops."""
         from lfpose_edge._cuda import preprocess_crops
 
         stages, compute = self._stages, self._compute
@@ -251,7 +254,7 @@ class DevicePipeline:
         preprocess_crops(frame, batch.plans, batch.crops, *look, compute, layout)
 
     def _rest(self, batch: Batch) -> None:
-        """Queue network and decode."""
+        """Queue the network and the decode."""
         batch.context.enqueue(batch.crops, batch.cams, batch.presence, self._compute)
         self._decoder.decode(batch.cams, batch.presence, batch.affines, *batch.joints, self._compute)
 
@@ -262,32 +265,32 @@ class DevicePipeline:
 
 
 class _Down:
-    """Joints come down to the host, part by part."""
+    """Brings the joints to the host, batch by batch."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[NDArray[np.float32], ...]] = []
         self._coming: Batch | None = None
 
     def take(self, batch: Batch, first: int, stream: Stream) -> None:
-        """Queue what brings a part of the joints, those from ``first`` on, to where they go."""
+        """Queue the transfer of a batch's joints, those from person ``first`` on, to their destination."""
         batch.take(stream)
         self._coming = batch
 
     def settle(self, slot: Slot) -> None:
-        """Wait until the slot's memory is needed no more."""
+        """Wait until the slot's memory is no longer needed."""
         assert self._coming is not None
         slot.settle()
         self._parts.append(self._coming.read())
 
     def joints(self, slot: Slot) -> tuple[Any, Any, Any]:
-        """Keypoints, scores and presence of all."""
+        """Keypoints, scores and presence of all persons."""
         self.settle(slot)
         keypoints, scores, presence = map(np.concatenate, zip(*self._parts, strict=True))
         return keypoints, scores, presence
 
 
 class _Stay:
-    """Joints stay on the GPU, in memory of their own; the methods are :class:`_Down`'s."""
+    """Keeps the joints on the GPU, in memory of their own; same methods as :class:`_Down`."""
 
     def __init__(self, persons: int, joints: int, stream: Stream) -> None:
         from lfpose_edge._cuda import DeviceArray
@@ -305,5 +308,5 @@ class _Stay:
         slot.settle()
 
     def joints(self, slot: Slot) -> tuple[Any, Any, Any]:
-        slot.uploaded.synchronize()  # the host's side of its memory is free then
+        slot.uploaded.synchronize()  # from here on the slot's pinned memory may be rewritten
         return self._joints

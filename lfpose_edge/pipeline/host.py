@@ -17,7 +17,7 @@ from lfpose_edge.sources import packed
 
 
 class HostPipeline:
-    """See :class:`lfpose_edge.pipeline.base.Pipeline`. The work is done when it is submitted."""
+    """See :class:`lfpose_edge.pipeline.base.Pipeline`. ``submit`` does all of the work."""
 
     ahead = 0
     on_gpu = False
@@ -50,7 +50,7 @@ class HostPipeline:
         self._buffers = threading.local()
 
     def _buffer(self, n: int) -> Floats:
-        """This thread's crop buffer, cut to n crops: allocated once, so that a long run does not grow."""
+        """This thread's buffer for n crops; it is reused, so that memory does not grow in a long run."""
         buffer: Floats | None = getattr(self._buffers, "crops", None)
         if buffer is None or len(buffer) < n:
             buffer = crop_memory(n, self._stages.size, channels_last=self._backend.channels_last)

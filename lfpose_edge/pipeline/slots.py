@@ -1,4 +1,4 @@
-"""The memory of frames on their way through a GPU, and the launches that are captured on it."""
+"""The memory of frames in flight on a GPU, and the launches captured on that memory."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ FLOAT, DOUBLE, BYTE = (np.dtype(kind) for kind in (np.float32, np.float64, np.ui
 
 
 class Slot:
-    """The memory of one frame on its way.
+    """The memory of one frame in flight, and the events that order the work on it.
+
+    The streams are those of :class:`lfpose_edge.pipeline.device.DevicePipeline`.
 
     Attributes:
-        frame: the last one that came from the host; of the same size it is the same array again.
-        uploaded: what the frame needs is there. Recorded on uploads; compute waits, and the host before it
-            writes to its side again while the joints stay.
-        cut: a frame that is the caller's is read no more. Recorded on compute; the host waits.
-        computed: the joints are there. Recorded on compute; leaving waits.
-        done: the joints are where they go. Recorded on leaving; the host waits, and the slot's next uploads.
+        frame: the last frame uploaded from the host; frames of the same size share one array.
+        uploaded: the frame's inputs are on the GPU. Recorded on the upload stream; the compute stream waits
+            for it and, when the joints stay on the GPU, so does the host before it rewrites its memory.
+        cut: the caller's GPU image is no longer read. Recorded on the compute stream; the host waits for it.
+        computed: the joints are computed. Recorded on the compute stream; the leaving stream waits for it.
+        done: the joints are at their destination. Recorded on the leaving stream; the host and the slot's
+            next uploads wait for it.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -41,14 +44,14 @@ class Slot:
         self._batches: dict[int, Batch] = {}
 
     def frame_of(self, shape: tuple[int, ...]) -> tuple[DeviceArray, NDArray[np.uint8]]:
-        """Memory of the device and of the host for a frame; it grows, and is never smaller again."""
+        """Device and pinned host memory for a frame; it grows as needed and never shrinks."""
         from lfpose_edge._cuda import DeviceArray, pinned_array
 
         size = prod(shape)
         if self._memory is None or self._memory[1].size < size:
             self.settle()
             self.frame = self._memory = None
-            for batch in self._batches.values():  # their graphs hold the memory of smaller frames
+            for batch in self._batches.values():  # their graphs use the old memory
                 batch.whole = Captured()
             pinned = pinned_array((size,), BYTE, self._stream.device)
             self._memory = DeviceArray.empty((size,), BYTE, self._stream), pinned
@@ -58,7 +61,7 @@ class Slot:
         return self.frame, pinned[:size].reshape(shape)
 
     def batch_for(self, crops: int, make: Callable[[int], Batch]) -> Batch:
-        """The smallest batch that there is memory for and that holds so many crops, but not twice as many."""
+        """The smallest batch that fits ``crops`` and is less than twice as large; made if there is none."""
         fitting = [size for size in self._batches if crops <= size < 2 * crops]
         if fitting:
             return self._batches[min(fitting)]
@@ -66,16 +69,16 @@ class Slot:
         return self._batches.setdefault(batch.size, batch)
 
     def settle(self) -> None:
-        """Wait for what is running."""
+        """Wait for the work in progress."""
         self.done.synchronize()
 
 
 @dataclass
 class Captured:
-    """Stages on their way to be one launch.
+    """Stages that become a single launch.
 
-    With no source they are yet to run; with a source and no graph they have run once on it, so that the
-    engine has made itself ready, and are captured the next time; with both they are launched.
+    Without a source they have not run yet. With a source but no graph they have run once on that source,
+    which warmed up the engine, and are captured the next time. With both, the graph is launched.
     """
 
     source: DeviceArray | None = None
@@ -83,15 +86,15 @@ class Captured:
 
 
 class Batch:
-    """The memory of a number of crops; fewer are filled up with the last one.
+    """The memory of a batch of crops; a partial batch is padded with copies of its last crop.
 
     Attributes:
         size: how many crops it holds.
-        count: how many there are.
+        count: how many of them are in use.
         joints: keypoints, scores and presence on the GPU.
-        memory: all that the stages read and write, but for the frame.
-        whole: all stages as one launch, of a frame of the host.
-        tail: network and decode as one launch, of crops that were cut out of a frame of the GPU.
+        memory: every array that the stages read or write, except the frame.
+        whole: all stages as one launch, for a frame uploaded from the host.
+        tail: network and decode as one launch, for crops that were cut in a separate launch.
     """
 
     def __init__(self, size: int, stages: Stages, context: Context, stream: Stream) -> None:
@@ -117,7 +120,7 @@ class Batch:
         self.count = 0
 
     def give(self, affines: Affines, stream: Stream) -> None:
-        """Send the crops' affines up."""
+        """Queue the upload of the crops' affines."""
         from lfpose_edge._cuda import plan_crops
 
         self.count = len(affines)
@@ -128,10 +131,10 @@ class Batch:
         self.plans.copy_from(self._plans, stream)
 
     def take(self, stream: Stream) -> None:
-        """Send the joints down."""
+        """Queue the download of the joints."""
         for device, host in zip(self.joints, self._joints, strict=True):
             device.copy_to(host, stream)
 
     def read(self) -> tuple[NDArray[np.float32], ...]:
-        """The joints that came down."""
+        """A copy of the downloaded joints."""
         return tuple(host[: self.count].copy() for host in self._joints)

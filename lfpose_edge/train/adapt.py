@@ -1,4 +1,4 @@
-"""Adapting a trained model to people of whom only the boxes are known, and judging it without labels."""
+"""Adapting a trained model to people of whom only the boxes are known, and evaluating it without labels."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lfpose_edge.train.networks import CamNetwork
 from lfpose_edge.train.recipe import Recipe, parse_recipe
 from lfpose_edge.train.start import take_statistics
 
-# What was best in docs/results/adaptation.md.
+# The best setting in docs/results/adaptation.md.
 ADAPTATION = {"appearance": 0.5}
 TEACHER = {"teacher": 1.0, "teacher_maps": 0.6}
-VIEWS = ((0.0, True), (20.0, False), (-20.0, False))  # turned by degrees, mirrored
+VIEWS = ((0.0, True), (20.0, False), (-20.0, False))  # (rotation in degrees, mirrored)
 QUARTERS = ((90.0, False), (-90.0, False), (180.0, False))
 CLOSE = 0.1  # of the box's longer side
-LEARNING_RATE = 0.4  # of the source's training
-LEAST_AGREEMENT = -0.005  # that an adaptation may lose
+LEARNING_RATE = 0.4  # over that of the source's training
+LEAST_AGREEMENT = -0.005  # smallest change that is accepted, as are the next two
 LEAST_TURNED = -0.02
 LEAST_SOURCE = -0.03
-LEAST_SPREAD = 0.8  # of what it was
+LEAST_SPREAD = 0.8  # over the spread before the adaptation
 _BATCH = 32
 _MOST = 512
 
@@ -42,18 +42,18 @@ def adaptation_recipe(
     *,
     any_way_up: bool = False,
 ) -> Recipe:
-    """The recipe that adapts a model: its own, with the target's people and their losses.
+    """The recipe that adapts a model: the model's own, with the target's people and losses added.
 
     Args:
         source: the recipe of the checkpoint.
-        checkpoint: where the adaptation starts from.
+        checkpoint: the model to start from.
         annotations: COCO JSON of the target's boxes.
         images: folder of its images.
-        epochs: at the model's input size.
+        epochs: number of epochs, at the model's input size.
         any_way_up: the target's people may be lying or upside down.
 
     Raises:
-        RecipeError: the source was trained on no locations, or crops that are not square should be turned.
+        RecipeError: the source was trained without locations, or its crops are to be turned but not square.
     """
     tree = source.model_dump(mode="json")
     optimizer = tree["optimizer"]
@@ -65,28 +65,28 @@ def adaptation_recipe(
         "stages": [{"epochs": epochs, "size": list(source.input_size)}],
         "adapt": ADAPTATION,
     }
-    # start_from has the weights; of a new camera the first layers see the most.
+    # start_from provides the weights; a new camera affects the first layers most, so none is frozen.
     tree["network"] |= {"pretrained": False, "freeze_stages": 0}
     tree["data"] |= {"target": [{"annotations": str(annotations), "images": str(images)}]}
     tree["loss"] |= {**TEACHER, "teacher_turns": any_way_up}
-    # Only located persons have these: the judge would know them by it.
+    # Only located persons get these augmentations: the domain judge would recognise the source by them.
     tree["augment"] |= {"intruder": 0.0, "crowd": 0.0}
     return parse_recipe(tree, where=f"the recipe of {checkpoint}")
 
 
 @dataclass(frozen=True)
 class SelfAgreement:
-    """How a network does on people nobody has labelled, by what it says of them alone.
+    """Quality of a network on unlabelled people, measured from its own predictions alone.
 
     Attributes:
-        agreement: part of the joints that it finds in the same place, within 0.1 of the box, in a mirrored or
-            slightly turned view.
-        turned: the same in views turned by quarters. Who takes people that are upside down for upright ones,
-            and is taught what he took them for, agrees with himself ever better in the other views.
-        spread: how far the joints of a person are from their middle, over the box's longer side. A network
-            that puts all joints in one place agrees with itself.
-        score: the mean.
-        persons, persons_turned: of every person, how many joints are in the same place, and of how many.
+        agreement: part of the joints found in the same place, within 0.1 of the box's longer side, in a
+            mirrored or slightly turned view.
+        turned: the same in views turned by quarter turns. A network that mistakes upside-down people for
+            upright ones, and is trained on these mistakes, agrees with itself ever better in the other views.
+        spread: mean distance of a person's joints from their centre, over the box's longer side. A network
+            that puts all joints in one place also agrees with itself.
+        score: the mean joint score.
+        persons, persons_turned: per person, the number of joints in the same place and the number compared.
     """
 
     agreement: float
@@ -100,7 +100,7 @@ class SelfAgreement:
 def self_agreement(
     network: CamNetwork, persons: PersonTable, size: tuple[int, int], padding: float
 ) -> SelfAgreement:
-    """Look at persons in their boxes, and again mirrored and turned."""
+    """Predict persons in their boxes, then in mirrored and turned views, and compare."""
     plain, scores, _ = predict_persons(network, persons, size, padding)
     sides = np.max(persons.boxes[:, 2:] - persons.boxes[:, :2], axis=1)[:, None]
 
@@ -128,11 +128,11 @@ def _part(counts: Counts) -> float:
 def with_statistics_of(
     network: CamNetwork, persons: PersonTable, size: tuple[int, int], padding: float
 ) -> CamNetwork:
-    """A copy of a network whose BatchNorm has the mean and variance of these persons' crops."""
+    """A copy of a network whose BatchNorm statistics are those of these persons' crops."""
     copied = copy.deepcopy(network)
     device = next(copied.parameters()).device
     crops = PersonCrops(persons, CropView(size, padding))
-    # Of even length: one person alone is nothing that BatchNorm can do with.
+    # Split evenly: BatchNorm cannot normalise a batch of one.
     batches = np.array_split(np.arange(len(crops)), -(-len(crops) // _BATCH))
     take_statistics(copied, (torch.stack([crops[row].crop for row in rows]).to(device) for rows in batches))
     return copied.eval()
@@ -140,13 +140,14 @@ def with_statistics_of(
 
 @dataclass(frozen=True)
 class Verdict:
-    """A model before and after it was adapted.
+    """Comparison of a model before and after its adaptation.
 
     Attributes:
-        before, after: on held-out people of the target.
-        source_before, source_after: PCK on the source's validation people, both with BatchNorm's statistics
-            of the same people of the source, as those of the adapted model are the target's.
-        source_published: of the adapted model with the target's, as it is published; nothing is judged by it.
+        before, after: self-agreement on held-out people of the target.
+        source_before, source_after: PCK on the source's validation people. Both are measured with BatchNorm
+            statistics of the same people of the source, since the adapted model has the target's.
+        source_published: the same of the adapted model as published, with the target's statistics; it does
+            not enter the verdict.
     """
 
     before: SelfAgreement
@@ -156,7 +157,7 @@ class Verdict:
     source_published: float
 
     def gains(self) -> dict[str, tuple[Interval, float]]:
-        """Of both agreements, what the adaptation gained, in other people, too; and the least it may gain."""
+        """The gain in each agreement, with its interval over resampled people, and the least accepted."""
         parts = {
             "agreement": (self.after.persons, self.before.persons, LEAST_AGREEMENT),
             "turned": (self.after.persons_turned, self.before.persons_turned, LEAST_TURNED),
@@ -166,13 +167,13 @@ class Verdict:
         }
 
     def is_by_chance(self) -> bool:
-        """Whether as many other people of the target could have turned the verdict."""
+        """Whether another sample of as many people of the target could have reversed the verdict."""
         return any(gain.low < least <= gain.high for gain, least in self.gains().values())
 
     def faults(self) -> list[str]:
-        """Why the adapted model should not be used; nothing where it should."""
+        """Reasons why the adapted model should not be used; empty if it should."""
         found = []
-        if not self.after.agreement - self.before.agreement >= LEAST_AGREEMENT:  # nor where one is NaN
+        if not self.after.agreement - self.before.agreement >= LEAST_AGREEMENT:  # also fails on NaN
             found.append(
                 f"it agrees with itself in {self.after.agreement:.3f} of the target's joints, and did in "
                 f"{self.before.agreement:.3f}"
@@ -204,17 +205,17 @@ def judge(
     size: tuple[int, int],
     padding: float,
 ) -> Verdict:
-    """Compare a network with what it was adapted from.
+    """Compare an adapted network with the one it was adapted from.
 
     Args:
         source, adapted: the networks.
-        held_out: people of the target that neither was trained on; their boxes count alone.
-        known: located people of the source; BatchNorm's statistics of the source are of 512 of them.
-        validation: others of the source, to measure on.
-        size, padding: of their crops.
+        held_out: people of the target that neither was trained on; only their boxes are used.
+        known: located people of the source; at most 512 of them give BatchNorm's statistics of the source.
+        validation: other people of the source, to measure on.
+        size, padding: size and padding of the crops.
     """
     some = known.chosen(np.linspace(0, len(known) - 1, min(_MOST, len(known))).astype(int).tolist())
-    # The source's own are of augmented crops: measured in those it would seem to have lost a point or two.
+    # The source's own statistics are of augmented crops; with them its PCK would be a point or two lower.
     in_the_sources = (with_statistics_of(network, some, size, padding) for network in (source, adapted))
     on_source = (
         evaluate_network(network, validation, size, padding).pck_box.mean

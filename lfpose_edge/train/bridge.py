@@ -1,4 +1,4 @@
-"""The adaptation losses: what makes a target domain's persons look to the network like the source's."""
+"""The adaptation losses, which make the network's features of the target domain resemble the source's."""
 
 from __future__ import annotations
 
@@ -28,26 +28,27 @@ from lfpose_edge.train.networks.cam_network import CamNetwork, PoseOutput
 from lfpose_edge.train.recipe import Adaptation
 from lfpose_edge.train.view_losses import mass_around_peak
 
-_RENEWAL = 0.02  # of the source's mean relations, a batch
-_SIGMA_CELLS = 1.5  # around a located joint, of what it looks like
-SURE_AT_FIRST, SURE_AT_LAST = 0.3, 0.5  # of a CAM's mass around the peak, to draw a joint to the located ones
-_WATCHED = 50  # batches of the source
-_ASTRAY = 1.0  # nats
-_STEEPNESS = 10.0  # with which the reversed gradient sets in (Ganin and Lempitsky)
+_RENEWAL = 0.02  # update rate per batch of the source's mean relations
+_SIGMA_CELLS = 1.5  # of the Gaussian in which a located joint's features are averaged; of a CAM's peak
+SURE_AT_FIRST, SURE_AT_LAST = 0.3, 0.5  # least part of a CAM's mass around its peak for a joint to be used
+_WATCHED = 50  # batches of the source in the running mean of their location loss
+_ASTRAY = 1.0  # nats above the best running mean
+_STEEPNESS = 10.0  # of the ramp of the reversed gradient (Ganin and Lempitsky)
 
 
 class DomainBridge(nn.Module):
-    """What two domains are compared with. Its loss trains the network, and the bridge itself.
+    """Modules that compare two domains; their loss trains both the network and the bridge itself.
 
-    Batches come from one domain each, so the other is remembered: the mean relations of the source's joints,
-    and the last features of both. The network is decoded as ever: what a person gathers from one of the other
-    domain is seen by the judge alone, as there is no such partner when the network is used. So the attention
-    is the judge's, and learns with it to tell the domains apart; the gradient is reversed in front of both.
-    It could otherwise make the domains look alike itself, and the network would have nothing to do.
+    Each batch comes from one domain, so the other is remembered: the mean relations of the source's joints,
+    and the last features of both domains. The network's own path to its CAMs is unchanged: only the domain
+    classifier ("judge") sees what a person gathers from one of the other domain, as there is no such partner
+    at inference. The attention is therefore part of the judge and learns with it to tell the domains apart;
+    the gradient is reversed in front of both. Otherwise the attention could make the domains look alike by
+    itself, and the network would have nothing to learn.
 
     Args:
         recipe: the weights.
-        network: that is adapted; its sizes are read here, and whose statistics it keeps is decided.
+        network: the network to adapt; its channel counts are read, and its BatchNorm momenta are set.
         skeleton: K joints.
     """
 
@@ -65,31 +66,31 @@ class DomainBridge(nn.Module):
         self.memory = StructureMemory(len(skeleton), fine) if recipe.structure else None
         joints = len(skeleton)
         self.register_buffer("source_relations", torch.zeros(joints, joints))
-        # Batches of the source, their least loss and the one now, and height and width of the crops.
+        # Source batches seen, the best and the current mean of their loss, and the crops' height and width.
         self.register_buffer("watched", torch.zeros(5))
         self.watched: Tensor
         self._last: dict[str, Tensor] = {}  # features of each domain's last batch
 
     def prepare(self, sample: Sample | TagSample) -> None:
-        """Before the network sees a batch: whether BatchNorm keeps its statistics.
+        """Decide, before the network sees a batch, whether BatchNorm updates its running statistics.
 
-        The batch itself is normalised by its own either way.
+        Either way the batch itself is normalised by its own statistics.
         """
         kept = self.in_its_statistics(sample)
         for norm, momentum in self._momenta:
             norm.momentum = momentum if kept else 0.0
 
     def in_its_statistics(self, sample: Sample | TagSample) -> bool:
-        """Whether what BatchNorm keeps is of such people; if not, no teacher should look at them."""
+        """Whether BatchNorm's running statistics cover these persons; if not, no teacher should see them."""
         return self.weights.statistics == "both" or bool(sample.of_target.any())
 
     def forward(self, output: PoseOutput, sample: Sample | TagSample, progress: float) -> Tensor:
         """The loss of one batch, all of it of one domain.
 
         Args:
-            output: of the network in training; B persons, or 2 B where both views were looked at.
+            output: output of the network in training, of B persons, or 2 B where it was given both views.
             sample: B persons.
-            progress: of the training, 0 to 1.
+            progress: fraction of the training that is done, 0 to 1.
         """
         of_target = bool(sample.of_target.any())
         weights, total = self.weights, output.cams.new_zeros(())
@@ -107,7 +108,7 @@ class DomainBridge(nn.Module):
         return total
 
     def _places(self, graph: TopologyGraph, output: PoseOutput, sample: Sample) -> Tensor:
-        """The graph says where the source's joints are; how they are related is remembered."""
+        """Loss of the graph's locations of the source's joints; updates the mean of their relations."""
         nodes, places = graph(_seen_joints(output))
         kept: Tensor = self.source_relations  # type: ignore[assignment]
         kept.lerp_(relations(nodes.detach()), _RENEWAL if kept.any() else 1.0)
@@ -116,7 +117,7 @@ class DomainBridge(nn.Module):
         return (off * sample.labelled).sum() / sample.labelled.sum().clamp_min(1)
 
     def _topology(self, graph: TopologyGraph, output: PoseOutput) -> Tensor:
-        """The target's joints are related as the source's are."""
+        """Squared difference between the relations of the target's joints and those of the source's."""
         kept: Tensor = self.source_relations  # type: ignore[assignment]
         if not kept.any():  # no source yet
             return output.cams.new_zeros(())
@@ -125,7 +126,7 @@ class DomainBridge(nn.Module):
     def _told_apart(
         self, judge: TopologyJudge, output: PoseOutput, is_source: bool, progress: float
     ) -> Tensor:
-        """Nobody can tell the domain by the graph's nodes; the judge learns to."""
+        """Adversarial loss on the graph's nodes: the judge learns the domain, the network to hide it."""
         assert self.graph is not None
         logits = judge(reverse_gradient(_nodes(self.graph, output), _strength(progress)))
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(is_source)))
@@ -133,7 +134,10 @@ class DomainBridge(nn.Module):
     def _structure(
         self, memory: StructureMemory, output: PoseOutput, sample: Sample | TagSample, progress: float
     ) -> Tensor:
-        """Joints look like, and are related as, those of the target's located persons."""
+        """Draw joints to the features and relations of the target's located persons.
+
+        A batch of located persons only updates the memory.
+        """
         assert output.features is not None
         fine = output.features.fine.float()
         if isinstance(sample, Sample):
@@ -149,7 +153,7 @@ class DomainBridge(nn.Module):
         return loss
 
     def _alignment(self, judge: DomainJudge, output: PoseOutput, is_source: bool, progress: float) -> Tensor:
-        """Nobody can tell the domain by a person's cells; the judge learns to."""
+        """Adversarial loss on a person's cells: the judge learns the domain, the network to hide it."""
         assert output.features is not None
         deep = output.features.deep.float()
         ours, theirs = ("source", "target") if is_source else ("target", "source")
@@ -169,19 +173,19 @@ class DomainBridge(nn.Module):
         return (cost * weight).sum() / weight.sum().clamp_min(1e-6)
 
     def watch(self, sample: Sample | TagSample, location: float) -> None:
-        """Notice when what was known of the source is unlearned, as when the judge drives the network astray.
+        """Detect that the network unlearns the source, as when the adversarial losses dominate.
 
         Args:
             sample: a batch.
-            location: its location loss, nats a joint.
+            location: its location loss, in nats per joint.
 
         Raises:
-            TrainingDiverged: the source's is a nat worse than it has been at best for crops of this size.
+            TrainingDiverged: the source's mean loss is a nat above its best for crops of this size.
         """
         if not isinstance(sample, Sample) or sample.of_target.any():
             return
         count, best, last, *size = self.watched.tolist()
-        if size != list(sample.crop.shape[2:]):  # a stage of another size, where the loss is another
+        if size != list(sample.crop.shape[2:]):  # a stage of another size has another loss level
             count, best, last, size = 0, 0.0, 0.0, list(sample.crop.shape[2:])
         if count < _WATCHED:
             last += (location - last) / (count + 1)
@@ -197,7 +201,7 @@ class DomainBridge(nn.Module):
             raise TrainingDiverged(what, f"{to_do}, and start anew with another --out")
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """The last features of each domain: with them a resumed training does what an unbroken one does."""
+        """The last features of each domain, so that a resumed training equals an uninterrupted one."""
         return self._last
 
     def set_extra_state(self, state: Any) -> None:
@@ -211,14 +215,14 @@ class DomainBridge(nn.Module):
 
 
 def _strength(progress: float) -> float:
-    """Of the reversed gradient, from 0 to 1."""
+    """Strength of the reversed gradient, from 0 to 1."""
     return 2 / (1 + math.exp(-_STEEPNESS * progress)) - 1
 
 
 def _nodes(graph: TopologyGraph, output: PoseOutput) -> Tensor:
-    """The joints' nodes, (B, K, 128), by a graph that does not learn from them.
+    """The joints' nodes, (B, K, 128), with the graph's parameters fixed.
 
-    It is the source's: it must not learn to make any features look related, or alike.
+    Only the source trains the graph: it must not learn to make arbitrary features look related, or alike.
     """
     fixed = {name: values.detach() for name, values in graph.state_dict(keep_vars=True).items()}
     nodes, _ = torch.func.functional_call(graph, fixed, (_seen_joints(output),))
@@ -226,6 +230,6 @@ def _nodes(graph: TopologyGraph, output: PoseOutput) -> Tensor:
 
 
 def _seen_joints(output: PoseOutput) -> Tensor:
-    """What the joints look like where the network finds them, (B, K, C)."""
+    """The joints' features where the network finds them, (B, K, C)."""
     assert output.features is not None
     return joint_features(output.cams.detach().float(), output.features.fine.float())

@@ -18,12 +18,12 @@ FORMAT = 1
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` so that a kill or a full disk leaves the old file as it was.
+    """Write ``state`` atomically: a kill or a full disk leaves the old file as it was.
 
     Raises:
         OSError: it cannot be written; the error names ``path``.
     """
-    made = io.BytesIO()  # written to a file directly, a full disk would be an error about a stream's position
+    made = io.BytesIO()  # written directly, a full disk would raise an error about a stream's position
     torch.save({"format": FORMAT, **state}, made)
     with whole_file(path) as temporary, temporary.open("wb") as file:
         file.write(made.getbuffer())
@@ -33,10 +33,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 @contextmanager
 def checkpoint_alone(path: Path) -> Iterator[None]:
-    """Be the one process that trains into a checkpoint; what killed ones left half written goes.
+    """Lock a checkpoint for this process, and remove the half-written files of killed ones.
 
     Raises:
-        LFPoseError: there is another.
+        LFPoseError: another process holds the lock.
         OSError: the checkpoint cannot be written.
     """
     require_writable(path)
@@ -60,7 +60,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise BundleError(message)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many exception types for a damaged file
         message = f"{path} is damaged or not a checkpoint ({type(error).__name__})"
         raise BundleError(message) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:

@@ -1,4 +1,4 @@
-"""What a training computes on: its device's precision, and several processes, started by ``torchrun``."""
+"""Device precision, and training in several processes started by ``torchrun``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lightning.fabric.strategies import DDPStrategy
 
 from lfpose_edge.errors import BackendUnavailable
 
-logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it says twice what a recipe has said
+logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it repeats what the recipe says
 logger = logging.getLogger(__name__)
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 def make_fabric(accelerator: str, precision: Precision) -> Fabric:
-    """One process, or, where torchrun started several, all of them together."""
+    """Set up Fabric for one process, or for all of the processes that torchrun started."""
     on_cpu = accelerator == "cpu" or not torch.cuda.is_available()
     if precision == "16-mixed" and on_cpu:
         message = (
-            "precision: 16-mixed needs a GPU; on a CPU take bf16-mixed or 32-true"  # Fabric took bfloat16
+            "precision: 16-mixed needs a GPU; on a CPU take bf16-mixed or 32-true"  # Fabric would take bf16
         )
         raise BackendUnavailable(message)
     if precision == "bf16-mixed" and not _has_bfloat16(on_cpu):
@@ -40,7 +40,7 @@ def make_fabric(accelerator: str, precision: Precision) -> Fabric:
     return Fabric(
         accelerator=accelerator,
         precision=precision,
-        # A recipe may give a part of the network no loss, and then it has no gradient to exchange.
+        # A recipe may leave a part of the network without a loss, and so without a gradient to exchange.
         strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False),
         devices=per_machine,
         num_nodes=int(os.environ["WORLD_SIZE"]) // per_machine,
@@ -48,19 +48,19 @@ def make_fabric(accelerator: str, precision: Precision) -> Fabric:
 
 
 def _has_bfloat16(on_cpu: bool) -> bool:
-    """Whether the device computes in bfloat16: without, torch takes ten times as long as in float32."""
+    """Whether the device computes in bfloat16 natively; if not, torch is ten times slower than in float32."""
     if on_cpu:
         return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def share_of(batch: list[int], fabric: Fabric) -> list[int]:
-    """This process's part of a batch; of one with fewer persons than processes, at least its first."""
+    """This process's share of a batch; the batch's first person if there are fewer persons than processes."""
     return batch[fabric.global_rank :: fabric.world_size] or batch[:1]
 
 
 def share_buffers(fabric: Fabric, network: torch.nn.Module) -> None:
-    """Let all processes have the mean of their BatchNorm statistics and prototype memories."""
+    """Average BatchNorm statistics and prototype memories over all processes."""
     if fabric.world_size == 1:
         return
     buffers = [b for b in network.buffers() if b.is_floating_point()]
@@ -70,7 +70,7 @@ def share_buffers(fabric: Fabric, network: torch.nn.Module) -> None:
 
 
 def anywhere(fabric: Fabric, flag: bool) -> bool:
-    """Whether the flag is set in any process: they stop at the same step, or would wait for each other."""
+    """Whether the flag is set in any process, so that all stop at the same step instead of deadlocking."""
     if fabric.world_size == 1:
         return flag
     return bool(fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum") > 0)

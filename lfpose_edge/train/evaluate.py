@@ -1,4 +1,4 @@
-"""Accuracy of a network while it is trained."""
+"""Accuracy of a network during training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BATCH = 32
 
 
 def decode_facts(network: CamNetwork) -> Decode:
-    """How a network's CAMs become joints, to its crops' resolution: in validation and in what is exported."""
+    """How joints are decoded from a network's CAMs, at crop resolution, in validation and in bundles."""
     return Decode(cam_stride=network.cam_stride, upsample=network.cam_stride, method="dark")
 
 
@@ -34,8 +34,8 @@ def predict_maps(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], Affines]:
     """CAMs (N, K, h, w) and presence (N, K), logits, of the persons in their own boxes; affines (N, 2, 3).
 
-    The crops are turned and mirrored as by :func:`crop_affines`; of mirrored ones left and right have changed
-    places.
+    The crops are turned and mirrored as by :func:`crop_affines`; in mirrored crops left and right are
+    exchanged.
     """
     view = CropView(size, padding)
     affines = crop_affines(persons.boxes, size, padding=padding, rotation_deg=rotation_deg, flip=flip)
@@ -59,7 +59,7 @@ def predict_persons(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Joints (N, K, 2) in image pixels, scores and presence (N, K) of the persons in their own boxes.
 
-    Found in turned or mirrored crops where asked for; left and right are those of the image in any case.
+    The crops are turned or mirrored on request; left and right always refer to the unmirrored image.
     """
     config = ops.DecodeConfig.of(decode_facts(network))
     parts = []

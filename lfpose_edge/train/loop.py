@@ -1,8 +1,8 @@
 """The training loop.
 
-Every random choice is drawn from (seed, epoch, sample), never from a running generator, so a run that
-was killed and resumed from its checkpoint does what the unbroken run would have done: to the same weights
-where torch's operators are deterministic, as they are on a CPU with the same number of threads.
+Every random choice is drawn from (seed, epoch, sample), never from a running generator, so a run that was
+killed and resumed from its checkpoint repeats what the uninterrupted run would have done. It ends with the
+same weights where torch's operators are deterministic, as they are on a CPU with a fixed number of threads.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ from lfpose_edge.train.training_set import make_training_set, read_persons, targ
 logger = logging.getLogger("lfpose_edge")
 
 CHECKPOINT_SECONDS = 300.0
-WARMING_UP = 5  # a run warms up for one of so many parts at most
-TURNOVERS = 3.0  # at least, of the average of a run that begins with trained weights
+WARMING_UP = 5  # warm-up takes at most 1/5 of a run's steps
+TURNOVERS = 3.0  # least number of time constants of the weight average in a run from trained weights
 
 
 @dataclass
 class Run:
-    """What a finished (or stopped) training leaves.
+    """The result of a finished or stopped training run.
 
     Attributes:
         network: the network with the averaged (EMA) weights.
-        checkpoint: where they were written.
+        checkpoint: the file that holds them.
         finished: False when the run was stopped by the user before its last epoch.
-        history: one dict an epoch: epoch, size, loss, seconds, images_per_second and, where it was measured,
+        history: one dict per epoch: epoch, size, loss, seconds, images_per_second and, where it was measured,
             val_pck.
-        steps: that were taken now; 0 where an earlier run had finished.
-        stopped_by: the signal, of a run that is not finished.
+        steps: steps taken in this call; 0 if an earlier run had already finished.
+        stopped_by: the signal that stopped the run, if it is not finished.
     """
 
     network: CamNetwork
@@ -75,13 +75,13 @@ def train(
     accelerator: str = "auto",
     validate_every: int = 5,
 ) -> Run:
-    """Train by a recipe, going on from ``out/last.pt`` where an earlier run left one.
+    """Train by a recipe, resuming from ``out/last.pt`` if an earlier run left one.
 
-    Started by ``torchrun`` in several processes, each takes a share of every batch and the gradients are
-    averaged; BatchNorm sees the share.
+    When ``torchrun`` starts several processes, each takes a share of every batch and the gradients are
+    averaged; BatchNorm sees only the process's own share.
 
     Args:
-        recipe: what to do.
+        recipe: the training recipe.
         data_root: the folder that the recipe's data paths are relative to.
         out: folder of the checkpoint.
         accelerator: Fabric's name of the device kind: ``cpu``, ``cuda``, ``auto``.
@@ -89,9 +89,9 @@ def train(
 
     Raises:
         RecipeError, SourceError: the recipe or its data cannot be used.
-        TrainingDiverged: the loss is not finite, or an adaptation runs astray.
+        TrainingDiverged: the loss or a gradient is not finite, or an adaptation diverges.
         LFPoseError: the checkpoint in ``out`` belongs to another recipe or to other people, or another
-            process trains into ``out``.
+            process is training into ``out``.
     """
     keep_freed_memory()
     fabric = make_fabric(accelerator, recipe.precision)
@@ -102,7 +102,7 @@ def train(
 
 
 def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_every: int) -> Run:
-    """The same in each of the processes that ``fabric`` has started."""
+    """Body of :func:`train`, run in every process that ``fabric`` has started."""
     torch.manual_seed(recipe.seed)
 
     if recipe.adapt is not None and recipe.start_from is None:
@@ -152,7 +152,7 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
         TrainingProgress(recipe, steps_per_epoch, enabled=fabric.is_global_zero) as progress,
         stop_request() as stop,
     ):
-        if began == last_step and "val_pck" not in state.history[-1]:  # the earlier run did not come to it
+        if began == last_step and "val_pck" not in state.history[-1]:  # the earlier run ended before it
             validate(state.history[-1])
         while state.step < last_step:
             epoch, first_batch = divmod(state.step, steps_per_epoch)
@@ -181,7 +181,7 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
                 norm = fabric.clip_gradients(
                     model, state.optimizer, max_norm=options.clip_norm, error_if_nonfinite=False
                 )
-                if state.scaler is None:  # which skips such a step, and lowers its scale
+                if state.scaler is None:  # a scaler skips such a step and lowers its scale
                     require_finite("gradient", norm, state.step, path)
                 state.optimizer.step()
                 state.optimizer.zero_grad()
@@ -221,9 +221,9 @@ def _train(fabric: Fabric, recipe: Recipe, data_root: Path, out: Path, validate_
 def _begin(
     fabric: Fabric, recipe: Recipe, train_set: CropMixture, path: Path
 ) -> tuple[TrainingState, torch.nn.Module]:
-    """A state before the first step, on its device, and the network as the processes train it together.
+    """Create the state before the first step, on its device, and the network as Fabric wraps it.
 
-    Where there is a checkpoint to go on from, what the recipe starts from is not read.
+    If there is a checkpoint to resume from, the recipe's ``start_from`` is not read.
     """
     network = build_network(recipe.network, recipe.joints).to(memory_format=torch.channels_last)
     origin: Origin | None = None
@@ -231,7 +231,7 @@ def _begin(
         size = recipe.stages[0].size
         origin = start_from(recipe.start_from, network, recipe, train_set.plain_crops(size, recipe.seed))
         if recipe.adapt is not None and recipe.adapt.statistics == "target":
-            # Or the teacher, which follows slowly, would long see the target by the source's.
+            # Otherwise the slowly moving teacher would use the source's statistics on the target for long.
             target = train_set.of_domain(target=True)
             take_statistics(network, target.plain_crops(size, recipe.seed))
     average = copy.deepcopy(network).eval()
@@ -257,7 +257,7 @@ def _begin(
 
 
 def require_finite(what: str, value: torch.Tensor, step: int, path: Path) -> None:
-    """TrainingDiverged when a loss or a gradient is not."""
+    """Raise TrainingDiverged if a loss or a gradient norm is not finite."""
     if not torch.isfinite(value):
         kept = f"the last good state is in {path}" if path.is_file() else "nothing was saved yet"
         found = f"the {what} is {value.item()} at step {step}; {kept}"
@@ -265,7 +265,7 @@ def require_finite(what: str, value: torch.Tensor, step: int, path: Path) -> Non
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, last_step: int, warmup: int) -> None:
-    """A linear warm-up, then half a cosine down to zero."""
+    """Set the learning rate: half a cosine down to zero, with a linear warm-up."""
     ramp = min(1.0, (step + 1) / max(1, warmup))
     cosine = 0.5 * (1 + math.cos(math.pi * step / last_step))
     for group in optimizer.param_groups:
@@ -273,11 +273,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, last_step: in
 
 
 def average_decay(most: float, step: int, last_step: int, *, trained: bool) -> float:
-    """How much of the average stays in a step.
+    """The decay of the weight average at a step.
 
-    A short memory at first: an average over the random start would be worth nothing. A start from a trained
-    network is worth something from the first step on; but the average, which is what a run is for, keeps
-    e^-TURNOVERS of it at most, however short the run.
+    From random weights the memory is short at first, as averaging over the random start would be useless.
+    A run from trained weights has a constant decay, under which the final average keeps at most e^-TURNOVERS
+    of the starting weights, however short the run.
     """
     if trained:
         return min(most, max(0.0, 1 - TURNOVERS / last_step))
@@ -295,17 +295,17 @@ def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: fl
 
 
 def collate(samples: list[Any]) -> Any:
-    """Stack samples of one kind into a batch; an error in their place is handed on."""
+    """Stack samples of one type into a batch; an error in their place is passed on."""
     if isinstance(samples[0], LFPoseError):
         return samples[0]
     return type(samples[0])(*(torch.stack(field) for field in zip(*samples, strict=True)))
 
 
 def loader_workers(recipe: Recipe, device: torch.device) -> int:
-    """How many processes load data.
+    """The number of data-loading processes.
 
-    On a CPU none: they would take turns with the threads that train, which wait for each other. For a GPU as
-    many as there are cores, eight at most.
+    By default none on a CPU, where they would compete with the training threads, which wait for each other;
+    for a GPU one per core, at most eight.
     """
     if recipe.data.workers is not None:
         return recipe.data.workers

@@ -15,7 +15,7 @@ from lfpose_edge.train.recipe import Loss
 
 
 class LossTerms(NamedTuple):
-    """Scalar losses; ``total`` is the weighted sum of them."""
+    """Scalar losses; ``total`` is the weighted sum."""
 
     total: Tensor
     location: Tensor
@@ -47,19 +47,19 @@ def supervised_loss(
     """The loss of crops whose joints are located.
 
     *Location*: cross-entropy between the softmax of a CAM over its cells and the normalised Gaussian; it
-    puts the peak in the right place and leaves the level of the map free. Coarse CAMs have it too, on
-    average over them.
+    puts the peak in the right place and leaves the level of the map free. It also applies to the coarse CAMs,
+    averaged over them.
     *Heatmap*: binary cross-entropy of every cell, summed over the map; it sets that level, so that the
     sigmoid of the peak is a score. *Presence*: binary cross-entropy of the presence logits.
 
-    Where the recipe says that some persons are labelled with left and right exchanged, every target is the
-    mixture of the label and the exchanged label, by :func:`swap_posterior`.
+    If the recipe expects some persons to be labelled with left and right exchanged, every target is a mixture
+    of the label and the exchanged label, weighted by :func:`swap_posterior`.
 
     Args:
         output: CAMs (B, K, h, w) and presence (B, K), logits.
-        sample: B crops' joints. An unlabelled joint has no location; its target map is empty where it is
-            known to be absent, and it has none where nothing is known.
-        mirror: (K,) the position of every joint's mirror joint.
+        sample: B crops' joints. An unlabelled joint has no location loss; its target map is empty if it is
+            known to be absent, and it is ignored if nothing is known.
+        mirror: (K,) the index of every joint's mirror joint.
         stride: crop pixels per CAM cell.
         weights: the weights of the terms, and the Gaussian's sigma.
     """
@@ -120,13 +120,12 @@ def location_costs(cams: Tensor, distribution: Tensor) -> Tensor:
 
 @torch.no_grad()
 def swap_posterior(cams: Tensor, target: Tensor, mirror: Tensor, weights: Loss) -> Tensor:
-    """How likely each person's label has left and right exchanged, by what the network sees now.
+    """The probability that each person's label has left and right exchanged, given the current output.
 
-    Crowd workers exchange the sides of a whole person now and then (Johnson and Everingham, CVPR 2011, say
-    so of this data set), and a network that is made to learn those persons by heart unlearns the others.
-    With a prior ``swap_rate`` and the two labels' location costs as evidence this is the E-step of a
-    two-component mixture; ``swap_trust`` tempers the evidence, as the joints of a person are not
-    independent witnesses.
+    Crowd workers occasionally exchange the sides of a whole person (reported for this data set by Johnson and
+    Everingham, CVPR 2011), and a network that is forced to memorise those persons unlearns the others. With
+    ``swap_rate`` as the prior and the two labels' location costs as evidence, this is the E-step of a
+    two-component mixture; ``swap_trust`` tempers the evidence, as a person's joints are not independent.
 
     Returns:
         (B,) probabilities; 0 everywhere when ``swap_rate`` is 0.

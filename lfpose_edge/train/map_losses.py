@@ -1,6 +1,6 @@
-"""Losses that need no label: what the CAMs of a person are like, whoever it is.
+"""Losses that need no label: properties that the CAMs of any person should have.
 
-"Location-Free Human Pose Estimation" (Xu et al., CVPR 2022) does not say in its abstract which losses it
+The abstract of "Location-Free Human Pose Estimation" (Xu et al., CVPR 2022) does not say which losses it
 uses; these are our reconstruction.
 """
 
@@ -18,27 +18,27 @@ _TEMPERATURE = 0.1
 
 
 def likely_present(output: PoseOutput) -> Tensor:
-    """(B, K) float: 1 where the network is sure that the joint is there. No gradient flows through it."""
+    """(B, K) float: 1 where the network is confident that the joint is present, without gradient."""
     return (output.presence.detach().float().sigmoid() > SURE).float()
 
 
 def squared_hellinger(p: Tensor, q: Tensor) -> Tensor:
-    """How far two distributions (..., cells) are apart: 0 the same, 1 without a common cell.
+    """Squared Hellinger distance of two distributions (..., cells): 0 if equal, 1 without a common cell.
 
-    Other than a squared difference it does not vanish where both are spread over many cells.
+    Unlike a squared difference, it does not vanish when both are spread over many cells.
     """
     return 1 - torch.sqrt(p * q + 1e-12).sum(dim=-1)
 
 
 def agreement_loss(output: PoseOutput, progress: float) -> Tensor:
-    """Coarse and fine CAMs say the same.
+    """Disagreement of coarse and fine CAMs.
 
-    In the first third of a training the coarse ones, which learn sooner, teach the fine ones; then the fine
-    ones, which tell joints apart, teach the coarse ones.
+    In the first third of a training the coarse CAMs, which learn sooner, teach the fine ones; after that the
+    fine CAMs, which tell joints apart, teach the coarse ones.
 
     Args:
-        output: of B crops.
-        progress: of the training, 0 to 1.
+        output: the network's output for B crops.
+        progress: fraction of the training that is done, 0 to 1.
     """
     cams, present = output.cams.float(), likely_present(output)
     fine = cams.flatten(2).softmax(dim=2).view_as(cams)
@@ -59,9 +59,9 @@ def _pooled(places: Tensor, width: int) -> Tensor:
 
 
 def concentration_loss(output: PoseOutput) -> Tensor:
-    """The variance of a CAM's mass, across plus down, in squares of the map's side.
+    """Variance of a CAM's mass, horizontal plus vertical, in units of the map's side squared.
 
-    Of the joints that are there.
+    Averaged over the joints that are likely present.
     """
     cams, present = output.cams.float(), likely_present(output)
     places = cams.flatten(2).softmax(dim=2).view_as(cams)
@@ -75,11 +75,11 @@ def concentration_loss(output: PoseOutput) -> Tensor:
 
 
 def separation_loss(output: PoseOutput) -> Tensor:
-    """How much the maps of two joints overlap (Bhattacharyya's coefficient): 0 apart, 1 the same.
+    """Overlap of the maps of two joints (Bhattacharyya coefficient): 0 if disjoint, 1 if equal.
 
-    On average over the pairs of joints that are there: two joints are seldom in one place.
+    Averaged over the pairs of joints that are likely present: two joints are seldom in one place.
     """
-    amplitudes = (output.cams.float().flatten(2).log_softmax(dim=2) / 2).exp()  # roots of the places
+    amplitudes = (output.cams.float().flatten(2).log_softmax(dim=2) / 2).exp()  # roots of the probabilities
     present = likely_present(output)
     overlaps = (amplitudes @ amplitudes.transpose(1, 2)).triu(1)  # (B, K, K)
     pairs = (present[:, :, None] * present[:, None]).triu(1)
@@ -87,10 +87,10 @@ def separation_loss(output: PoseOutput) -> Tensor:
 
 
 def contrast_loss(output: PoseOutput) -> Tensor:
-    """What is seen at a joint's peak is nearer to its own prototype in the memory than to any other's.
+    """Pull the feature at a joint's peak towards its own prototype in the memory, away from the others.
 
-    InfoNCE over the K joints, among them the mirror joint, at the cell of the prototypes' map where the CAM
-    peaks; of joints that are there and that the memory knows.
+    InfoNCE over the K joints, including the mirror joint, at the cell of the prototypes' map where the CAM
+    peaks; averaged over the joints that are likely present and have a prototype in the memory.
     """
     assert isinstance(output.prototypes, Prototypes)
     context, _, memory = output.prototypes

@@ -1,4 +1,4 @@
-"""What a step minimises."""
+"""The training objective: what a step minimises."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ LABEL_LOSSES: dict[type, Callable[..., LossTerms]] = {Sample: supervised_loss, T
 
 
 class Objective:
-    """The loss of a batch's labels, be they locations or tags, and the terms that need no label.
+    """The loss of a batch's labels (locations or tags) plus the terms that need no label.
 
-    A term that needs no label is not computed where its weight is 0.
+    A term that needs no label is not computed if its weight is 0.
 
     Args:
-        recipe: the weights.
-        network: that is trained; only its constants are read here.
-        mirror: (K,) the position of every joint's mirror joint.
-        bridge: between the domains of an adaptation.
+        recipe: provides the weights.
+        network: the network in training; only its constants are read here.
+        mirror: (K,) the index of every joint's mirror joint.
+        bridge: the domain bridge of an adaptation.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Objective:
             model: the network as Fabric wraps it.
             teacher: the averaged network.
             sample: B persons.
-            progress: of the training, 0 to 1.
+            progress: fraction of the training that is done, 0 to 1.
         """
         weights = self.weights
         crops = sample.crop
@@ -94,6 +94,6 @@ class Objective:
 
 
 def _rows(output: PoseOutput, rows: slice) -> PoseOutput:
-    """What label and view losses look at, of a part of a batch."""
+    """Some rows of a batch, with the fields that label and view losses read."""
     coarse = tuple(cams[rows] for cams in output.coarse_cams)
     return PoseOutput(output.cams[rows], output.presence[rows], coarse)

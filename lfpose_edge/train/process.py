@@ -1,4 +1,4 @@
-"""What a training asks of its process: signals, memory, quiet children."""
+"""Process-level setup of a training: signals, memory, and data-loading processes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lfpose_edge.train.data.mixture import CropMixture
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed blocks.
+    """Make glibc keep freed blocks.
 
-    Training frees and asks for the same tensors of many megabytes at every step; by default each goes
-    back to the system and comes again page by page, which costs half of the time of a step on a CPU.
+    Training frees and allocates the same tensors of many megabytes at every step. By default each is returned
+    to the system and faulted in again page by page, which costs half of the time of a step on a CPU.
     """
     if sys.platform != "linux":
         return
@@ -33,16 +33,17 @@ def keep_freed_memory() -> None:
 
 
 def quiet_worker(_: int) -> None:
-    """A loader process leaves Ctrl-C to the trainer and uses one thread."""
+    """Make a loader process ignore Ctrl-C and SIGTERM, which the trainer handles, and use one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
 class SentErrors(Dataset[Any]):
-    """A data set whose errors a loader's process hands over in a batch's place, for :func:`loaded` to raise.
+    """A data set that returns errors in a loader process in place of a batch, for :func:`loaded` to raise.
 
-    Raised in that process torch would wrap it, and the process, which leaves SIGTERM alone, would not end.
+    Raised in that process, an error would be wrapped by torch, and the process, which ignores SIGTERM, would
+    not end.
     """
 
     def __init__(self, crops: CropMixture) -> None:
@@ -58,7 +59,7 @@ class SentErrors(Dataset[Any]):
 
 
 def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The batches of a loader of :class:`SentErrors`."""
+    """Yield the batches of a loader of :class:`SentErrors`, raising the errors sent in their place."""
     for batch in loader:
         if isinstance(batch, LFPoseError):
             raise batch
@@ -86,7 +87,7 @@ def stop_request() -> Iterator[StopRequest]:
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, ask)
-    except ValueError:  # not in the main thread: signals are the caller's
+    except ValueError:  # not in the main thread: signals are left to the caller
         previous.clear()
     try:
         yield stop

@@ -1,4 +1,4 @@
-"""What a training shows: a progress bar on a terminal, one line an epoch in a log."""
+"""Progress output of a training: a progress bar on a terminal, one line per epoch in a log."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _LOG_SECONDS = 60.0
 
 @dataclass
 class EpochTally:
-    """What an epoch has come to; a checkpoint holds it, as an epoch may be trained in several goes.
+    """Running totals of an epoch; stored in checkpoints, as an epoch may be interrupted and resumed.
 
     Attributes:
-        loss: the sum over the batches.
-        batches: that were trained on.
-        images: in them.
-        seconds: that they took.
+        loss: sum of the loss over the batches.
+        batches: number of batches trained on.
+        images: number of images in them.
+        seconds: time they took.
     """
 
     loss: float = 0.0
@@ -33,14 +33,14 @@ class EpochTally:
     seconds: float = 0.0
 
     def add(self, loss: float, images: int, seconds: float) -> None:
-        """One batch is done."""
+        """Add one batch."""
         self.loss += loss
         self.batches += 1
         self.images += images
         self.seconds += seconds
 
     def row(self) -> dict[str, float]:
-        """As the history has it."""
+        """The epoch's entries for the history."""
         return {
             "loss": self.loss / self.batches,
             "seconds": self.seconds,
@@ -84,13 +84,13 @@ class TrainingProgress:
         self._bar.stop()
 
     def start_epoch(self, epoch: int, size: tuple[int, int], first_batch: int) -> None:
-        """Begin an epoch, perhaps in its middle."""
+        """Begin an epoch, possibly in its middle."""
         self._epoch, self._done = epoch, first_batch
         label = f"epoch {epoch + 1}/{self._epochs} at {size[0]}x{size[1]}"
         self._bar.reset(self._task, description=label, total=self._steps, completed=first_batch, loss="")
 
     def advance(self, terms: LossTerms) -> None:
-        """One step is done."""
+        """Show that one step is done."""
         self._done += 1
         text = f"loss {terms.total:.3f} (location {terms.location:.3f}, presence {terms.presence:.3f})"
         if self._interactive:
@@ -102,7 +102,7 @@ class TrainingProgress:
             )
 
     def end_epoch(self, row: dict[str, Any]) -> None:
-        """An epoch is done; ``row`` is its entry of the history."""
+        """Show that an epoch is done; ``row`` is its entry in the history."""
         pck = f"  val PCK@0.1box {row['val_pck']:.3f}" if "val_pck" in row else ""
         self._console.print(
             f"epoch {row['epoch']}/{self._epochs}  loss {row['loss']:.3f}  "

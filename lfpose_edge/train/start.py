@@ -1,9 +1,9 @@
-"""Where a training starts from: the weights of a checkpoint, or of a bundle.
+"""Starting a training from the weights of a checkpoint or of a bundle.
 
-A bundle holds no BatchNorm: export folded each into the convolution before it. To train on, the two are taken
-apart again. Of the many ways to do so, the one is taken that a training would have led to: running statistics
-are those of the first crops, and filters have norm 1, about what trained and newly drawn ones have, so that a
-step of the optimiser turns them as far as it would have turned those. The network computes what it did.
+A bundle has no BatchNorm: export folded each one into the preceding convolution. To continue training, the
+two are separated again. Among the many ways to do so, this one resembles a trained network: the running
+statistics are those of the first crops, and filters have norm 1, about that of trained and of newly
+initialised filters, so that an optimiser step rotates them about as far. The network's output is unchanged.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
     import onnx
 
 Origin = dict[str, str]
-LEAST_NORM = 1e-6  # a filter below is dead, and stays so
+LEAST_NORM = 1e-6  # a filter with a smaller norm is dead and stays so
 
 
 def start_from(source: Path, network: CamNetwork, recipe: Recipe, crops: Iterable[Tensor]) -> Origin:
-    """Fill a network that is about to be trained.
+    """Load the starting weights of a training into its network.
 
     Args:
         source: a checkpoint (``.pt``), whose averaged weights are taken; or a bundle's folder, or the name of
             a shipped one.
-        network: what to fill.
-        recipe: of the training.
-        crops: batches (B, 3, H, W) uint8 RGB as they will be trained on; looked at for a bundle only.
+        network: the network to fill.
+        recipe: the recipe of the training.
+        crops: batches (B, 3, H, W) uint8 RGB as they will be trained on; used for a bundle only.
 
     Returns:
-        What the source was, for the record.
+        A record of the source.
 
     Raises:
-        BundleError: it is missing, damaged, or holds another network or other joints.
-        RecipeError: it was trained on locations, and the recipe uses none.
+        BundleError: the source is missing, damaged, or holds another network or other joints.
+        RecipeError: the source was trained on locations, and the recipe uses none.
         BackendUnavailable: a bundle needs the onnx package.
     """
     if _is_checkpoint(source):
@@ -70,11 +70,11 @@ def start_from(source: Path, network: CamNetwork, recipe: Recipe, crops: Iterabl
 
 
 def with_network_of_source(recipe: Recipe, kept: Path) -> Recipe:
-    """A recipe that starts from a model and names no network, with that model's.
+    """Add the source model's network to a recipe that starts from a model and names no network.
 
     Args:
-        recipe: as it was written.
-        kept: the checkpoint of the run, whose network it is where there is one to go on from.
+        recipe: the recipe as written.
+        kept: the checkpoint of the run; if it exists, its network is used instead.
 
     Raises:
         BundleError: the model does not say which network it is.
@@ -94,7 +94,7 @@ def with_network_of_source(recipe: Recipe, kept: Path) -> Recipe:
 
 
 def require_same_start(origin: Origin | None, start: Path | None, path: Path) -> None:
-    """LFPoseError where a run's checkpoint began from other weights than lie there now."""
+    """Raise LFPoseError if ``start`` has changed since the run of checkpoint ``path`` began from it."""
     before = (origin or {}).get("sha256")
     if before is None or start is None or not start.is_file():
         return
@@ -113,15 +113,15 @@ def _sha256(path: Path) -> str:
 def trained_network(
     checkpoint: Path, device: torch.device | str = "cpu", state: Mapping[str, Any] | None = None
 ) -> tuple[CamNetwork, Recipe]:
-    """The averaged network of a checkpoint, on a device, and the recipe that it was trained by.
+    """The averaged network of a checkpoint, on a device, and the recipe it was trained with.
 
     Args:
         checkpoint: the file.
-        device: where the network goes.
-        state: what :func:`load_checkpoint` gave, where the file was read already.
+        device: device of the returned network.
+        state: the result of :func:`load_checkpoint`, if the file has been read already.
 
     Raises:
-        BundleError, RecipeError: it is missing or damaged, or of another version of this package.
+        BundleError, RecipeError: the file is missing, damaged, or of another version of this package.
     """
     state = load_checkpoint(checkpoint) if state is None else state
     recipe = parse_recipe(state["recipe"], where=str(checkpoint))
@@ -135,7 +135,7 @@ def _is_checkpoint(source: Path) -> bool:
 
 
 def fill(network: CamNetwork, theirs: Mapping[str, Tensor], checkpoint: Path) -> None:
-    """Fill a network with a checkpoint's averaged weights; BundleError when they are another network's."""
+    """Load a checkpoint's averaged weights; BundleError if they belong to another network."""
     own = network.state_dict()
     shared = own.keys() & theirs.keys()
     wrong = own.keys() ^ theirs.keys() | {name for name in shared if own[name].shape != theirs[name].shape}
@@ -151,15 +151,15 @@ def fill(network: CamNetwork, theirs: Mapping[str, Tensor], checkpoint: Path) ->
 
 @torch.no_grad()
 def take_statistics(network: CamNetwork, crops: Iterable[Tensor]) -> None:
-    """Have BatchNorm keep the mean and variance of these crops, batches (B, 3, H, W) uint8 RGB.
+    """Set BatchNorm's running statistics to those of these crops, batches (B, 3, H, W) uint8 RGB.
 
-    Every crop counts alike, where in a training the last ones count most. Of people whom the network was not
-    trained on this alone is an adaptation (AdaBN: Li et al., 2016).
+    All crops weigh the same, whereas in training the last ones weigh most. With crops of a new domain this
+    alone is an adaptation (AdaBN: Li et al., 2016).
     """
     was_training = network.training
     norms = [m for m in network.train().modules() if isinstance(m, nn.BatchNorm2d) and m.training]
     network.eval()
-    momenta = [norm.momentum for norm in norms]  # of those that are not frozen
+    momenta = [norm.momentum for norm in norms]  # frozen layers are left out
     for norm in norms:
         norm.train().reset_running_stats()
     seen = 0
@@ -174,10 +174,10 @@ def take_statistics(network: CamNetwork, crops: Iterable[Tensor]) -> None:
 
 
 def load_bundle_weights(network: CamNetwork, bundle: Bundle) -> None:
-    """Fill a network with a bundle's float weights, every BatchNorm as an addition of the folded bias.
+    """Load a bundle's float weights; every BatchNorm is set to only add the folded bias.
 
     Raises:
-        BundleError: the bundle's network is another one, or has layers that an ONNX file does not keep by
+        BundleError: the bundle has another network, or one with layers that an ONNX file does not keep by
             name (context encoder, prototypes).
         BackendUnavailable: onnx is not installed.
     """
@@ -191,7 +191,7 @@ def load_bundle_weights(network: CamNetwork, bundle: Bundle) -> None:
         weight, bias = layers.pop(name, (None, None))
         own = len(module.weight)
         if weight is not None and bias is not None and not weight[own:].any():
-            weight, bias = weight[:own], bias[:own]  # an export rounds a smoothed head's maps up, with zeros
+            weight, bias = weight[:own], bias[:own]  # export pads a smoothed head's maps with zeros
         if weight is None or bias is None or weight.shape != module.weight.shape:
             found = "has no such layer" if weight is None else f"holds {tuple(weight.shape)} there"
             message = (
@@ -285,7 +285,7 @@ def _require_same_joints(what: str, theirs: Skeleton, ours: Skeleton) -> None:
 
 
 def _normalised(network: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of each convolution and of the BatchNorm that follows it among their parent's children."""
+    """Yield the names of each convolution and of the BatchNorm that directly follows it in its parent."""
     for parent, module in network.named_modules():
         before = None
         for child, part in module.named_children():
@@ -309,7 +309,7 @@ def _named_layers(file: Path) -> dict[str, tuple[np.ndarray[Any, Any], np.ndarra
         raise BackendUnavailable(message) from error
     try:
         model: onnx.ModelProto = onnx.load(file)
-    except Exception as error:  # protobuf raises kinds of its own
+    except Exception as error:  # protobuf has exception types of its own
         message = f"{file} is no ONNX model: {error!r}"
         raise BundleError(message) from error
     values = {tensor.name: tensor for tensor in model.graph.initializer}

@@ -1,4 +1,4 @@
-"""What a stopped training goes on from."""
+"""The state from which a stopped training resumes."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from lfpose_edge.train.start import Origin, require_same_start
 
 @dataclass
 class TrainingState:
-    """All that changes from step to step, and whom and what the run began with.
+    """Everything that changes from step to step, and the data and weights that the run began with.
 
     Attributes:
-        network: that is trained.
-        average: the moving average of its weights, which the run is for.
-        bridge: between the domains of an adaptation.
-        optimizer: of the network and the bridge.
-        scaler: of the gradients in float16; None in other precisions.
-        people: a digest of whom the run trains on.
-        origin: what the weights were before the first step; None: drawn, or ImageNet's.
-        step: how many are done.
+        network: the network in training.
+        average: the moving average of its weights, which is the result of the run.
+        bridge: the domain bridge of an adaptation.
+        optimizer: optimises the network and the bridge.
+        scaler: the gradient scaler in float16; None in other precisions.
+        people: digest of the persons that the run trains on.
+        origin: source of the weights before the first step; None for random or ImageNet weights.
+        step: number of steps done.
         history: see :class:`lfpose_edge.train.loop.Run`.
-        tally: of the epoch that is under way.
+        tally: totals of the current epoch.
     """
 
     network: CamNetwork
@@ -46,7 +46,7 @@ class TrainingState:
     tally: EpochTally = field(default_factory=EpochTally)
 
     def save(self, path: Path, recipe: Recipe) -> None:
-        """Write a checkpoint: whole, or the old file stays."""
+        """Write a checkpoint atomically: if writing fails, the old file stays."""
         save_checkpoint(
             path,
             {
@@ -65,10 +65,10 @@ class TrainingState:
         )
 
     def restore(self, path: Path, recipe: Recipe, data_root: Path) -> None:
-        """Go on from a checkpoint of the same recipe, people and start.
+        """Resume from a checkpoint of the same recipe, people and starting weights.
 
         Raises:
-            LFPoseError: it is of others, is damaged, or is no checkpoint.
+            LFPoseError: one of these differs, or the file is damaged or not a checkpoint.
         """
         kept = load_checkpoint(path)
         _require_same(parse_recipe(kept["recipe"], where=str(path)), recipe, path)
@@ -93,7 +93,7 @@ class TrainingState:
 
 
 def _require_same(before: Recipe, now: Recipe, path: Path) -> None:
-    """LFPoseError when a checkpoint's recipe would not do what this one does; who loads does not matter."""
+    """Raise LFPoseError if a checkpoint's recipe differs from this one, except in ``data.workers``."""
     trees = [recipe.model_dump(mode="json") for recipe in (before, now)]
     for tree in trees:
         del tree["data"]["workers"]

@@ -1,4 +1,4 @@
-"""Losses of tags: what an answer about a region says about a map, without any location."""
+"""Losses of tags: supervise maps by yes/no answers about regions, without any location."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from lfpose_edge.train.losses import LossTerms
 from lfpose_edge.train.networks.cam_network import PoseOutput
 from lfpose_edge.train.recipe import Loss
 
-_COVERED = 0.9  # of a region, in the crop: with less, a joint that was seen there may have been cut off
-_RAREST = 0.05
-FINER = 2  # points along each side of a cell by which answers are read
-_POINTS = 8  # along each side of a region
+_COVERED = 0.9  # least part of a region in the crop: with less, a joint seen there may have been cut off
+_RAREST = 0.05  # rates of yes and of no are raised to this
+FINER = 2  # sub-cells along each side of a cell, at which answers are evaluated
+_POINTS = 8  # sampled along each side of a region
 
 
 def tag_loss(output: PoseOutput, sample: TagSample, _: Tensor, stride: float, weights: Loss) -> LossTerms:
     """The loss of crops of which only answers are known.
 
-    *Location* is :func:`place_costs`, of joints that were seen somewhere in the crop. *Heatmap* is
-    :func:`presence_costs`, which sets the maps' level. Coarse CAMs have both too, on average over them.
-    *Presence* is the binary cross-entropy of the presence logits, where the whole box was asked about or the
-    joint was seen in a part of it; it is not balanced, so that the logits stay those of a probability.
+    *Location* is :func:`place_costs` of the joints that were seen somewhere in the crop. *Heatmap* is
+    :func:`presence_costs`, which sets the maps' level. Both also apply to the coarse CAMs, averaged over
+    them. *Presence* is the binary cross-entropy of the presence logits, for joints that were seen in a part
+    of the box or were answered "no" for the whole box; it is not balanced, so that the logits remain those
+    of a probability.
 
     Args:
         output: CAMs (B, K, h, w) and presence (B, K), logits.
         sample: B crops' answers.
         stride: crop pixels per CAM cell.
-        weights: of the terms.
+        weights: the weights of the terms.
     """
     cams, presence = output.cams.float(), output.presence.float()
     maps = [cams, *(coarse.float() for coarse in output.coarse_cams)]
@@ -64,10 +65,10 @@ def tag_loss(output: PoseOutput, sample: TagSample, _: Tensor, stride: float, we
 
 
 def class_balance(rates: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Weights (B, R, K) by which the rarer answer about a joint counts as much as the other, 0 for no answer.
+    """Weights (B, R, K) that make both answers about a joint count equally; 0 where there is no answer.
 
     Args:
-        rates: (B, K) how often the answer about a joint is yes.
+        rates: (B, K) the rate at which the answer about a joint is yes.
         yes, no: (B, R, K).
     """
     rate = rates.clamp(_RAREST, 1 - _RAREST)[:, None]
@@ -86,14 +87,15 @@ def region_masks(
         stride: crop pixels per cell.
 
     Returns:
-        (B, R, h, w) bool, the cell's centre is in the region; (B, R) float, the covered part.
+        (B, R, h, w) bool, whether the cell's centre is in the region; (B, R) float, the part of the region
+        that is in the crop.
     """
     x, y = ((torch.arange(n, device=affines.device, dtype=affines.dtype) + 0.5) * stride for n in shape[::-1])
     centres = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones_like(x[None] + y[:, None])])
     places = torch.einsum("bij,jhw->bihw", affines, centres)[:, None]  # (B, 1, 2, h, w) image pixels
     low, high = regions[..., :2, None, None], regions[..., 2:, None, None]
     masks = ((places >= low) & (places < high)).all(dim=2)
-    # By points of the region, not by cells of the map: of a small region a few cells are a poor measure.
+    # Sample points of the region rather than cells of the map, of which a small region has too few.
     part = (torch.arange(_POINTS, device=affines.device) + 0.5) / _POINTS
     parts = torch.stack(torch.meshgrid(part, part, indexing="xy"), dim=2).flatten(0, 1).to(regions.dtype)
     points = regions[..., None, :2] + parts * (regions[..., None, 2:] - regions[..., None, :2])
@@ -105,9 +107,9 @@ def region_masks(
 
 
 def judged_answers(answers: Tensor, masks: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
-    """Which answers say something about the crop: (B, R, K) bool yes, and bool no.
+    """Which answers are valid for the crop: (B, R, K) bool yes, and bool no.
 
-    "No" holds for any part of a region; "yes" only if the region did not lose a part to the crop.
+    "No" holds for any part of a region; "yes" only if the crop shows nearly all of the region.
     """
     yes = (answers == YES) & (covered >= _COVERED)[..., None]
     no = (answers == NO) & masks.any(dim=(2, 3))[..., None]
@@ -115,15 +117,15 @@ def judged_answers(answers: Tensor, masks: Tensor, covered: Tensor) -> tuple[Ten
 
 
 def answer_evidence(masks: Tensor, yes: Tensor, no: Tensor, mistakes: float) -> Tensor:
-    """How likely the answers about a joint are that is in a cell, in nats, the most likely ones being 0.
+    """Log-likelihood of the answers about a joint if it is in a cell, in nats; 0 if all of them agree.
 
-    Every answer is wrong with a small chance, on its own: each that a cell contradicts makes it less likely
-    by the same factor.
+    Answers are wrong independently with a small probability: each one that contradicts the cell lowers the
+    likelihood by the same factor.
 
     Args:
         masks: (B, R, h, w) bool.
         yes, no: (B, R, K).
-        mistakes: the chance that an answer is wrong.
+        mistakes: the probability that an answer is wrong.
 
     Returns:
         (B, K, h, w), not positive.
@@ -135,10 +137,10 @@ def answer_evidence(masks: Tensor, yes: Tensor, no: Tensor, mistakes: float) -> 
 
 
 def evidence_in_cells(evidence: Tensor, shape: torch.Size) -> Tensor:
-    """Evidence (B, K, H, W) of a finer grid as that of a map's cells (B, K, h, w): the mean likelihood.
+    """Pool the evidence (B, K, H, W) of a finer grid to a map's cells (B, K, h, w) by the mean likelihood.
 
-    A region may be as small as a coarse cell, which its border then cuts: what a cell's centre says of an
-    answer is not what the cell does.
+    A region may be as small as a coarse cell, which its border then cuts: the cell's centre alone would
+    misrepresent the cell.
     """
     ratio = evidence.shape[3] // shape[1]
     blocks = evidence.unflatten(3, (shape[1], ratio)).unflatten(2, (shape[0], ratio))
@@ -146,32 +148,32 @@ def evidence_in_cells(evidence: Tensor, shape: torch.Size) -> Tensor:
 
 
 def parts_in_cells(masks: Tensor, shape: torch.Size) -> Tensor:
-    """Masks (B, R, H, W) of a finer grid as the part of each of a map's cells (B, R, h, w) that is inside."""
+    """Pool masks (B, R, H, W) of a finer grid to the part of each of a map's cells (B, R, h, w) inside."""
     return F.avg_pool2d(masks.float(), masks.shape[3] // shape[1])
 
 
 def place_costs(cams: Tensor, evidence: Tensor) -> Tensor:
-    """The negative log-likelihood of all answers about a joint, if its place is drawn from its map's softmax.
+    """Negative log-likelihood of all answers about a joint if its place is drawn from its map's softmax.
 
-    The same model as the location term of full supervision, which knows the cell where this knows what the
-    answers leave of the crop.
+    The model is that of the fully supervised location term, which knows the cell; here only the part of the
+    crop that is compatible with the answers is known.
 
     Args:
         cams: (B, K, h, w) logits.
         evidence: (B, K, h, w), see :func:`answer_evidence`.
 
     Returns:
-        (B, K) nats; 0 where nothing was answered.
+        (B, K) nats; 0 where there is no answer.
     """
     return -(cams.flatten(2).log_softmax(dim=2) + evidence.flatten(2)).logsumexp(dim=2)
 
 
 def presence_costs(cams: Tensor, parts: Tensor, yes: Tensor, no: Tensor, sharpness: float) -> Tensor:
-    """Binary cross-entropy of answers and the log-mean-exp of a map's logits over the region.
+    """Binary cross-entropy between the answers and the log-mean-exp of a map's logits over the region.
 
     Args:
         cams: (B, K, h, w) logits.
-        parts: (B, R, h, w) of each cell that is in the region, 0 to 1.
+        parts: (B, R, h, w) the part of each cell that is in the region, 0 to 1.
         yes, no: (B, R, K).
         sharpness: r of log-mean-exp; towards 0 it is the mean, which spreads, towards infinity the maximum,
             which covers too little.
@@ -182,7 +184,7 @@ def presence_costs(cams: Tensor, parts: Tensor, yes: Tensor, no: Tensor, sharpne
     weights = parts.flatten(2)[:, :, None]  # (B, R, 1, cells)
     empty = (
         weights.sum(dim=3, keepdim=True) == 0
-    )  # a region thinner than the grid: its logarithm has no gradient
+    )  # a region thinner than the grid: its log(0) would have no gradient
     weights = torch.where(empty, torch.ones_like(weights), weights)
     logits = (sharpness * cams.flatten(2))[:, None] + weights.log()
     pooled = (logits.logsumexp(dim=3) - weights.sum(dim=3).log()) / sharpness

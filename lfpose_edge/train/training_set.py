@@ -1,4 +1,4 @@
-"""Whom a recipe trains on: located and tagged persons of the source, and those of a target."""
+"""The persons that a recipe trains on: located and tagged ones of the source, and those of a target."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from lfpose_edge.train.recipe import DataSet, Recipe, TargetSet
 
 logger = logging.getLogger("lfpose_edge")
 
-_OF_THE_TARGET = 1  # beside the seed: whom of it the locations are of
-_FEW = 0.25  # of the target's crops: those of its located persons, however few they are
+_OF_THE_TARGET = 1  # added to the seed that draws the located persons of a target
+_FEW = 0.25  # least part of the target's crops that show its located persons
 
 
 def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dict[str, Any]]]:
-    """All persons that a recipe trains on; and who is located, where that is a part of them.
+    """All persons that a recipe trains on, and which of them are located where only a part is.
 
-    A target is seen as often as the source, and a quarter of that its located persons, however few there are
-    of them: an epoch is as long with them as without.
+    A target has as many crops in an epoch as the source. If some of its persons are located, at least a
+    quarter of these crops show them, however few they are; the length of an epoch stays the same.
 
     Raises:
         RecipeError, SourceError: the recipe or its data cannot be used.
@@ -54,7 +54,7 @@ def make_training_set(recipe: Recipe, root: Path) -> tuple[CropMixture, list[dic
     answered: dict[str, Tags] = {}
     parts: list[PersonCrops | TaggedCrops] = [PersonCrops(joined(source), view)] if source else []
     for file, folder, tags, of_target in _unlocated(recipe, root):
-        for table in (*source, *few):  # a location says all that its person's tags could
+        for table in (*source, *few):  # locations make a person's tags redundant
             tags = tags.without(table, folder)
         if not len(tags):
             continue
@@ -96,7 +96,7 @@ def _warn_of_contradictions(tags: Tags, sheet: Path) -> None:
 
 
 def target_appearance(persons: CropMixture, recipe: Recipe, size: tuple[int, int]) -> Appearance | None:
-    """What the target's crops of a size look like beside the source's, where the recipe asks for it."""
+    """How the target's crops of a size look compared with the source's, if the recipe asks for it."""
     if recipe.adapt is None or not recipe.adapt.appearance:
         return None
     source, target = (
@@ -114,7 +114,7 @@ def _pictures(persons: CropMixture, size: tuple[int, int], seed: int) -> Picture
 
 
 def _lengths(parts: Sequence[PersonCrops | TaggedCrops], located_share: float | None) -> list[int]:
-    """How many crops of each part an epoch has: of the source one a person, and of a target as many."""
+    """The number of crops of each part in an epoch: one per person of the source, and as many of a target."""
     total = sum(len(part) for part in parts if not part.of_target)
 
     def length(part: PersonCrops | TaggedCrops) -> int:
@@ -150,7 +150,7 @@ def _drawn(
     root: Path,
     split: list[dict[str, Any]],
 ) -> PersonTable:
-    """The part of a data set's persons that is located; it is put down in ``split``."""
+    """Draw the part of a data set's persons that is located, and record it in ``split`` if it is not all."""
     persons = read_persons(data, recipe, root)
     order = np.random.default_rng(seed).permutation(len(persons))
     count = max(1, round(locations * len(persons)))
@@ -161,7 +161,7 @@ def _drawn(
 
 
 def _unlocated(recipe: Recipe, root: Path) -> Iterator[tuple[Path, Path, Tags, bool]]:
-    """Where persons without a location are from, their folder, what was answered, and whether a target."""
+    """Yield persons without a location: their file, image folder, tags, and whether they are a target."""
     for sheet in recipe.data.tags:
         yield root / sheet.sheet, root / sheet.images, read_tags(root / sheet.sheet, recipe.joints), False
     for target in recipe.data.target:

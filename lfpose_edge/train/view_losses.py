@@ -1,7 +1,7 @@
-"""Losses of two views of a person without a location: a hard one that is learned from, and an easy one.
+"""Losses between two views of a person without a location: a hard (augmented) one and an easy (plain) one.
 
-Both views come with the affine from their crop to the image, so what is found in one can be looked for in the
-other. The easy view is never mirrored; in a mirrored hard view left and right have changed places.
+Both views come with the affine from their crop to the image, so what is found in one can be located in the
+other. The easy view is never mirrored; in a mirrored hard view left and right are exchanged.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from lfpose_edge.train.tag_losses import (
     region_masks,
 )
 
-_COMMON = 0.8  # of a CAM's mass in the part that both views show
-_TELLING = 0.2  # nats
-_PART_OF_A_CELL = -math.log(FINER**2) - 1e-3  # the evidence of a cell of which only a point agrees
-_AROUND = 2.0  # standard deviations of the target's Gaussian
+_COMMON = 0.8  # least part of a CAM's mass in the area that both views show
+_TELLING = 0.2  # nats of mutual information; a teacher with less has collapsed
+_PART_OF_A_CELL = -math.log(FINER**2) - 1e-3  # evidence of a cell in which a single sub-cell agrees
+_AROUND = 2.0  # radius of a peak, in standard deviations of the target's Gaussian
 
 
 def equivariance_loss(hard: PoseOutput, easy: PoseOutput, sample: TagSample, mirror: Tensor) -> Tensor:
-    """The CAMs of the hard view are the easy view's, moved as the picture was.
+    """Distance between the CAMs of the hard view and those of the easy view, warped as the picture was.
 
-    No location is needed, and no answer: it is a property of any map that follows what it sees.
+    It needs neither locations nor answers: any map that follows the image content is equivariant.
 
     Args:
-        hard, easy: the network's outputs of B persons' views; both learn.
+        hard, easy: the network's outputs for B persons' views; gradients flow to both.
         sample: the persons.
-        mirror: (K,) the position of every joint's mirror joint.
+        mirror: (K,) the index of every joint's mirror joint.
     """
     p, q = (o.cams.float().flatten(2).softmax(dim=2).view_as(o.cams) for o in (hard, easy))
     q = named_alike(q, sample.affine, mirror)
     grid = _sampling_grid(sample.affine, sample.easy_affine, sample.crop.shape[2:], p.shape[2:])
     moved = F.grid_sample(q, grid, align_corners=False)
-    common = (grid.abs() <= 1).all(dim=3)[:, None]  # of the hard view, what the easy one shows too
+    common = (grid.abs() <= 1).all(dim=3)[:, None]  # part of the hard view that the easy one shows too
     p = p * common
     inside = p.flatten(2).sum(dim=2)
     shown = moved.flatten(2).sum(dim=2) * _cells_of_easy(sample)[:, None]
@@ -59,16 +59,16 @@ def equivariance_loss(hard: PoseOutput, easy: PoseOutput, sample: TagSample, mir
 def teacher_loss(
     hard: PoseOutput, easy: PoseOutput, sample: TagSample, mirror: Tensor, stride: float, weights: Loss
 ) -> Tensor:
-    """The location term, of what a teacher finds in the easy view.
+    """The location term, with what a teacher finds in the easy view as the target.
 
     Args:
-        hard: the network's output of B persons' hard views.
-        easy: the teacher's output of the easy views.
+        hard: the network's output for B persons' hard views.
+        easy: the teacher's output for the easy views.
         sample: the persons, and what was answered about them.
-        mirror: (K,) the position of every joint's mirror joint.
+        mirror: (K,) the index of every joint's mirror joint.
         stride: crop pixels per CAM cell.
-        weights: whether its places (:func:`teacher_places`) or its maps (:func:`teacher_maps`) are learned,
-            and how.
+        weights: whether the teacher's places (:func:`teacher_places`) or its maps (:func:`teacher_maps`) are
+            learned, and how.
     """
     cams = hard.cams.float()
     taught = teacher_maps if weights.teacher_maps else _maps_of_places
@@ -94,18 +94,18 @@ def _maps_of_places(
 def teacher_maps(
     easy: PoseOutput, sample: TagSample, mirror: Tensor, stride: float, weights: Loss
 ) -> tuple[Tensor, Tensor]:
-    """What a teacher thinks of every cell, by what it sees and by what was answered, moved to the hard view.
+    """A teacher's maps, combined with the answers and warped to the hard view.
 
-    A peak says left or right; the map says how sure of it the teacher is. So no joint is too unsure to be
-    learned. Whom :func:`teacher_places` does not trust at all is not believed here either; nor is a joint
-    learned of which the hard view shows less than the easy one.
+    A peak commits to left or right; the map also says how sure the teacher is, so no joint is too uncertain
+    to be learned. ``teacher_sure`` is therefore not applied, but the other conditions of
+    :func:`teacher_places` are; and the hard view must show most of a joint's mass.
 
     Args:
-        easy: the teacher's output of B easy views.
+        easy: the teacher's output for B easy views.
         sample, mirror, stride, weights: see :func:`teacher_loss`.
 
     Returns:
-        (B, K, h, w) distributions over the hard view's cells, and (B, K) whether they are to be learned.
+        (B, K, h, w) distributions over the hard view's cells, and (B, K) 1 where they are to be learned.
     """
     told = _told(easy, sample, mirror, stride, weights)
     mass = (told.logits / weights.teacher_maps + told.evidence).softmax(dim=2)
@@ -118,7 +118,7 @@ def teacher_maps(
 
 @torch.no_grad()
 def seen_mirrored_too(teacher: Callable[[Tensor], PoseOutput], crops: Tensor, mirror: Tensor) -> PoseOutput:
-    """What a teacher says of crops (B, 3, H, W) and of their mirror images, on average over the logits."""
+    """A teacher's logits, averaged over crops (B, 3, H, W) and their mirror images."""
     plain, mirrored = teacher(crops), teacher(crops.flip(3))
     return PoseOutput(
         (plain.cams + mirrored.cams[:, mirror].flip(3)) / 2,
@@ -128,9 +128,9 @@ def seen_mirrored_too(teacher: Callable[[Tensor], PoseOutput], crops: Tensor, mi
 
 @torch.no_grad()
 def surest_turn(teacher: Callable[[Tensor], PoseOutput], crops: Tensor, sigma_cells: float) -> PoseOutput:
-    """What a teacher says of square crops (B, 3, S, S) in the quarter turn that it is surest in.
+    """A teacher's output for square crops (B, 3, S, S), for each person in its most confident quarter turn.
 
-    That is, for each person, where most of the CAMs' mass is around their peaks, on average over the joints.
+    That is the turn with the most CAM mass around the peaks, averaged over the joints.
     """
     cams, presence, sure = [], [], []
     for quarters in range(4):
@@ -147,24 +147,24 @@ def surest_turn(teacher: Callable[[Tensor], PoseOutput], crops: Tensor, sigma_ce
 def teacher_places(
     easy: PoseOutput, sample: TagSample, mirror: Tensor, stride: float, weights: Loss
 ) -> tuple[Tensor, Tensor]:
-    """Where a teacher finds the joints, by what it sees and by what was answered.
+    """Where a teacher finds the joints, given the image and the answers.
 
-    The softmax of a CAM is read as the probability of the joint's place, and multiplied by how likely the
-    answers are that were given (:func:`answer_evidence`). A joint is trusted by the part of that mass that
-    lies within two standard deviations of the peak. It is not trusted at all
+    The softmax of a CAM is read as the probability of the joint's place, and multiplied by the likelihood of
+    the given answers (:func:`answer_evidence`). The trust in a joint is the part of that mass that lies
+    within two standard deviations of the peak. It is zero
 
-    - with less than ``teacher_sure``,
-    - where the peak contradicts an answer,
-    - where an answer, or in lack of one the teacher, says that it is not there,
-    - where the teacher has collapsed: the mutual information of persons and places in the batch,
-      H(mean map) - mean H(map), is below 0.2 nats, as of a map that is the same for everyone.
+    - if it is below ``teacher_sure``,
+    - if the peak contradicts an answer,
+    - if an answer or, without one, the teacher says that the joint is absent,
+    - if the teacher has collapsed: the mutual information of persons and places in the batch,
+      H(mean map) - mean H(map), is below 0.2 nats, as for a map that is the same for everyone.
 
     Args:
-        easy: the teacher's output of B easy views.
+        easy: the teacher's output for B easy views.
         sample, mirror, stride, weights: see :func:`teacher_loss`.
 
     Returns:
-        (B, K, 2) image pixels, named as in the hard view, and (B, K) trust, 0 to 1.
+        (B, K, 2) image pixels, with left and right as in the hard view, and (B, K) trust, 0 to 1.
     """
     told = _told(easy, sample, mirror, stride, weights)
     mass = (told.logits + told.evidence).softmax(dim=2)
@@ -179,13 +179,13 @@ def teacher_places(
 
 
 class _Told(NamedTuple):
-    """What a teacher and the answers say of B persons, under the hard view's names.
+    """What a teacher and the answers say about B persons, with left and right as in the hard view.
 
     Attributes:
         logits: (B, K, h w) the teacher's CAMs.
-        evidence: (B, K, h w) nats, how likely the answers are where the joint is in a cell.
-        there: (B, K) whether an answer, or in lack of one the teacher, says that the joint is there.
-        telling: (B, K) whether the teacher says more than one thing of all persons.
+        evidence: (B, K, h w) nats, log-likelihood of the answers if the joint is in a cell.
+        there: (B, K) whether an answer or, without one, the teacher says that the joint is present.
+        telling: (B, K) whether the teacher's maps differ between persons, i.e. it has not collapsed.
     """
 
     logits: Tensor
@@ -194,7 +194,7 @@ class _Told(NamedTuple):
     telling: Tensor
 
     def heard(self, mass: Tensor) -> Tensor:
-        """(B, K) whether a joint is learned at all, of where its mass (B, K, h w) is."""
+        """(B, K) whether a joint is learned at all, given its mass (B, K, h w)."""
         at_peak = self.evidence.gather(2, mass.argmax(dim=2, keepdim=True))[..., 0]
         return self.there & self.telling & (at_peak > _PART_OF_A_CELL)
 
@@ -202,7 +202,7 @@ class _Told(NamedTuple):
 def _told(easy: PoseOutput, sample: TagSample, mirror: Tensor, stride: float, weights: Loss) -> _Told:
     logits = named_alike(easy.cams.float(), sample.affine, mirror)
     seen = named_alike(easy.presence.float(), sample.affine, mirror).sigmoid() > SURE
-    # Before the names change: a collapsed left and right would look lively in a half mirrored batch.
+    # Before exchanging left and right: a collapsed teacher would seem to vary in a half mirrored batch.
     telling = _mutual_information(easy.cams.float().flatten(2).softmax(dim=2)) > _TELLING
     telling = named_alike(telling.expand(len(logits), -1), sample.affine, mirror)
     shape = (FINER * logits.shape[2], FINER * logits.shape[3])
@@ -215,7 +215,7 @@ def _told(easy: PoseOutput, sample: TagSample, mirror: Tensor, stride: float, we
 
 
 def mass_around_peak(mass: Tensor, shape: torch.Size, sigma_cells: float) -> Tensor:
-    """Of maps' mass (B, K, h w) what lies within two standard deviations of the peak; elsewhere 0."""
+    """The maps' mass (B, K, h w), set to 0 beyond two standard deviations from the peak."""
     at = _cells(shape, mass.device)
     peak = at[mass.argmax(dim=2)]  # (B, K, 2)
     near = ((at - peak[:, :, None]) ** 2).sum(dim=3) <= (_AROUND * sigma_cells) ** 2
@@ -223,22 +223,19 @@ def mass_around_peak(mass: Tensor, shape: torch.Size, sigma_cells: float) -> Ten
 
 
 def _cells(shape: torch.Size, device: torch.device) -> Tensor:
-    """Column and row of every cell of a map (h, w), (h w, 2)."""
+    """(h w, 2) column and row of every cell of a map (h, w)."""
     y, x = torch.meshgrid(*(torch.arange(n, device=device) for n in shape), indexing="ij")
     return torch.stack([x, y], dim=2).flatten(0, 1).float()
 
 
 def named_alike(values: Tensor, affine: Tensor, mirror: Tensor) -> Tensor:
-    """The easy view's values (B, K, ...) under the hard view's names.
-
-    Left and right are exchanged where the hard view is mirrored.
-    """
+    """The easy view's values (B, K, ...), with left and right exchanged where the hard view is mirrored."""
     mirrored = torch.linalg.det(affine[:, :, :2].float()) < 0
     return torch.where(mirrored.view(-1, *[1] * (values.dim() - 1)), values[:, mirror], values)
 
 
 def _mutual_information(places: Tensor) -> Tensor:
-    """(K,) nats between which of B persons it is and where its joint is, of (B, K, cells) probabilities."""
+    """(K,) nats, mutual information of the person and the joint's place; places (B, K, cells) sum to 1."""
     return _entropy(places.mean(dim=0)) - _entropy(places).mean(dim=0)
 
 
@@ -247,7 +244,7 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 def _cells_of_easy(sample: TagSample) -> Tensor:
-    """(B,) how many of the easy view's cells are one of the hard view's."""
+    """(B,) area of one of the hard view's cells, in cells of the easy view."""
     ours, theirs = (
         torch.linalg.det(affine[:, :, :2].float()).abs() for affine in (sample.affine, sample.easy_affine)
     )
@@ -255,10 +252,10 @@ def _cells_of_easy(sample: TagSample) -> Tensor:
 
 
 def _sampling_grid(to: Tensor, from_: Tensor, size: torch.Size, shape: torch.Size) -> Tensor:
-    """Where the cells of a view's map are in another view, for grid_sample: (B, h, w, 2) in -1 to 1.
+    """Where the cells of one view's map are in another view, for grid_sample: (B, h, w, 2), -1 to 1 inside.
 
     Args:
-        to, from_: (B, 2, 3) of the view that is filled and of the one that is sampled, crop to image pixels.
+        to, from_: (B, 2, 3) crop to image pixels, of the view that is filled and of the one that is sampled.
         size: crop height and width of both.
         shape: map height and width of both.
     """

@@ -1,9 +1,9 @@
-"""Builds an "engine" through the adapter with the classes of real TensorRT bindings, and says what it used.
+"""Builds an "engine" through the adapter with the classes of real TensorRT bindings and records what it uses.
 
 Run in a process of its own, with one version's ``tensorrt_bindings`` on the path and stub libraries behind
-them: ``python contract_probe.py FOLDER``. The bindings cannot build anything so; but they have every class,
-method, property and enum of their version, and an attribute that they lack is an error here. Writes
-``FOLDER/probe.json``: the version, and for every case the attributes used.
+them: ``python contract_probe.py FOLDER``. The bindings cannot build anything this way, but they have every
+class, method, property and enum of their version, and using an attribute that they lack is an error here.
+Writes ``FOLDER/probe.json``: the version, and for every case the attributes used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ USED: list[str] = []
 
 
 class Double:
-    """Stands for an object of a bound class: has what the class has, answers what it is told to."""
+    """Stands in for an object of a bound class: has the class's members, and returns the given answers."""
 
     def __init__(self, kind: type, **answers: Any) -> None:
         self.__dict__.update(kind=kind, answers=answers)
@@ -42,7 +42,7 @@ class Double:
 
 
 class Enum:
-    """An enum of the bindings that notes which of its members are asked for."""
+    """An enum of the bindings that records which of its members are used."""
 
     def __init__(self, kind: Any) -> None:
         self._kind = kind
@@ -53,7 +53,7 @@ class Enum:
 
 
 def doubles() -> ModuleType:
-    """The bindings' module, with what would need the libraries replaced by doubles."""
+    """The bindings' module, with doubles for everything that would need the libraries."""
     crops = Double(real.ITensor, name="crops", shape=(-1, 3, 192, 192))
     layer = Double(real.ILayer)
     network = Double(real.INetworkDefinition, num_inputs=1, get_input=crops, num_layers=1, get_layer=layer)
@@ -94,7 +94,7 @@ def doubles() -> ModuleType:
 
 
 def refusal() -> str:
-    """What the adapter says of a parser that refuses a model."""
+    """The adapter's message about a model that the parser refuses."""
     from lfpose_edge.backends.tensorrt_api import _parser_message
 
     error = Double(real.ParserError, node=-1, desc="no such operator")

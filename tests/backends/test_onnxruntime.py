@@ -111,13 +111,13 @@ def test_openvino_says_when_int8_that_was_asked_for_is_not_exact(
 
 
 class _Session:
-    """Notes how it was asked for; ``used`` is what it says it runs on."""
+    """Records the providers that it was created with; ``used`` are those that it reports."""
 
     asked: Any = None
     used: ClassVar[list[str]] = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
     def __init__(self, path: str, options: Any, providers: Any, enable_fallback: int) -> None:
-        assert enable_fallback == 0  # or a call that fails would go on on the CPU
+        assert enable_fallback == 0  # otherwise a failing call would continue on the CPU
         _Session.asked = providers
 
     def get_providers(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the adapter uses of TensorRT exists in every version that it says it knows.
+"""Everything that the adapter uses of TensorRT exists in every version that it claims to support.
 
 TensorRT itself needs a GPU machine; its Python bindings are small packages that load with stub libraries, and
 are fetched here as pip fetches any package.

@@ -133,7 +133,7 @@ def test_a_verdict_without_labels_is_shown_beside_the_truth() -> None:
     found = {r["row"]: (r["target"], r["published"]) for r in table}
     assert found == {"mean teacher": (pytest.approx(10), True), "all": (pytest.approx(-10), False)}
     assert [r["source"] for r in table] == [0, 0]  # in the same statistics
-    rows[0]["without_labels"]["turned"] = 0.3  # of the two others nobody knows
+    rows[0]["without_labels"]["turned"] = 0.3  # unknown for the two other rows
     assert benchmark("adaptation").judged(rows) == table
     rows[1]["without_labels"]["turned"] = 0.2
     found = {r["row"]: (r["turned"], r["published"]) for r in benchmark("adaptation").judged(rows)}

@@ -1,4 +1,4 @@
-"""What the GPU's kernels are timed against does the same work."""
+"""The torch code that the GPU's kernels are timed against does the same work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the commands: what does the work is given them."""
+"""Options of the commands reach the code that does the work."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from lfpose_edge.sources import Frame, frames
 
 @contextmanager
 def _small_disk(bytes_: int) -> Iterator[None]:
-    """No file can grow beyond so many bytes; to who writes it is as on a full disk."""
+    """Limit the size of files to so many bytes, which looks like a full disk to their writer."""
     resource = pytest.importorskip("resource")
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, usual[1]))
@@ -69,7 +69,7 @@ def test_a_video_of_any_rate_is_written(tmp_path: Path, suffix: str, fps: float)
 
 
 def _stopping_at(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who writes that many frames is stopped at once, before anybody counts them."""
+    """Stop whatever writes that many frames at once, before they are counted."""
     original = cv2.VideoWriter
 
     class Writer:

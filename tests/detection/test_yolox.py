@@ -311,7 +311,7 @@ def test_another_family_is_refused_with_what_was_expected(shared_data: Path) -> 
 
 
 def overlaps(boxes: NDArray[np.float32], xywh: list[list[float]]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Of N boxes and M ground-truth ones, (N, M): IoU, and the share of the box that lies inside."""
+    """For N boxes and M ground-truth boxes, (N, M): IoU, and the share of the box inside the true one."""
     truth = np.reshape(xywh, (-1, 4)).astype(float)
     truth[:, 2:] += truth[:, :2]
     top_left = np.maximum(boxes[:, None, :2], truth[None, :, :2])

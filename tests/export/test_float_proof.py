@@ -122,7 +122,7 @@ def test_one_joint_that_crosses_a_threshold_is_chance(
     crops_seen: list[int] = []
 
     def in_torch(crops: Floats) -> tuple[Floats, Floats]:
-        """The same, but for the first joints: these are said not to be there."""
+        """The same, except that presence is reversed for the first ``moved`` joints of the first crop."""
         cams, presence = session(model)(crops)
         if not crops_seen:
             presence[0, :moved] = -100 * np.sign(right.presence[0, :moved] - 0.5)

@@ -1,4 +1,4 @@
-"""Calibration crops of nobody are refused; of people they are not, whoever they are."""
+"""Calibration crops without people are refused; crops of people, whoever they are, are not."""
 
 from __future__ import annotations
 

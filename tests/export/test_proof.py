@@ -18,7 +18,7 @@ PLACES = np.full((PERSONS, JOINTS, 2), 50.0, np.float32)
 
 
 def _judge(*, labelled: bool) -> Judge:
-    """Of six persons in boxes of 100 pixels; of the first one nobody knows a joint."""
+    """A judge of six persons in boxes of 100 pixels; one joint of the first person is unknown."""
     located = np.full((PERSONS, JOINTS), labelled)
     located[0, 0] = False
     numbers = np.arange(PERSONS)

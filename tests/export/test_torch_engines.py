@@ -1,4 +1,4 @@
-"""The Torch-TensorRT route, with a stand-in for the compiler: it needs a GPU, what is around it does not."""
+"""The Torch-TensorRT route, with a stand-in for the compiler: only the compiler itself needs a GPU."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A ``torch_tensorrt`` that compiles nothing, on the CPU; its ``calls`` are what it was asked."""
+    """A ``torch_tensorrt`` that compiles nothing, on the CPU; its ``calls`` record how it was called."""
     calls: dict[str, Any] = {}
 
     def compile_(module: torch.nn.Module, **options: Any) -> Any:

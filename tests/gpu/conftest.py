@@ -1,4 +1,4 @@
-"""What needs a GPU, and says so where there is none."""
+"""Tests that need a GPU, and say so if there is none."""
 
 from __future__ import annotations
 

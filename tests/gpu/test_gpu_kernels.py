@@ -145,7 +145,7 @@ def test_rows_are_put_into_an_array(stream: Any) -> None:
 
 
 class Lender:
-    """A library's array: DLPack, and, as torch's, an interface that names no stream and must not be asked."""
+    """A library's array: DLPack and, like torch's, an interface without a stream, which must not be used."""
 
     def __init__(self, array: Any) -> None:
         self.array, self.asked = array, None

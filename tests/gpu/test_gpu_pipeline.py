@@ -1,4 +1,4 @@
-"""The way of a frame on a real GPU, with torch in the engine's place, so that no TensorRT is needed."""
+"""The pipeline of a frame on a real GPU, with torch in the engine's place, so that no TensorRT is needed."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _assert_same(found: Any, frame: np.ndarray, affines: np.ndarray) -> None:
     expected = HostPipeline(NumpySpot(), STAGES).submit(frame, affines)()
     away = np.linalg.norm(found.keypoints - expected.keypoints, axis=2)
     assert away.shape == (len(affines), JOINTS)
-    # Of two places that are as high but for rounding, either may be found.
+    # Of two places that are equally high except for rounding, either may be found.
     assert np.mean(away < 0.05) >= 0.7
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
     np.testing.assert_allclose(found.presence, expected.presence, atol=1e-3)

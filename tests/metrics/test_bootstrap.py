@@ -1,4 +1,4 @@
-"""How sure a PCK is."""
+"""How certain a PCK is."""
 
 from __future__ import annotations
 

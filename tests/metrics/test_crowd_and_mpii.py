@@ -296,7 +296,7 @@ def test_mpiis_list_is_read_as_coco() -> None:
 
 
 def test_boxes_are_read_from_mpiis_list_too(tmp_path: Path) -> None:
-    """Of all who are in it: nobody need be located."""
+    """Everybody in the list has a box, also those without located joints."""
     without = {name: ENTRY[name] for name in ("image", "center", "scale")}
     (tmp_path / "mpii.json").write_text(json.dumps([ENTRY, without]))
     persons = read_coco_boxes(tmp_path / "mpii.json", tmp_path, LSP14, names={"neck": "upper_neck"})

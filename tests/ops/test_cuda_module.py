@@ -59,7 +59,7 @@ def test_crops_are_planned_of_affines_alone(affines: np.ndarray, words: str, cud
 
 
 def test_signatures_speak_of_python_alone(cuda) -> None:
-    """A C++ name in one says that nothing converts what the function takes or gives."""
+    """A C++ name in a signature means that nothing converts what the function takes or returns."""
     functions = [getattr(cuda, name) for name in dir(cuda)]
     functions += [getattr(f, name) for f in functions if isinstance(f, type) for name in vars(f)]
     signatures = [f.__doc__ for f in functions if getattr(f, "__doc__", None)]

@@ -31,7 +31,7 @@ KERNELS = {"CPU": ops.decode, "CUDA's, on the CPU": decode_by_blocks}
 
 
 def assert_same_joints(cams: np.ndarray, config: ops.DecodeConfig, **options: object) -> None:
-    """Agreement with the reference; exact but for rounding where no exponential is taken."""
+    """Check agreement with the reference: keypoints exactly for the methods without exponentials."""
     n, k = cams.shape[:2]
     presence = np.linspace(-5, 5, n * k, dtype=np.float32).reshape(n, k)
     affines = np.tile(UNIT, (n, 1, 1))

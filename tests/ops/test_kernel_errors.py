@@ -1,4 +1,4 @@
-"""What the kernels refuse, and that they say what came and what was wanted."""
+"""What the kernels refuse, with messages that say what was given and what was expected."""
 
 from __future__ import annotations
 

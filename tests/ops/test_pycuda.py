@@ -17,7 +17,7 @@ from lfpose_edge.ops.pycuda import as_gpuarray, primary_context
 
 @pytest.fixture
 def contexts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A machine with pycuda; what is done to its contexts."""
+    """Simulate a machine with pycuda; returns what is done to its contexts."""
     done: list[str] = []
 
     def retain(number: int) -> Any:

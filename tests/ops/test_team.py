@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lfpose_edge import ops
 
-# Rows so long that what a kernel sets aside for one is more than the system still gives.
+# Rows so long that the buffers of a kernel for one row exceed the memory that is still available.
 OUT_OF_MEMORY = """
 import resource, sys
 import numpy as np

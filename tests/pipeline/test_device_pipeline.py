@@ -1,4 +1,4 @@
-"""The way of a frame over a GPU, on doubles: the CPU's joints, in graphs, for frames of any size."""
+"""The pipeline of a frame on a GPU, with doubles: the CPU's joints, in graphs, for frames of any size."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_frames_of_sizes_in_turns_are_cut_and_a_graph(on_gpu: Make, on_cpu: Pose
 def test_a_network_that_fails_leaves_nothing_running_and_is_made_ready_again(
     tensorrt: FakeTensorRt, on_gpu: Make, on_cpu: PoseEstimator
 ) -> None:
-    """Nobody reads the caller's tensor any more, and the first run that works is no capture."""
+    """Nothing reads the caller's tensor any more, and the first run that succeeds is not a capture."""
     pose, tensor = on_gpu(), TorchLike(make_picture(1))
     pipeline = pose._pipeline
     tensorrt.refuses = lambda stream: True

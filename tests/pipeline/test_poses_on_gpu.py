@@ -44,7 +44,7 @@ def test_the_next_frame_does_not_wait_for_joints_that_stay(on_gpu: Make, on_cpu:
 
 
 def test_poses_that_stay_are_taken_over_beside_a_capture(on_gpu: Make, on_cpu: PoseEstimator) -> None:
-    """Another thread's frame may be at that: its stream is nobody's who has poses."""
+    """Another thread's frame may be capturing: reading poses must not use that frame's stream."""
     pose = on_gpu()
     poses = pose(make_picture(1), BOXES, to="device")
     compute = pose._pipeline._compute

@@ -1,4 +1,4 @@
-"""Frames on their way side by side: streams, threads, more than memory is kept for."""
+"""Several frames in flight: streams, threads, and more frames than memory is kept for."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from lfpose_edge.errors import BackendUnavailable
 def torch_program(
     tensorrt: FakeTensorRt, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Path]:
-    """Writes a program of Torch-TensorRT for the machine that has one."""
+    """Returns a function that writes a Torch-TensorRT program fitting this machine, or one with changes."""
     for name, module in engine_doubles.torch_modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     model = (bundle / "model.onnx").read_bytes()

@@ -383,7 +383,7 @@ def test_what_publishing_needs_is_asked_for_before_the_training(
 def test_joints_that_the_sources_file_calls_otherwise_are_found(
     make_recipe: MakeRecipe, checkpoint: Path, figures: Path, frames: Path, tmp_path: Path
 ) -> None:
-    """Up to the target's people, of whom there are too few."""
+    """The run gets as far as the target's people, of whom there are too few."""
     root = Path(shutil.copytree(figures, tmp_path / "data"))
     for file in root.glob("*/annotations.json"):
         file.write_text(file.read_text(encoding="utf-8").replace('"neck"', '"thorax"'))

@@ -60,13 +60,13 @@ def test_the_graph_is_the_skeletons(skeleton: Skeleton) -> None:
     assert nodes.shape == (3, len(skeleton), 128)
     assert places.shape == (3, len(skeleton), 2)
     assert torch.linalg.eigvalsh(graph.bones).max().item() == pytest.approx(1, abs=1e-5)
-    # One layer hears from the neighbours alone.
+    # One layer receives from the neighbours alone.
     graph.layers, graph.norms = graph.layers[:1], graph.norms[:1]
     k, other = skeleton.index("left_elbow"), skeleton.index("right_ankle")
     neighbours = {k, skeleton.index("left_shoulder"), skeleton.index("left_wrist")}
     assert _heard_by(graph, k) == neighbours
     with torch.no_grad():
-        graph.residual[k, other] = 1  # and from whom it has learned to
+        graph.residual[k, other] = 1  # and from joints of learned edges
     assert _heard_by(graph, k) == {*neighbours, other}
     assert TopologyGraph(20, skeleton, residual=False).residual is None
 
@@ -135,7 +135,7 @@ def test_a_memory_of_joints_is_of_those_located() -> None:
     assert memory(alike, sure) < memory(alike.flip(1), sure)
     assert memory(torch.randn(5, 3, 8), ~sure) == 0
     wild = torch.randn(5, 3, 8)
-    wild[:, 2] *= 1e4  # of a joint nobody has located nothing is asked
+    wild[:, 2] *= 1e4  # a joint that is never located has no effect
     torch.testing.assert_close(
         memory(wild, sure), memory(wild.clone().index_fill_(1, torch.tensor(2), 1), sure)
     )

@@ -1,4 +1,4 @@
-"""Trainings that adapt: what is read, that nothing of it is exported, and that they resume."""
+"""Trainings that adapt: what they read, that nothing of the adaptation is exported, and that they resume."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_the_judge_learns_and_the_network_learns_against_it(bridge: DomainBridge
 
 
 def test_the_attention_does_not_tell_the_judge_the_domain(bridge: DomainBridge) -> None:
-    """Of two domains that are the same there is nothing to learn, however long one tries."""
+    """From two identical domains there is nothing to learn, however long the training."""
     bridge.graph = None
     optimizer = torch.optim.Adam(bridge.parameters(), 3e-3)
     costs = []

@@ -60,7 +60,7 @@ def test_crowds_are_as_full_as_the_level_says(level: Level, persons: PersonTable
         assert after.shape == before.shape
         changed = np.abs(after - before).max(axis=2) > 8
         assert not (crowd.hidden & ~persons.labelled[row]).any()
-        assert crowd.hidden.sum() <= 0.6 * persons.labelled[row].sum()  # or nobody could say where he is
+        assert crowd.hidden.sum() <= 0.6 * persons.labelled[row].sum()  # so that the person can be located
         hidden += int(crowd.hidden.sum())
         assert 0 < changed.mean() < 0.9
     assert found >= 0.6 * len(persons)
@@ -69,7 +69,7 @@ def test_crowds_are_as_full_as_the_level_says(level: Level, persons: PersonTable
 
 @pytest.mark.parametrize("in_front", [True, False])
 def test_who_is_in_front_hides_joints_and_who_is_behind_none(in_front: bool, persons: PersonTable) -> None:
-    """White figures, put in their own places: the image says who is seen where a joint is."""
+    """White figures, put in their own places: the image shows who is visible where a joint is."""
     checked = 0
     for row in range(8):
         image = np.zeros_like(persons.image(row))
@@ -88,7 +88,7 @@ def test_who_is_in_front_hides_joints_and_who_is_behind_none(in_front: bool, per
 
 
 def replace_image(persons: PersonTable, row: int, image: np.ndarray) -> PersonTable:
-    """The table, but for what is seen on a person's image."""
+    """The table with another image for one person."""
 
     class Painted(PersonTable):
         def image(self, asked: int) -> np.ndarray:

@@ -115,7 +115,7 @@ def test_two_processes_train_as_one_does(
     ]
     assert torch.nn.functional.cosine_similarity(*moves, dim=0) > 0.75
     assert moves[1].norm().item() == pytest.approx(moves[0].norm().item(), rel=0.1)
-    # Each saw persons of its own, and both have the same statistics of all of them.
+    # Each process saw different persons, and both have the same statistics over all of them.
     (ours, *buffers), (theirs, *others) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert (len(ours), len(theirs)) == (10, 9)
     assert len(torch.cat([ours, theirs]).unique(dim=0)) == 19

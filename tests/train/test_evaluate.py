@@ -170,7 +170,7 @@ def test_the_tables_say_what_their_columns_say(
 def test_crowdposes_levels_are_shown_of_its_people(
     joints: tuple[str, ...], category: int, tmp_path: Path
 ) -> None:
-    """Also of a file that has its joints in another order and under another category."""
+    """Also for a file that has its joints in another order and under another category."""
     rng = np.random.default_rng(0)
     people = [
         {

@@ -1,4 +1,4 @@
-"""The supervised loss, against what it is said to be."""
+"""The supervised loss, compared with its definition."""
 
 from __future__ import annotations
 

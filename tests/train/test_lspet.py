@@ -97,7 +97,7 @@ def _turned(folder: Path) -> None:
 
 
 def _broken(folder: Path, length: int | None, wrong: int = -1) -> None:
-    """Only so many bytes, or one of them another."""
+    """Truncate the table to ``length`` bytes, or corrupt one of its bytes."""
     data = bytearray((folder / "joints.mat").read_bytes()[:length])
     if wrong >= 0:
         data[wrong] ^= 0xFF

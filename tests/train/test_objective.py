@@ -1,4 +1,4 @@
-"""What a step minimises is the sum that the recipe says, term by term."""
+"""A step minimises the sum of terms that the recipe defines."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NETWORK = {
 
 
 def _output(rows: int, seed: int) -> PoseOutput:
-    """Of a network that is sure of everybody, and peaked enough to be believed as a teacher."""
+    """The output of a network that is sure of everybody, with peaks sharp enough to serve as a teacher."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:
@@ -132,7 +132,7 @@ def test_a_term_is_added_with_its_weight(
 def test_an_adaptations_teacher_is_not_asked_about_people_whom_he_sees_by_others_statistics(
     statistics: str, of_target: bool, taught: bool, make_recipe: Callable[..., Recipe]
 ) -> None:
-    """The source's, who have tags or nothing at all, in the statistics of the target."""
+    """Those are the source's people with tags or no labels at all, seen with the target's statistics."""
     data = {"train": PEOPLE, "target": PEOPLE}
     recipe = make_recipe(data=data, network=NETWORK, loss={"teacher": 1.0}, adapt={"statistics": statistics})
     network = build_network(recipe.network, recipe.joints)

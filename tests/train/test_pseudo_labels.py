@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_an_answer_about_a_mirrored_picture_is_mirrored_back(folder: Path, turns: int) -> None:
-    """Of a box that is not in the middle: only the red spot is in it."""
+    """For a box that is not in the middle of the picture and holds only the red spot."""
     picture = cv2.imread(str(folder / "1.png"))
     box = np.array([40.0, 20.0, 75.0, 60.0])
     joints = look(SpotTeacher(), picture, box, Views((turns,), (1.0,), True))

@@ -127,7 +127,7 @@ def test_presence_is_the_log_mean_exp_over_the_region() -> None:
         pooled = (3 * cams[b, k][masks[b, r]]).exp().mean().log() / 3
         expected = torch.nn.functional.softplus(-pooled if yes[b, r, k] else pooled)
         assert costs[b, r, k].item() == pytest.approx(expected.item(), abs=1e-5)
-    assert (costs[:, 5] == 0).all()  # nobody said anything about an empty region
+    assert (costs[:, 5] == 0).all()  # an empty region has no answers
 
 
 def test_answers_about_tiles_alone_put_the_peak_where_the_joint_is() -> None:

@@ -72,7 +72,7 @@ def test_the_page_finds_the_images_and_no_name_ends_it(page: Path, tmp_path: Pat
 def test_a_browser_keeps_answers_for_this_sheet_and_these_images_alone(
     page: Path, sheet: Tags, tmp_path: Path
 ) -> None:
-    """By the key: a page of the same sheet takes them up, one of another or of a corrected one does not."""
+    """By the key: a page of the same sheet reuses them, one of another or of a corrected sheet does not."""
     key, images = _data(page)["key"], tmp_path / "images"
     shutil.copytree(images, tmp_path / "others")
     corrected = replace(sheet, answers=np.full_like(sheet.answers, YES))

@@ -1,4 +1,4 @@
-"""Whom a recipe trains on: a target's located few, and whose joint is called what."""
+"""The people that a recipe trains on: a target's few located ones, and the names of each set's joints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _data(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_targets_located_few_are_drawn_once(figures: Path, make_recipe: MakeRecipe) -> None:
-    """24 of the source, 8 of the target, 2 of whom are located: both are seen often enough."""
+    """24 people of the source and 8 of the target, 2 of them located: both kinds are seen often enough."""
     recipe = make_recipe(data=_data(target={**VAL, "locations": 0.25}), adapt={})
     mixture, split = make_training_set(recipe, figures)
     kinds = [(type(part), part.of_target, len(part)) for part in mixture.parts]

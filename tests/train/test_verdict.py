@@ -116,7 +116,7 @@ def test_the_verdict_turns_at_its_bounds(field: str, least: float) -> None:
 def test_a_verdict_that_other_people_could_turn_is_one_of_chance(
     people: int, gained: int, by_chance: bool
 ) -> None:
-    """Of 36 joints each; what one gains in the mean, people gain from 3 less to 3 more."""
+    """Everybody has 36 joints; gains vary by up to 3 joints around the mean gain, unless that is 3."""
     rng = np.random.default_rng(0)
     before = rng.integers(15, 18, people)
     spread = np.resize([-3, 3, -2, 2, 0], people) * (gained < 3)

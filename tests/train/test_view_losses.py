@@ -58,7 +58,7 @@ def _persons(hard: dict[str, object]) -> tuple[TagSample, np.ndarray]:
 
 
 def _sees(joints: np.ndarray, affine: torch.Tensor, lift: float = 0.0) -> PoseOutput:
-    """What a network says that finds image points (8, 3, 2) in a view, and is sure that they are there."""
+    """The output of a network that finds image points (8, 3, 2) in a view and is sure of their presence."""
     crop = np.stack(
         [apply_affine(invert_affine(a), p) for a, p in zip(affine.double().numpy(), joints, strict=True)]
     )
@@ -304,7 +304,7 @@ def test_what_a_teacher_gets_wrong_on_one_side_the_mirrored_view_makes_good() ->
 
 
 def test_a_teacher_that_knows_the_upright_is_heard_of_the_others() -> None:
-    """Its maps follow the first channel where the second says that up is up; elsewhere they are flat."""
+    """Its maps follow the first channel if the second shows the crop upright; otherwise they are flat."""
     upright = torch.zeros(4, 3, 32, 32)
     rows, columns = torch.tensor([5, 9, 20, 26]), torch.tensor([14, 3, 30, 8])
     upright[torch.arange(4), 0, rows, columns] = 1

@@ -1,4 +1,4 @@
-"""What the loop hands to whom: the average, the progress, the mirror joints, the bridge's weights."""
+"""What the loop passes on: the average, the progress, the mirror joints, the bridge's weights."""
 
 from __future__ import annotations
 

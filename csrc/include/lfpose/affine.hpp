@@ -1,4 +1,4 @@
-// The crop affine: crop coordinates to image coordinates, continuous (pixel centres at + 0.5).
+// The crop affine: maps crop coordinates to image coordinates, both continuous (pixel centres at + 0.5).
 #pragma once
 
 #include "lfpose/compiler.hpp"
@@ -18,8 +18,9 @@ struct Affine {
     LFPOSE_HD bool axis_aligned() const { return xy == 0.0 && yx == 0.0; }
 };
 
-// A pixel index along an axis of `pixels`, from a continuous coordinate. Beyond the image by two pixels or
-// by two million, or NaN after an overflow, is outside all the same.
+// Converts a continuous coordinate to a pixel index along an axis of `pixels` pixels, clamped to
+// [-2, pixels + 1]: how far outside the image a position lies does not matter. NaN, from an overflow, becomes
+// -2.
 LFPOSE_HD LFPOSE_INLINE double pixel_index(double coordinate, int pixels) {
     const double at = coordinate - 0.5;
     const double raised = at > -2.0 ? at : -2.0;

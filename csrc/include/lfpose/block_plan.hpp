@@ -1,4 +1,4 @@
-// What a decode by blocks of threads (decode_block.hpp) prepares once.
+// The plan and the blur weights that a decode by thread blocks (decode_block.hpp) prepares once.
 #pragma once
 
 #include <vector>
@@ -8,7 +8,7 @@
 
 namespace lfpose {
 
-// The weights of the blur of a decode; its plan points to them, or to a copy in a GPU's memory.
+// The blur weights of a decode. Its plan points to them or to a copy in GPU memory.
 inline std::vector<double> blur_weights(const DecodeSpec& spec) {
     return gaussian(spec.blur_sigma * (spec.upsample / blur_step(spec.upsample)));
 }

@@ -1,9 +1,9 @@
-// What differs between compilers.
+// Compiler-specific macros.
 #pragma once
 
-// What a processor must have for the versions of a function. The levels of the x86-64 ABI, by features: a
-// processor's name, as in arch=haswell, would be asked for as such, and few are called so.
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12  // chooses by single features alone
+// Targets of a function's versions: levels of the x86-64 ABI, which are checked by CPU features. A processor
+// name, as in arch=haswell, would match only the few processors of that very name.
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12  // dispatches on single features only
 #define LFPOSE_AVX2 "avx2"
 #define LFPOSE_AVX512 "avx512f"
 #else

@@ -1,4 +1,4 @@
-// What an x86 processor can do, where the system does not say so in a file.
+// Detects x86 CPU features, for systems that do not list them in a file.
 #pragma once
 
 #include <string>
@@ -6,12 +6,12 @@
 
 namespace lfpose {
 
-// Names as in Linux's /proc/cpuinfo, of those that this package asks about, which the processor has and the
-// system keeps the registers of. None on other processors.
+// Of the CPU features that this package asks about, those that the processor has and whose registers the
+// operating system saves, named as in Linux's /proc/cpuinfo. Empty on processors other than x86-64.
 std::vector<std::string> cpu_flags();
 
-// Which version of the kernels was chosen when the module was loaded: "AVX-512", "AVX2" or "baseline"; the
-// latter too where the compiler made only one.
+// The version of the kernels that was chosen when the module was loaded: "AVX-512", "AVX2" or "baseline",
+// which is also the answer if only one version was compiled.
 const char* instruction_set();
 
 }  // namespace lfpose

@@ -1,5 +1,5 @@
-// One pixel of a crop, by itself: the CUDA kernel's algorithm, which a CPU runs too, so that it is tested
-// where there is no GPU. Specified by lfpose_edge/ops/reference.py.
+// Samples a single pixel of a crop. This is the CUDA kernel's algorithm; it also runs on the CPU, so that it
+// can be tested without a GPU. Specified by lfpose_edge/ops/reference.py.
 #pragma once
 
 #include <cmath>
@@ -11,8 +11,9 @@
 
 namespace lfpose {
 
-// Where a crop's pixels lie in the image, as pixel indices in 32.32 fixed point: exact to 1e-6 pixels over
-// any crop, and quick on GPUs that are slow at doubles. Affines that leave its range keep to doubles.
+// Where a crop's pixels lie in the image, as pixel indices in 32.32 fixed point: accurate to 1e-6 pixels over
+// any crop, and fast on GPUs with slow double arithmetic. Affines that exceed the range of the fixed-point
+// format are evaluated in doubles.
 struct CropPlan {
     std::int64_t x0, x_column, x_row;  // x = x0 + column * x_column + row * x_row
     std::int64_t y0, y_column, y_row;
@@ -70,15 +71,16 @@ struct PackedImage {
         for (int c = 0; c < 3; ++c) values[c] = static_cast<float>(pixel[c * step]);
     }
 
-    // The pixels at x and x + 1, both inside: two or three loads of aligned words in place of a byte each.
+    // The pixels at x and x + 1, both inside the image: up to three loads of aligned words instead of one
+    // load per byte.
     LFPOSE_HD LFPOSE_INLINE void read_pair(int y, int x, float* left, float* right) const {
         const std::uint8_t* first = data + y * row_bytes + static_cast<std::int64_t>(x) * channels;
         const std::uint8_t* end =
             data + (height - 1) * row_bytes + static_cast<std::int64_t>(width) * channels;
         const auto offset = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(first) & 3U);
         const unsigned bytes = offset + 2U * static_cast<unsigned>(channels);
-        const unsigned words = (bytes + 3U) / 4U;  // every one holds something that is asked for
-        if (first - offset + 4U * words > end) {   // and the last of the image may hold something beyond it
+        const unsigned words = (bytes + 3U) / 4U;  // each holds at least one of the bytes
+        if (first - offset + 4U * words > end) {   // the last word may extend past the image's end
             read(y, x, left);
             read(y, x + 1, right);
             return;
@@ -96,8 +98,8 @@ struct PackedImage {
     }
 };
 
-// A plane of luma and, at half its resolution, a plane of chroma pairs: what cameras and video decoders give.
-// Read as BGR by BT.601's limited range, the chroma of a pixel being that of its 2 x 2 block.
+// A luma plane and, at half its resolution, a plane of chroma pairs: the format that cameras and video
+// decoders deliver. Converted to BGR as BT.601 limited range; a pixel takes the chroma of its 2 x 2 block.
 struct Nv12Image {
     const std::uint8_t* luma;    // (height, width)
     const std::uint8_t* chroma;  // (height / 2, width / 2, 2): U, V
@@ -124,7 +126,7 @@ struct Nv12Image {
     }
 };
 
-// The grey levels at a point between four pixels, in the image's channel order.
+// The grey levels at a point between four pixels, interpolated, in the image's channel order.
 template <typename Image>
 LFPOSE_HD LFPOSE_INLINE void sample_point(const Image& image, const AxisPoint& x, const AxisPoint& y,
                                           const float* border, float* values) {

@@ -1,4 +1,4 @@
-// The two ends of DARK: the Gaussian that blurs, and the step from the blurred values to the joint.
+// The first and last parts of DARK: the Gaussian of the blur, and the step from blurred values to the joint.
 #pragma once
 
 #include <cmath>
@@ -35,7 +35,7 @@ LFPOSE_HD LFPOSE_INLINE Offset newton_step(const double* blurred, int factor) {
     constexpr double kFloor = 1e-10, kCurvature = 1e-4, kDeterminant = 1e-8;
     double b[9];
     for (int i = 0; i < 9; ++i) b[i] = blurred[i] > kFloor ? blurred[i] : kFloor;
-    // Differences of logarithms as logarithms of quotients: five instead of nine. Units: cells.
+    // Differences of logarithms, computed as logarithms of quotients: five instead of nine. Units: cells.
     const double center = b[4] * b[4];
     const double gx = 0.5 * log(b[5] / b[3]), gy = 0.5 * log(b[7] / b[1]);
     const double xx = log(b[5] * b[3] / center), yy = log(b[7] * b[1] / center);

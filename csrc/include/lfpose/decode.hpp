@@ -6,7 +6,7 @@ namespace lfpose {
 enum class Method { none, quarter, dark, softargmax };
 
 struct DecodeSpec {
-    double stride;  // crop pixels a cell
+    double stride;  // crop pixels per cell
     int upsample;
     Method method;
     double blur_sigma;  // cells
@@ -16,7 +16,7 @@ struct DecodeSpec {
 struct DecodeInput {
     int crops, joints, height, width;
     const float* cams;            // (crops, joints, height, width) logits
-    const float* flipped;         // the same of the mirrored crops, or null
+    const float* flipped;         // the same for the mirrored crops, or null
     const int* flip_permutation;  // (joints), if flipped
     const float* presence;        // (crops, joints) logits
     const double* affines;        // (crops, 2, 3)
@@ -30,8 +30,8 @@ struct DecodeOutput {
 
 void decode(const DecodeInput& input, const DecodeSpec& spec, const DecodeOutput& output, int threads);
 
-// The same by the CUDA kernel's algorithm (decode_block.hpp), for its tests. One thread, whatever is asked
-// for.
+// The same with the CUDA kernel's algorithm (decode_block.hpp), for its tests. Always runs on one thread:
+// `threads` is ignored.
 void decode_by_blocks(const DecodeInput& input, const DecodeSpec& spec, const DecodeOutput& output,
                       int threads);
 

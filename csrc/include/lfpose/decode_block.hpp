@@ -1,11 +1,12 @@
-// One map's joint, found by a block of threads together: the CUDA kernel's algorithm, and with a block of one
-// thread a CPU's too, so that it is tested where there is no GPU. Specified by lfpose_edge/ops/reference.py.
+// Decodes the joint of one map with a block of cooperating threads. This is the CUDA kernel's algorithm; with
+// a block of one thread it also runs on the CPU, so that it can be tested without a GPU. Specified by
+// lfpose_edge/ops/reference.py.
 //
-// A block has
-//   for_each(count, f)   calls f(i) for every i below count, each thread in rising order; all have returned
-//                        when it does
-//   best(peak)           the best of all threads' peaks, for all of them
-//   sum(a, b, c)         the sums over all threads, for all of them
+// A Block provides
+//   for_each(count, f)   calls f(i) for every i in [0, count), each thread in ascending order; returns when
+//                        all calls have returned
+//   best(peak)           returns the best of all threads' peaks to every thread
+//   sum(a, b, c)         replaces a, b and c by their sums over all threads, in every thread
 #pragma once
 
 #include <cmath>
@@ -20,29 +21,29 @@ namespace lfpose {
 
 // The blur of DARK for a decode: a Gaussian over samples that lie `step` upsampled positions apart.
 struct BlurPlan {
-    int step, per_cell;   // per_cell samples a cell
-    int radius, reach;    // of the Gaussian; of the window that three of them, a cell apart, need
+    int step, per_cell;   // per_cell: samples per cell
+    int radius, reach;    // of one Gaussian; of the window that three of them, one cell apart, need
     const double* gauss;  // (2 radius + 1)
 
     LFPOSE_HD LFPOSE_INLINE int span() const { return 2 * reach + 1; }
 };
 
-// What the blocks of a launch share.
+// Parameters common to all blocks of a launch.
 struct BlockPlan {
     int factor;
     Method method;
     double stride;
-    int window;  // cells, of softargmax
+    int window;  // cells; for softargmax
     BlurPlan blur;
 };
 
-// Memory that a block's threads share.
+// Memory shared by the threads of a block.
 struct BlockMemory {
-    double* sums;    // (3, span), and then 9 more
-    float* samples;  // (height, width), sane logits
+    double* sums;    // (3, span), followed by the 9 blurred values
+    float* samples;  // (height, width), sanitised logits
     float* window;   // (span, span), for DARK
 
-    // All three, one after the other.
+    // Places all three arrays in `memory`, one after the other.
     static LFPOSE_HD LFPOSE_INLINE BlockMemory within(double* memory, const BlockPlan& plan, int height,
                                                       int width) {
         auto* samples = reinterpret_cast<float*>(memory + sum_count(plan));
@@ -62,7 +63,8 @@ struct BlockMemory {
     }
 };
 
-// The logits of one map, averaged with the mirrored crop's where there is one. `Logit` converts to float.
+// Reads the logits of one map, averaged with those of the mirrored crop if there is one. `Logit` must convert
+// to float.
 template <typename Logit>
 class MapReader {
   public:
@@ -94,7 +96,8 @@ class BlockDecoder {
                                          int height, int width)
         : block_(block), plan_(plan), memory_(memory), map_{memory.samples, height, width} {}
 
-    // Reads logits with read(i), row-major; every thread gets the peak and its crop coordinates.
+    // Reads the logits with read(i), i in row-major order. Every thread gets the peak and its crop
+    // coordinates.
     template <typename Read>
     LFPOSE_HD LFPOSE_INLINE Peak decode(const Read& read, double& crop_x, double& crop_y) const {
         const Peak peak = find_peak(read);
@@ -108,7 +111,7 @@ class BlockDecoder {
     }
 
   private:
-    // Keeps the better of `best` and an upsampled position inside the map.
+    // Replaces `best` by the upsampled position (x, y) if that is inside the map and better.
     LFPOSE_HD LFPOSE_INLINE void consider(int x, int y, Peak& best) const {
         if (x < 0 || y < 0 || x >= map_.width * plan_.factor || y >= map_.height * plan_.factor) return;
         const float value = upsampled_at(map_, plan_.factor, x, y);
@@ -123,7 +126,7 @@ class BlockDecoder {
         block_.for_each(count, [&](int i) {
             const float value = sanitize(read(i));
             memory_.samples[i] = value;
-            if (value > largest) {  // a thread comes to the first of equals first
+            if (value > largest) {  // in ascending order: keeps the first of equals
                 largest = value;
                 where = i;
             }
@@ -131,14 +134,14 @@ class BlockDecoder {
         const Peak seed = block_.best({where % width, where / width, largest});
         if (factor == 1) return seed;
 
-        // The cells around the largest sample; what they reach, few other samples do.
+        // First the cells around the largest sample: few other samples reach the value found there.
         const int side = 2 * factor;
         const int x0 = first_position(seed.x - 1, factor), y0 = first_position(seed.y - 1, factor);
         Peak mine{width * factor, map_.height * factor, -2 * kLogitLimit};
         block_.for_each(side * side, [&](int i) { consider(x0 + i % side, y0 + i / side, mine); });
         mine = block_.best(mine);
         block_.for_each(count, [&](int i) {
-            // A bilinear value exceeds none of its samples; an equal one may come earlier.
+            // A bilinear value never exceeds the largest of its samples; an equal one may come earlier.
             if (memory_.samples[i] < mine.value || i == seed.y * width + seed.x) return;
             const int x = i % width, y = i / width;
             const int left = first_position(x - 1, factor), top = first_position(y - 1, factor);
@@ -207,7 +210,7 @@ class BlockDecoder {
     Block& block_;
     const BlockPlan& plan_;
     const BlockMemory& memory_;
-    const MapView map_;  // of samples that are sane already
+    const MapView map_;  // of samples that are already sanitised
 };
 
 }  // namespace lfpose

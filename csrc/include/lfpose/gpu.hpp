@@ -1,5 +1,5 @@
-// Owners of what a GPU lends: streams, events, memory, graphs. All in the device's primary context, the one
-// that other libraries use too.
+// RAII owners of GPU resources: streams, events, memory, graphs. All live in the device's primary context,
+// which other libraries use too.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -13,7 +13,7 @@
 
 namespace lfpose::cuda {
 
-// What CUDA said, and what was asked of it.
+// A CUDA error, and what was being attempted.
 class Error : public std::runtime_error {
   public:
     Error(cudaError_t code, const char* what);
@@ -33,20 +33,20 @@ struct DeviceFacts {
     int major, minor;  // compute capability
     std::size_t memory;
     int multiprocessors;
-    std::size_t shared_memory;  // that a block may ask for
+    std::size_t shared_memory;  // maximum per block, opted in
     int driver, runtime;        // versions, 1000 major + 10 minor
 };
 
 DeviceFacts device_facts(int device);
 
-// Makes a device's primary context this thread's current one until left; then the one before is current
-// again. The runtime's own cudaSetDevice gives back a device, but not a context that is not its primary one,
-// such as pycuda's, and to go back to a device that nobody used makes a context there.
+// enter_device makes a device's primary context current on this thread; leave_device restores the previous
+// context. The runtime's cudaSetDevice could restore a device, but not a context other than its primary one,
+// such as pycuda's, and restoring a device that was never used would create a context there.
 void enter_device(int device);
 void leave_device();
 
-// The same for as long as it lives. Calls of the runtime belong inside one, as streams and events do not
-// change the context, and without one a new thread takes device 0.
+// Scope guard for enter_device and leave_device. Every runtime call belongs inside one: streams and events do
+// not select a context, and a new thread otherwise uses device 0.
 class OnDevice {
   public:
     explicit OnDevice(int device) { enter_device(device); }
@@ -55,7 +55,7 @@ class OnDevice {
     OnDevice& operator=(const OnDevice&) = delete;
 };
 
-// Memory of the device or, pinned, of the host.
+// Device memory, or pinned host memory.
 class Buffer {
   public:
     static Buffer on_device(std::size_t bytes, int device);
@@ -81,7 +81,7 @@ class Buffer {
 
 class Event;
 
-// Work that is done in order, beside that of other streams.
+// A CUDA stream: its work runs in order, and concurrently with that of other streams.
 class Stream {
   public:
     explicit Stream(int device);
@@ -103,7 +103,7 @@ class Stream {
 
 class Event {
   public:
-    explicit Event(int device, bool timed = false);  // a clock is read at every record of a timed one
+    explicit Event(int device, bool timed = false);  // a timed event reads a clock at every record
     ~Event();
     Event(const Event&) = delete;
     Event& operator=(const Event&) = delete;
@@ -118,7 +118,7 @@ class Event {
     int device_;
 };
 
-// Everything that a stream was given between begin_capture() and here, to be launched at once.
+// The work queued on a stream between begin_capture() and this object's construction, launched as a whole.
 class Graph {
   public:
     explicit Graph(const Stream& captured);

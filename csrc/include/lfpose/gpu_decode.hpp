@@ -9,19 +9,19 @@ namespace lfpose::cuda {
 
 enum class Precision { float32, float16 };
 
-// Pointers to device memory; of `cams`, `flipped` and `presence` in one precision.
+// Pointers to device memory. `cams`, `flipped` and `presence` have the same precision.
 struct DecodeArrays {
     int crops, joints, height, width;
     const void* cams;             // (crops, joints, height, width) logits
-    const void* flipped;          // the same of the mirrored crops, or null
+    const void* flipped;          // the same for the mirrored crops, or null
     const int* flip_permutation;  // (joints), if flipped
     const void* presence;         // (crops, joints) logits
     const double* affines;        // (crops, 2, 3)
     DecodeOutput output;
 };
 
-// Asynchronous. `plan` points to blur weights in device memory. cudaErrorInvalidValue when a map and its
-// window are more than the shared memory of a block can hold.
+// Asynchronous. `plan` points to blur weights in device memory. Returns cudaErrorInvalidValue if a map and
+// its window do not fit in the shared memory of a block.
 cudaError_t decode(const DecodeArrays& arrays, const BlockPlan& plan, Precision precision,
                    cudaStream_t stream);
 

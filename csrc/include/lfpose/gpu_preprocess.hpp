@@ -1,4 +1,4 @@
-// Crops of one frame on a GPU, all in one launch. Specified by lfpose_edge/ops/reference.py.
+// All crops of one frame on a GPU, in one launch. Specified by lfpose_edge/ops/reference.py.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,11 +7,11 @@
 
 namespace lfpose::cuda {
 
-// What a network's input is made of. `int8` is value * scale + bias, rounded: the scale is divided by the
-// step of the quantisation beforehand.
+// Element type of a network's input. `int8` is value * scale + bias, rounded; the caller divides scale and
+// bias by the quantisation step.
 enum class Pixel { float32, float16, int8 };
 
-// Asynchronous. `image` points to device memory, `plans` (n) and `out` (n, 3, height, width) too.
+// Asynchronous. The image's planes, `plans` (n) and `out` (n, 3, height, width) are in device memory.
 cudaError_t preprocess(const PackedImage& image, const CropPlan* plans, int n, const PreprocessSpec& spec,
                        Pixel pixel, void* out, cudaStream_t stream);
 cudaError_t preprocess(const Nv12Image& image, const CropPlan* plans, int n, const PreprocessSpec& spec,

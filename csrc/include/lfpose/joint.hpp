@@ -10,7 +10,7 @@
 
 namespace lfpose {
 
-// What is known of a map's joint, written where it belongs.
+// Writes the keypoint, score and presence of map `index` to the output.
 LFPOSE_HD LFPOSE_INLINE void write_joint(const DecodeOutput& output, const double* affines, int joints,
                                          float presence_logit, std::int64_t index, const Peak& peak, double x,
                                          double y) {

@@ -1,5 +1,5 @@
-// Sixteen floats, or eight doubles, as one value. Loops over arrays do most of the work in this library;
-// these are for the reductions, whose accumulators compilers otherwise keep in memory.
+// Sixteen floats, or eight doubles, as one value. Most of this library's work is done by plain loops over
+// arrays; these types are for reductions, whose accumulators compilers would otherwise keep in memory.
 #pragma once
 
 #include <cstring>
@@ -15,9 +15,9 @@ constexpr int kLanes = 16;
 #define LFPOSE_VECTOR_EXTENSION
 #endif
 
-// Defines a function whose body has `kPart`, the floats of `Lanes<kPart>` that are one vector: as many as an
-// AVX-512 register has, and four elsewhere. Compilers compare vectors that are wider than the registers float
-// by float, which takes several times as long.
+// Defines a function whose body may use `kPart`, the number of floats in each vector of `Lanes<kPart>`: as
+// many as an AVX-512 register holds where there is AVX-512, and four elsewhere. Compilers compare vectors
+// wider than the registers one float at a time, which takes several times as long.
 #ifdef LFPOSE_TARGET_CLONES
 #define LFPOSE_BY_WIDTH(signature, ...)                \
     __attribute__((target("default"))) signature {     \
@@ -42,7 +42,7 @@ constexpr int kLanes = 16;
 
 #ifdef LFPOSE_VECTOR_EXTENSION
 
-// One by one: GCC takes no vector_size that depends on a template's argument.
+// Explicit specialisations, because GCC accepts no vector_size that depends on a template argument.
 template <int Part>
 struct Register;
 template <>
@@ -89,7 +89,7 @@ LFPOSE_INLINE void keep_smaller(Lanes<P>& kept, const Lanes<P>& value) {
     }
 }
 
-// Each lane of the front `Factor` times: a a a a b b b b ...
+// Repeats each of the first lanes `Factor` times: a a a a b b b b ...
 template <int Factor, int P>
 LFPOSE_INLINE void spread(Lanes<P>& lanes) {
     constexpr int f = Factor;

@@ -1,4 +1,4 @@
-// Logits: which ones are sane, and the probabilities they stand for.
+// Sanitising logits and converting them to probabilities.
 #pragma once
 
 #include <cmath>
@@ -7,7 +7,7 @@
 
 namespace lfpose {
 
-// Logits are clamped to this, and NaN counts as its negative; float16 can hold it.
+// Logits are clamped to [-kLogitLimit, kLogitLimit], and NaN counts as -kLogitLimit. float16 can hold it.
 constexpr float kLogitLimit = 1e4F;
 
 LFPOSE_HD LFPOSE_INLINE float sanitize(float logit) {
@@ -20,7 +20,7 @@ LFPOSE_HD LFPOSE_INLINE double sigmoid(double logit) {
     return (logit >= 0.0 ? 1.0 : small) / (1.0 + small);
 }
 
-// The sigmoid of a presence logit; 0 of NaN.
+// The sigmoid of a presence logit; 0 for NaN.
 LFPOSE_HD LFPOSE_INLINE float presence_of(float logit) {
     return logit == logit ? static_cast<float>(sigmoid(static_cast<double>(logit))) : 0.0F;
 }

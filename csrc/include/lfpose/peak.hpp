@@ -26,7 +26,7 @@ struct PeakScratch {
 // The first maximum, in row-major order, of the map upsampled by `weights.factor`.
 Peak find_peak(const MapView& map, const CellWeights& weights, PeakScratch& scratch, ReadAhead& ahead);
 
-// The largest logit of `count` floats: what reading a CAM once costs.
+// The largest of `count` floats, to measure what reading a CAM once costs.
 float read_once(const float* data, std::size_t count);
 
 }  // namespace lfpose

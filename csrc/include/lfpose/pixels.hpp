@@ -1,4 +1,4 @@
-// Pairs of adjacent pixels, and what becomes of sampled values: the inner loops of both crop kernels.
+// Reading pairs of adjacent pixels and converting sampled values: the inner loops of both crop kernels.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// The next map's way to the cache, while this one is worked on.
+// Prefetches the next map into the cache while the current one is processed.
 #pragma once
 
 #include <cstddef>
@@ -7,8 +7,8 @@
 
 namespace lfpose {
 
-// Fetches a cache line at every step. Steps are spread over all the work on a map: asked for at once, the
-// lines would fill the core's miss buffers and everything would wait.
+// Prefetches one cache line per step. The steps are spread over all the work on a map: requested all at once,
+// the lines would fill the core's miss buffers and everything would stall.
 class ReadAhead {
   public:
     ReadAhead(const float* begin, std::ptrdiff_t count) : at_(begin), left_(count) {}

@@ -1,4 +1,4 @@
-// From the upsampled peak to a fraction of an upsampled pixel.
+// Refines an upsampled peak to a fraction of an upsampled pixel.
 #pragma once
 
 #include <cstddef>
@@ -30,17 +30,17 @@ class AlignedBuffer {
     std::vector<T> storage_;
 };
 
-// The upsampled positions that lie `step` apart, of which every interpolation cell has `per_cell`.
+// Upsampled positions that lie `step` apart, `per_cell` of them in every interpolation cell.
 struct SampleGrid {
     int factor, step, per_cell;
-    std::vector<float> weights;  // (step, per_cell), of the upper sample: for every first position in a cell
+    std::vector<float> weights;  // (step, per_cell) of the upper sample, for every first position in a cell
 
     SampleGrid(int factor, int step);
 };
 
 // A rectangle of samples; outside the map the nearest position's value is repeated.
 struct Window {
-    int x, y;           // upsampled position of the first
+    int x, y;           // upsampled position of the first sample
     int width, height;  // samples
 };
 
@@ -48,22 +48,22 @@ struct WindowScratch {
     AlignedBuffer<float> samples;  // rows of the map
     AlignedBuffer<float> rows;     // the same, interpolated along x
     AlignedBuffer<float> buffer;   // of the values
-    // The window, row-major, from the first position of its first cell: `lead` columns too many on the left,
-    // and to a pitch of whole vectors on the right, so that few vectors straddle a cache line. After it there
-    // are two vectors that may be read.
+    // The window, row-major. Its rows begin at the first position of their first cell, `lead` columns early,
+    // and are padded on the right to a pitch of whole vectors, so that few vectors straddle a cache line. Two
+    // more vectors after the last row may be read.
     float* values = nullptr;
     int lead = 0, pitch = 0;
     AlignedBuffer<double> sums;
 };
 
-// Columns of a window that starts anywhere within a cell, in whole vectors.
+// Columns of a window that may start anywhere within a cell, rounded up to whole vectors.
 inline int window_pitch(int width, int per_cell) { return (width + per_cell - 1 + 7) / 8 * 8; }
 
-// Fills scratch.values, every value the same bits as upsampled_at.
+// Fills scratch.values; every value is bit-identical to that of upsampled_at.
 void sample_window(const MapView& map, const SampleGrid& grid, const Window& window, WindowScratch& scratch,
                    ReadAhead& ahead);
 
-// The blur of DARK at three positions of an axis, one cell apart: kernels over one window, zero padded.
+// DARK's blur at three positions of an axis, one cell apart: zero-padded kernels over one window.
 struct DarkKernel {
     int reach;  // the window spans 2 reach + 1 samples
     int pitch;
@@ -76,10 +76,10 @@ struct DarkKernel {
 
 // One Newton step on the log of the blurred probabilities (Zhang et al., Distribution-Aware Coordinate
 // Representation for Human Pose Estimation, CVPR 2020). scratch.values: the window around the peak,
-// which is written over.
+// which is overwritten.
 Offset dark_offset(const DarkKernel& kernel, int factor, WindowScratch& scratch, ReadAhead& ahead);
 
-// The expected offset under exp(value - peak). scratch.values: `window`, which is written over.
+// The expected offset under exp(value - peak). scratch.values: `window`, which is overwritten.
 Offset softargmax_offset(const Window& window, const Peak& peak, WindowScratch& scratch);
 
 }  // namespace lfpose

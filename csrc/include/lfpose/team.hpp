@@ -1,4 +1,4 @@
-// How threads share a loop.
+// Shares a loop among threads.
 #pragma once
 
 #include <cstddef>
@@ -6,13 +6,13 @@
 
 namespace lfpose {
 
-// As many as are wanted, at least one and at most one a processor. Alone in a forked child: a fork copies no
-// thread, and OpenMP's runtime (libgomp), which may have been anybody's in the parent, would wait for its own
-// for ever.
+// The number of threads to use: as many as wanted, at least one and at most one per processor. Always one in
+// a forked child: a fork copies no other threads, and OpenMP's runtime (libgomp), which any code may have
+// used in the parent, would wait for its threads forever.
 int team_size(std::ptrdiff_t wanted);
 
-// Calls work(i) for i from 0 to n - 1, by a team that takes `at_once` of them at a time. What a call throws
-// is thrown when all are done.
+// Calls work(i) for every i in [0, n), on `team` threads that each take `at_once` of them at a time. With
+// several threads, an exception from a call is rethrown after all calls have been made.
 template <typename Work>
 void share(std::ptrdiff_t n, int team, int at_once, const Work& work) {
     if (team == 1) {
@@ -26,7 +26,7 @@ void share(std::ptrdiff_t n, int team, int at_once, const Work& work) {
     for (std::ptrdiff_t i = 0; i < n; ++i) {
         try {
             work(i);
-        } catch (...) {  // none may leave the loop
+        } catch (...) {  // no exception may leave a parallel loop
 #ifdef _OPENMP
 #pragma omp critical(lfpose_failure)
 #endif

@@ -1,5 +1,5 @@
 // The virtual bilinear upsampling of a CAM: which samples and which weight belong to a position.
-// Shared with the CUDA kernels. Every value must be the same bits in every implementation, so each
+// Shared with the CUDA kernels. Every value must be bit-identical in every implementation, so each
 // operation is rounded to float on its own: nothing here may be fused or reassociated.
 #pragma once
 
@@ -38,8 +38,8 @@ LFPOSE_HD LFPOSE_INLINE float weight_in_cell(int i, int factor) {
     return static_cast<float>(static_cast<double>(2 * i + (factor % 2 == 0 ? 1 : 0)) / (2.0 * factor));
 }
 
-// From one sample of DARK's blur to the next, in upsampled positions: half a cell, or less where that is no
-// divisor of the cell.
+// From one sample of DARK's blur to the next, in upsampled positions: the largest divisor of `factor` that is
+// at most half a cell (1 for a factor of 1).
 LFPOSE_HD LFPOSE_INLINE int blur_step(int factor) {
     int step = factor < 2 ? 1 : factor / 2;
     while (factor % step != 0) --step;
@@ -67,7 +67,7 @@ LFPOSE_HD LFPOSE_INLINE float upsampled_at(const MapView& map, int factor, int x
     return lerp(top, bottom, wy);
 }
 
-// The best upsampled position so far. The first in row-major order wins among equals.
+// The best upsampled position so far. Among equals, the first in row-major order wins.
 struct Peak {
     int x, y;
     float value;
@@ -78,7 +78,7 @@ struct Peak {
     }
 };
 
-// Where an upsampled position plus a sub-pixel offset lies in the crop, inside [0, cells * stride].
+// Where an upsampled position plus a sub-pixel offset lies in the crop, clamped to [0, cells * stride].
 LFPOSE_HD LFPOSE_INLINE double crop_coordinate(int position, double offset, double stride, int factor,
                                                int cells) {
     const double at = (position + 0.5 + offset) * stride / factor;

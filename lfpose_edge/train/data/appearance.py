@@ -1,8 +1,8 @@
-"""The source's pictures as the target's camera would have given them, as far as crops without labels tell.
+"""Rendering the source's pictures as the target's camera would have, estimated from unlabelled crops.
 
-A camera is taken to be three things: a tone curve for each channel, a loss of detail that depends on how fine
-it is, and noise. All three show in the crops of two domains, whoever is on them; so a located person of the
-source can be shown as the target's camera would, with the joints where they are.
+A camera is modelled by a tone curve for each channel, a loss of detail that depends on the spatial frequency,
+and noise. All three can be estimated from crops of two domains, regardless of the people in them; so a
+located person of the source can be shown as by the target's camera, with the joints in place.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from lfpose_edge.opencv import cv2
 Floats = NDArray[np.float64]
 
 _LEVELS = np.arange(256)
-_AROUND = 16  # pixels; what a filter reaches from one edge of a crop is not to come from the other
-_PATCH = 32  # pixels a side, of what is looked through for noise
-_TOO_COARSE = 3  # periods in a patch: below, a flat patch's spectrum is of its light
-_MIDDLE = (0.3, 0.8)  # of the patches by brightness; the darkest have less noise
-_FLATTEST, _LEAST = 0.05, 8  # of those, and no fewer than
-_SEEN = 0.25  # of what a filter reaches, for a pixel to be made of it
+_AROUND = 16  # pixels of padding, so that the circular filter does not mix opposite edges of a crop
+_PATCH = 32  # pixels a side of the patches from which noise is estimated
+_TOO_COARSE = 3  # periods in a patch: below, a flat patch's spectrum is that of its illumination
+_MIDDLE = (0.3, 0.8)  # quantiles of the patches' brightness; the darkest have less noise
+_FLATTEST, _LEAST = 0.05, 8  # part of those patches that is used, and the least number
+_SEEN = 0.25  # lower bound of the seen share of a filter's support, by which its result is divided
 
 
 class Pictures(NamedTuple):
@@ -31,7 +31,7 @@ class Pictures(NamedTuple):
 
     Attributes:
         crops: (N, 3, H, W) uint8.
-        inside: (N, H, W) bool, what of them is in the image, a rectangle; a crop reaches beyond it.
+        inside: (N, H, W) bool, the rectangle of each crop that is in the image; crops may reach beyond it.
     """
 
     crops: NDArray[np.uint8]
@@ -43,11 +43,11 @@ class Appearance:
     """What distinguishes a target's pictures from the source's.
 
     Attributes:
-        tones: (3, 256), what becomes of a channel's grey levels.
-        kept: (3, H + 32, (W + 32) // 2 + 1), of the amplitude at every frequency of a crop and 16 pixels
-            around it.
-        noise: the same shape, the root mean square of its amplitude there, of a pixel.
-        chance: of a batch of the source being shown so.
+        tones: (3, 256), the new value of each grey level of a channel.
+        kept: (3, H + 32, (W + 32) // 2 + 1), the part of the amplitude that is kept at every frequency of a
+            crop with 16 pixels around it.
+        noise: the same shape, the root mean square of the noise's amplitude there, per pixel.
+        chance: probability that a batch of the source is shown so.
     """
 
     tones: Floats
@@ -58,18 +58,18 @@ class Appearance:
     def of_target(
         self, crop: NDArray[np.uint8], inside: NDArray[np.bool_], rng: np.random.Generator
     ) -> NDArray[np.uint8]:
-        """A crop of the source as the target's camera would have given it.
+        """Render a crop of the source as the target's camera would have.
 
         Args:
             crop: (3, H, W).
-            inside: (H, W), the pixels that are wholly in the image. Those beside them are made of them; the
-                rest no camera has seen, and it stays as it is.
-            rng: of the noise.
+            inside: (H, W), the pixels that are wholly in the image. Their direct neighbours are computed from
+                them; the others were never seen by a camera and stay unchanged.
+            rng: draws the noise.
         """
         toned = np.take_along_axis(self.tones[:, None], crop.reshape(1, 3, -1).swapaxes(0, 1), axis=2)
         seen = np.pad(inside.astype(float), _AROUND)
         light = np.pad(toned.reshape(crop.shape) * inside, ((0, 0), (_AROUND, _AROUND), (_AROUND, _AROUND)))
-        # Over what is seen alone, or the edges of the image would be darker.
+        # Normalised over the seen pixels; otherwise the edges of the image would be darker.
         blurred, share = (
             np.fft.irfft2(np.fft.rfft2(plane) * self.kept, s=seen.shape) for plane in (light, seen)
         )
@@ -82,10 +82,10 @@ class Appearance:
 def estimate_appearance(source: Pictures, target: Pictures, chance: float = 1.0) -> Appearance:
     """Compare crops of two domains, of one size that is a multiple of 32.
 
-    All is of what is inside the images. The tone curve takes the source's distribution of levels to the
-    target's. Power spectra are means over crops and directions; the noise's is that of the flattest patches,
-    and none where there are too few to tell. What of the target's is not noise, over what of the source's is
-    not, is the square of what is kept of detail; nothing is sharpened.
+    Only pixels inside the images are used. The tone curve maps the source's distribution of levels to the
+    target's. Power spectra are means over crops and directions; the noise spectrum is that of the flattest
+    patches, and zero if there are too few of them. The square of the kept amplitude is the target's power
+    without noise over the source's power without noise, at most 1: nothing is sharpened.
     """
     height, width = (extent + 2 * _AROUND for extent in source.crops.shape[2:])
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
@@ -98,7 +98,7 @@ def estimate_appearance(source: Pictures, target: Pictures, chance: float = 1.0)
         (at, power), (_, other) = (_spectrum(*pictures) for pictures in pair)
         own, foreign = (np.interp(at, *_noise(*pictures)) for pictures in pair)
         share = np.clip((other - foreign) / np.maximum(power - own, 1e-3), 0, 1)
-        share[0] = 1  # the level, which is the curve's
+        share[0] = 1  # the mean level, which the tone curve sets
         added = np.maximum(foreign - share * own, 0)
         tones.append(curve)
         kept.append(np.sqrt(np.interp(frequency, at, share)))
@@ -107,20 +107,20 @@ def estimate_appearance(source: Pictures, target: Pictures, chance: float = 1.0)
 
 
 def _distribution(levels: NDArray[np.uint8]) -> Floats:
-    """(256,) how much of some pixels is darker than each level."""
+    """(256,) cumulative distribution of pixels' grey levels, counting half of those at each level."""
     count = np.bincount(levels, minlength=256) + 1e-3
     return (np.cumsum(count) - count / 2) / count.sum()
 
 
 def _spectrum(pictures: NDArray[Any], inside: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """R frequencies, and the mean power there of what pictures (N, H, W) have inside their images."""
+    """R frequencies, and the mean power there of pictures (N, H, W) inside their images."""
     windows = _hann(inside, 1)[:, :, None] * _hann(inside, 2)[:, None, :]
     at, powers = _spectra(pictures, windows)
     return at, powers.sum(axis=0) / np.maximum(np.square(windows).sum(), 1e-9)
 
 
 def _hann(inside: NDArray[np.bool_], axis: int) -> Floats:
-    """(N, L) along an axis of pictures (N, H, W), a Hann window over what is inside their images."""
+    """(N, L) Hann windows along an axis of pictures (N, H, W), over what is inside their images."""
     seen = np.any(inside, axis=3 - axis)
     place = seen.cumsum(axis=1) / (seen.sum(axis=1, keepdims=True) + 1)
     window: Floats = seen * np.sin(np.pi * place) ** 2
@@ -128,9 +128,9 @@ def _hann(inside: NDArray[np.bool_], axis: int) -> Floats:
 
 
 def _spectra(pictures: NDArray[Any], windows: Floats) -> tuple[Floats, Floats]:
-    """R frequencies, periods a pixel, and pictures' (N, h, w) power there, (N, R).
+    """R frequencies in periods per pixel, and the power (N, R) of pictures (N, h, w) there.
 
-    Of noise it is the variance, times the sum of the window's squares.
+    The power of noise is its variance times the sum of the window's squares.
     """
     height, width = pictures.shape[1:]
     level = (pictures * windows).sum(axis=(1, 2), keepdims=True)
@@ -144,9 +144,9 @@ def _spectra(pictures: NDArray[Any], windows: Floats) -> tuple[Floats, Floats]:
 
 
 def _noise(pictures: NDArray[Any], inside: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """The spectrum of the flattest patches among those of middle brightness, of pictures (N, H, W).
+    """The noise spectrum of pictures (N, H, W): that of their flattest patches of medium brightness.
 
-    The flattest have the least noise by chance, too: it comes out a little low.
+    It is slightly underestimated, as the flattest patches also have the least noise by chance.
     """
     patches = _patches(pictures, inside)
     level = patches.mean(axis=(1, 2))
@@ -165,7 +165,7 @@ def _noise(pictures: NDArray[Any], inside: NDArray[np.bool_]) -> tuple[Floats, F
 
 
 def _patches(pictures: NDArray[Any], inside: NDArray[np.bool_]) -> NDArray[Any]:
-    """(M, s, s), those of a grid that each picture (N, H, W) has wholly inside its image."""
+    """(M, s, s) patches of a grid over each picture (N, H, W), all wholly inside its image."""
     found = []
     for picture, seen in zip(pictures, inside, strict=True):
         image = picture[seen.any(axis=1)][:, seen.any(axis=0)]
@@ -176,7 +176,7 @@ def _patches(pictures: NDArray[Any], inside: NDArray[np.bool_]) -> NDArray[Any]:
 
 
 def _without_slope(patches: NDArray[Any]) -> Floats:
-    """Square patches (N, s, s) without their light: level and slope."""
+    """Square patches (N, s, s) without their illumination, i.e. mean level and linear slope."""
     side = patches.shape[1]
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     plane = np.stack([np.ones(side * side), y.ravel(), x.ravel()], axis=1)

@@ -9,7 +9,7 @@ from lfpose_edge.geometry import Affines, crop_affines
 from lfpose_edge.opencv import cv2
 from lfpose_edge.train.recipe import Augment
 
-_PARTS = 4  # along a side
+_PARTS = 4  # along each side
 
 
 def random_crop_affine(
@@ -19,7 +19,7 @@ def random_crop_affine(
     augment: Augment,
     rng: np.random.Generator,
 ) -> tuple[Affines, bool]:
-    """A turned, scaled, shifted and perhaps mirrored crop of a box, by the box alone: no joint is looked at.
+    """A randomly rotated, scaled, shifted and possibly mirrored crop of a box; no joint is used.
 
     Returns:
         (2, 3) affine from crop to image coordinates, and whether it mirrors left and right.
@@ -47,7 +47,7 @@ def random_part(box: NDArray[np.float64], rng: np.random.Generator) -> NDArray[n
 
 
 def intrude(crop: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Cover a part of a (3, H, W) crop's left or right side by the middle of another person's crop."""
+    """Cover a part of a (3, H, W) crop's left or right side with the middle of another person's crop."""
     _, height, width = crop.shape
     h, w = (int(s * rng.uniform(low, high)) for s, low, high in ((height, 0.5, 1), (width, 0.15, 0.4)))
     y, from_y = (rng.integers(0, height - h + 1) for _ in range(2))
@@ -59,7 +59,7 @@ def intrude(crop: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Ge
 
 
 def coarsen(crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A (3, H, W) crop through a quarter to all of its pixels a side, even in their logarithm."""
+    """Resample a (3, H, W) crop through a quarter to all of its pixels a side, log-uniformly drawn."""
     _, height, width = crop.shape
     fewer = 4 ** -rng.random()
     small = max(1, round(width * fewer)), max(1, round(height * fewer))
@@ -71,14 +71,14 @@ def coarsen(crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uin
 
 
 def random_pixels(crop: NDArray[np.uint8], augment: Augment, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Change brightness, contrast and channel gains of a (3, H, W) crop, and perhaps cover parts of it."""
+    """Change brightness, contrast and channel gains of a (3, H, W) crop, and possibly cover parts of it."""
     gain, contrast = 1 + rng.uniform(-augment.color, augment.color, 2)
     channel_gain = 1 + rng.uniform(-augment.color, augment.color, 3) / 2
     out = np.empty_like(crop)
     levels = np.arange(256, dtype=np.float32)
     mean = float(crop.mean())
     for c in range(3):
-        # One table of 256 entries does what three passes over the pixels would.
+        # One table of 256 entries replaces three passes over the pixels.
         table = (mean + (levels - mean) * contrast) * gain * channel_gain[c]
         out[c] = cv2.LUT(crop[c], np.clip(table + 0.5, 0, 255).astype(np.uint8))
     if rng.random() < augment.cutout:
@@ -90,9 +90,9 @@ def random_pixels(crop: NDArray[np.uint8], augment: Augment, rng: np.random.Gene
 
 
 def hide_parts(crop: NDArray[np.uint8], chance: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Cover each of a (3, H, W) crop's 4x4 parts by chance with the mean colour (hide-and-seek, ICCV 2017).
+    """Randomly cover each of a (3, H, W) crop's 4x4 parts with the mean colour (hide-and-seek, ICCV 2017).
 
-    What is seen must then do for the answer, where the most telling part would have done before.
+    The network must then use whatever remains visible, instead of only the most telling part.
     """
     _, height, width = crop.shape
     hidden = rng.random((_PARTS, _PARTS)) < chance

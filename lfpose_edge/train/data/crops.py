@@ -1,4 +1,4 @@
-"""Person crops as a torch data set: what training and evaluation iterate over."""
+"""Crops of located persons as a torch data set."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Sample(NamedTuple):
     Attributes:
         crop: (3, H, W) uint8 RGB.
         joints: (K, 2) float32 crop pixels.
-        labelled: (K,) bool, the joint is labelled and inside the crop.
-        known: (K,) bool, it is known whether the joint is there; True where labelled.
-        of_target: () bool, it is of the domain that is adapted to.
+        labelled: (K,) bool, whether the joint is labelled and inside the crop.
+        known: (K,) bool, whether it is known if the joint is present; True where labelled.
+        of_target: () bool, whether the crop is of the domain that is adapted to.
     """
 
     crop: Tensor
@@ -42,15 +42,15 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class CropView:
-    """How crops are cut: fixed within an epoch.
+    """How crops are cut; fixed within an epoch.
 
     Attributes:
         size: crop height and width.
-        padding: the crop's size over the box's.
+        padding: size of the crop over that of the box.
         augment: random changes, or None for the plain crop.
-        seed: with the sample's index it decides all random choices, whichever worker draws them.
-        appearance: of a target, in which the source's crops are shown.
-        border: grey level of what a crop shows beyond the image.
+        seed: together with the sample's index it determines all random choices, in any worker.
+        appearance: the target's appearance, in which the source's crops are shown.
+        border: grey level of a crop's pixels beyond the image.
     """
 
     size: tuple[int, int]
@@ -61,7 +61,7 @@ class CropView:
     border: int = 0
 
     def cut(self, image: NDArray[Any], affine: Affines) -> NDArray[np.uint8]:
-        """A BGR image's crop (3, H, W) RGB, by its affine (2, 3) to image coordinates."""
+        """Cut a (3, H, W) RGB crop from a BGR image, given its affine (2, 3) to image coordinates."""
         border = (self.border,) * 3
         crops: NDArray[np.uint8] = ops.preprocess(
             image, affine[None], self.size, swap_rb=True, border=border, dtype=np.uint8
@@ -71,20 +71,20 @@ class CropView:
     def shown(
         self, image: NDArray[Any], affine: Affines, rng: np.random.Generator, *, of_target: bool
     ) -> NDArray[np.uint8]:
-        """:meth:`cut`; of the source, as the target's camera would have given it where the view says so."""
+        """As :meth:`cut`; the source's crops get the target's appearance where the view has one."""
         crop = self.cut(image, affine)
         if self.augment is None or self.appearance is None or of_target:
             return crop
         return self.appearance.of_target(crop, inside_image(affine, self.size, image.shape[:2]), rng)
 
     def affine(self, box: NDArray[np.float64], rng: np.random.Generator) -> tuple[Affines, bool]:
-        """The (2, 3) affine of a box's crop, to image coordinates, and whether it mirrors left and right."""
+        """The (2, 3) affine of a box's crop to image coordinates, and whether it mirrors left and right."""
         if self.augment is None:
             return crop_affines(box, self.size, padding=self.padding)[0], False
         return random_crop_affine(box, self.size, self.padding, self.augment, rng)
 
     def repainted(self, crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """A (3, H, W) crop whose pixels are changed at random, where the view changes anything."""
+        """A (3, H, W) crop with its pixels changed at random, if the view augments."""
         if self.augment is None:
             return crop
         if self.augment.coarse and rng.random() < self.augment.coarse:
@@ -93,7 +93,7 @@ class CropView:
 
 
 class PersonCrops(Dataset[Sample]):
-    """Crops of the persons of a table, each image decoded when it is asked for."""
+    """Crops of the persons of a table; every image is decoded on access."""
 
     def __init__(self, persons: PersonTable, view: CropView, *, of_target: bool = False) -> None:
         self.persons, self.view, self.of_target = persons, view, of_target
@@ -109,7 +109,7 @@ class PersonCrops(Dataset[Sample]):
         return [path.name for path in self.persons.images]
 
     def columns(self) -> tuple[NDArray[Any], ...]:
-        """All else that the training knows about the persons."""
+        """Everything else that the training knows about the persons."""
         persons = self.persons
         return persons.annotation_ids, persons.boxes, persons.joints, persons.labelled, persons.known
 

@@ -1,8 +1,8 @@
-"""Crowds made of people who were photographed alone: others are put beside, in front of and behind a person.
+"""Synthetic crowds of people photographed alone: others are pasted beside, in front of and behind a person.
 
-Nobody has drawn their outlines, so a figure of limbs, trunk and head is cut around a person's joints. How
-full an image is is CrowdPose's crowd index (Li et al., CVPR 2019) of the person that is asked for: the
-others' joints in the box over the person's own.
+As there are no segmentation masks, a figure of limbs, trunk and head is cut out around a person's joints. An
+image's crowding is measured by CrowdPose's crowd index (Li et al., CVPR 2019) of its original person: the
+number of the others' joints in that person's box over that of the person's own.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Level = Literal["easy", "medium", "hard"]
 LEVELS: dict[Level, tuple[float, float]] = {"easy": (0.0, 0.2), "medium": (0.2, 0.8), "hard": (0.8, 2.5)}
 """Crowd index: from above the first, below the second."""
 
-LIMB_WIDTH = 0.3  # of the trunk's length, as are the next two
+LIMB_WIDTH = 0.3  # over the trunk's length, as is the next
 FEATHER = 0.03
-LEAST_TRUNK = 0.15  # of the box's longer side, for whom the trunk is seen from its end
-MOST_HIDDEN = 0.6  # of a person's joints, by somebody in front
+LEAST_TRUNK = 0.15  # least trunk length over the box's longer side, for trunks seen end-on
+MOST_HIDDEN = 0.6  # largest part of a person's joints that may be hidden
 TRIES = 80
 _TRUNK = ("left_shoulder", "right_shoulder", "right_hip", "left_hip")
 
@@ -43,7 +43,7 @@ class Crowded:
 
     Attributes:
         image: (H, W, 3) uint8 BGR.
-        hidden: (K,) bool, joints that somebody stands in front of.
+        hidden: (K,) bool, joints that others cover.
         crowd_index: others' joints in the box, over the person's own.
     """
 
@@ -53,7 +53,7 @@ class Crowded:
 
 
 def alone(persons: PersonTable, annotations: Path) -> PersonTable:
-    """Those in whose image their file has nobody else, be it a crowd or somebody without a joint."""
+    """The persons alone in their image: the file has no other annotation there, even a crowd or no joints."""
     count = Counter(person["image_id"] for person in persons_of(coco_tree(annotations)))
     return persons.chosen([row for row, image in enumerate(persons.image_ids.tolist()) if count[image] == 1])
 
@@ -83,13 +83,13 @@ def silhouette(persons: PersonTable, row: int, size: tuple[int, int]) -> NDArray
 
 
 def crowd_person(persons: PersonTable, row: int, level: Level, rng: np.random.Generator) -> Crowded | None:
-    """Put one or two of the others around a person; None when chance finds no place for the level.
+    """Paste one or two other persons around a person; None if no random try reaches the level.
 
     Args:
-        persons: who may come, and the one that is asked for.
-        row: of that one.
-        level: how crowded.
-        rng: decides who comes, where they stand, and who is in front.
+        persons: the person and the candidates to paste.
+        row: the person's row.
+        level: how crowded the image is to be.
+        rng: decides who is pasted, where, and whether in front or behind.
     """
     box, joints, labelled = persons.boxes[row], persons.joints[row], persons.labelled[row]
     low, high = LEVELS[level]
@@ -118,7 +118,7 @@ def crowd_person(persons: PersonTable, row: int, level: Level, rng: np.random.Ge
 
 
 def crowded_image(persons: PersonTable, row: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A person's image (H, W, 3) BGR with others in it, at any level; as it is where none finds a place."""
+    """A person's image (H, W, 3) BGR with others at a random level; unchanged if no place was found."""
     level = list(LEVELS)[int(rng.integers(len(LEVELS)))]
     found = crowd_person(persons, row, level, rng) if len(persons) > 1 else None
     return persons.image(row) if found is None else found.image
@@ -133,14 +133,14 @@ def write_crowds(
 ) -> dict[Level, int]:
     """Write every person at every level: ``LEVEL.json``, COCO keypoints with crowd indices, and ``images``.
 
-    A joint behind somebody has v = 1. The same persons and seed give the same files.
+    A hidden joint has v = 1. The same persons and seed give the same files.
 
     Returns:
-        How many persons found a place, by level.
+        The number of images made, by level.
 
     Raises:
-        SourceError: there is nobody else who could come, an image cannot be read, or ``out`` holds something.
-        OSError: ``out`` cannot be written; said before the work.
+        SourceError: there are fewer than two persons, an image cannot be read, or ``out`` is not empty.
+        OSError: ``out`` cannot be written; raised before the work starts.
     """
     if len(persons) < 2:
         message = "a crowd needs two persons with joints at least"
@@ -195,7 +195,7 @@ def _add(
 def _placed(
     persons: PersonTable, other: int, box: NDArray[np.float64], level: Level, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """The affine (2, 3) from another person's image to the one's, as tall, and somewhere near."""
+    """A random affine (2, 3) from another person's image that puts them near the box, at a similar size."""
     theirs = persons.boxes[other]
     own_side, their_side = (float((b[2:] - b[:2]).max()) for b in (box, theirs))
     scale = rng.uniform(0.85, 1.15) * own_side / their_side
@@ -217,10 +217,10 @@ def _put(
     *,
     in_front: bool,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Another person into an image; which of the one's joints they cover."""
+    """Paste another person into an image; also returns which joints of the person in ``row`` they cover."""
     theirs = persons.image(other)
     size = (image.shape[1], image.shape[0])
-    # OpenCV's pixel centres are at whole numbers, ours half a pixel further.
+    # OpenCV's pixel centres are at integers, ours half a pixel further.
     pixels = affine.copy()
     pixels[:, 2] += affine[:, :2] @ (0.5, 0.5) - 0.5
     shown = cv2.warpAffine(theirs, pixels, size, flags=cv2.INTER_LINEAR)
@@ -240,7 +240,7 @@ def _put(
 
 
 def _trunk_length(persons: PersonTable, row: int) -> float:
-    """From shoulders to hips, in pixels; at least a part of the box."""
+    """Distance from shoulder to hip, in pixels; at least LEAST_TRUNK of the box's longer side."""
     skeleton, joints, labelled = persons.skeleton, persons.joints[row], persons.labelled[row]
     box = persons.boxes[row]
     longest = float((box[2:] - box[:2]).max())

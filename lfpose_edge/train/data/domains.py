@@ -1,8 +1,8 @@
-"""Pairs of domains, made of one set of located persons by a seed: the same people, seen or posed otherwise.
+"""Pairs of domains made from one set of located persons by a seed, which differ by camera or by posture.
 
 *Your camera*: half of the persons are photographed again through a poor camera. *Your people*: those who
-stand upright, and those who do not. What an adaptation recovers between such a source and target can be
-measured, because the target's joints are known and can be kept from it.
+stand upright, and those who do not. The effect of an adaptation between such a source and target can be
+measured, because the target's joints are known but can be withheld from it.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ _SOLVER_STEPS = 30
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera that is worse than the one a model was trained on; its faults are the same in every frame.
+    """A camera worse than the one a model was trained on, with the same parameters in every frame.
 
     Attributes:
-        barrel: how far the lens pulls the corners in: r becomes r (1 + barrel r^2), r = 1 in the corner.
-        pixels: its resolution along a side, over the original's.
-        gain, gamma: of the light: grey becomes 255 gain (grey / 255)^gamma.
-        tint: the channels' gains, B, G, R.
-        blur_px: the longest smear of motion, of the picture's pixels; its direction and length differ.
-        noise: standard deviation in grey levels of a bright pixel; a black one has a third.
-        jpeg: quality that it stores with.
+        barrel: barrel distortion: the radius r of a point in the result, 1 in the corner, is
+            r (1 + barrel r^2) in the original.
+        pixels: resolution along a side, over the original's.
+        gain, gamma: exposure: grey becomes 255 gain (grey / 255)^gamma.
+        tint: gains of the channels B, G, R.
+        blur_px: longest motion blur, in pixels of the picture; its direction and length vary per frame.
+        noise: standard deviation of a bright pixel's noise, in grey levels; a black one has a third of it.
+        jpeg: quality of the stored JPEG.
     """
 
     barrel: float = 0.18
@@ -50,7 +51,7 @@ class Camera:
     jpeg: int = 45
 
     def places(self, points: Points, size: tuple[int, int]) -> Points:
-        """Where points (..., 2) of a picture of ``size`` (height, width) are in what the camera gives."""
+        """Map points (..., 2) of a picture of ``size`` (height, width) to the camera's picture."""
         centre, radius = _lens(size)
         there = (points - centre) / radius
         found = there.copy()
@@ -59,7 +60,7 @@ class Camera:
         return found * radius + centre
 
     def photograph(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """(H, W, 3) BGR through the camera; of the same size, black where the lens sees nothing."""
+        """Pass an (H, W, 3) BGR image through the camera; same size, black where the lens sees nothing."""
         height, width = image.shape[:2]
         centre, radius = _lens((height, width))
         rows, columns = np.mgrid[:height, :width].astype(np.float64) + 0.5
@@ -86,12 +87,12 @@ def through_camera(
 ) -> None:
     """Photograph persons through a camera: ``annotations.json``, COCO keypoints, and ``images`` in a folder.
 
-    Joints and boxes' corners go where the lens puts them; areas stay. The same persons and seed give the same
-    files.
+    Joints and the boxes' corners are mapped through the lens; areas stay. The same persons and seed give the
+    same files.
 
     Raises:
         SourceError: an image cannot be read.
-        OSError: ``out`` cannot be written; said before the work.
+        OSError: ``out`` cannot be written; raised before the work starts.
     """
     require_writable(out / "annotations.json")
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -99,7 +100,7 @@ def through_camera(
     for row in show(range(len(persons))):
         image = persons.image(row)
         height, width = image.shape[:2]
-        name = f"{row + 1:06d}.jpg"  # an annotation's id may be of one person an image
+        name = f"{row + 1:06d}.jpg"  # annotation ids may be unique only within an image
         shot = camera.photograph(image, np.random.default_rng((seed, int(persons.annotation_ids[row]))))
         with whole_file(out / "images" / name) as temporary:
             good, data = cv2.imencode(".jpg", shot, [cv2.IMWRITE_JPEG_QUALITY, camera.jpeg])
@@ -129,7 +130,7 @@ def write_persons(persons: PersonTable, out: Path, folder: Path) -> None:
 
 
 def halves(persons: PersonTable, seed: int) -> tuple[PersonTable, PersonTable]:
-    """Two halves by chance, no image in both."""
+    """Split at random into two halves that share no image."""
     images = np.unique(persons.image_ids)
     first = np.random.default_rng(seed).permutation(images)[: len(images) // 2]
     in_first = np.isin(persons.image_ids, first)
@@ -137,17 +138,17 @@ def halves(persons: PersonTable, seed: int) -> tuple[PersonTable, PersonTable]:
 
 
 def by_posture(persons: PersonTable) -> tuple[PersonTable, PersonTable]:
-    """Those who stand upright, and those who lie or are upside down; who is between is in neither.
+    """The persons who stand upright, and those who lie or are upside down; those in between are in neither.
 
-    By the trunk's angle from the vertical: below 40 degrees, and above 60. Without a labelled shoulder and
-    hip nobody can tell.
+    Decided by the trunk's angle from the vertical: below 40 degrees, and above 60. Persons without a labelled
+    shoulder and hip are in neither.
     """
     angle = trunk_angle_deg(persons)
     return _those(persons, angle < UPRIGHT_DEG), _those(persons, angle > LYING_DEG)
 
 
 def trunk_angle_deg(persons: PersonTable) -> NDArray[np.float64]:
-    """(N,) degrees from hips straight below shoulders, 0 to 180; NaN where one of them is not labelled."""
+    """(N,) degrees, 0 with hips straight below shoulders, to 180; NaN without a labelled shoulder and hip."""
     angles = np.full(len(persons), np.nan)
     ends = [
         [persons.skeleton.index(f"{side}_{j}") for side in ("left", "right")] for j in ("shoulder", "hip")
@@ -176,7 +177,7 @@ def _lens(size: tuple[int, int]) -> tuple[Points, float]:
 
 
 def _smear(length: float, angle: float) -> NDArray[np.float32]:
-    """A line of an odd kernel, ``length`` pixels long."""
+    """A motion-blur kernel of odd size: a line that is ``length`` pixels long."""
     side = 2 * int(np.ceil(length / 2)) + 1
     reach = np.linspace(-length / 2, length / 2, 64)
     kernel = np.zeros((side, side), np.float32)

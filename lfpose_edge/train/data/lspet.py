@@ -1,8 +1,8 @@
-"""Leeds Sports Pose Extended as it is published, as the COCO-keypoints files that the shipped recipes name.
+"""Conversion of Leeds Sports Pose Extended to the COCO-keypoints files that the shipped recipes name.
 
 Johnson and Everingham, "Learning effective human pose estimation from inaccurate annotation" (CVPR 2011):
-10,000 images of one person each, and ``joints.mat``. The set has no boxes and no parts; both are made here by
-rules, so that everybody has the same.
+10,000 images of one person each, and ``joints.mat``. The set has neither boxes nor splits; both are made here
+by fixed rules, so that they are the same for everyone.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from lfpose_edge.skeleton import LSP14
 from lfpose_edge.sources import load_stored
 
 SPLIT_SEED = 20260
-TEST, VAL = 0.1, 0.05  # parts of all
-MARGIN, LEAST_MARGIN_PX = 0.12, 8.0  # of a box around the labelled joints, over its longer side
-_BEYOND_PX = 1.0  # a label may be outside of the image by so much
+TEST, VAL = 0.1, 0.05  # parts of the whole set
+MARGIN, LEAST_MARGIN_PX = 0.12, 8.0  # around the labelled joints, over their longer extent; in pixels
+_BEYOND_PX = 1.0  # labels may lie outside of the image by this much
 
 
 def write_lspet(
@@ -39,12 +39,12 @@ def write_lspet(
         show: wraps the loop over persons.
 
     Returns:
-        How many persons each has.
+        The number of persons in each file.
 
     Raises:
-        SourceError: a file is missing, cannot be read, or is not of that form.
+        SourceError: a file is missing, cannot be read, or does not have that form.
         BackendUnavailable: scipy, which reads ``joints.mat``, is missing.
-        OSError: ``out`` cannot be written; said before the work.
+        OSError: ``out`` cannot be written; raised before the work starts.
     """
     joints = _read_joints(folder / "joints.mat")
     parts = split(len(joints))
@@ -61,7 +61,7 @@ def write_lspet(
 
 
 def split(count: int) -> dict[str, list[int]]:
-    """Rows of the parts, drawn once and for all: a tenth to test on, a twentieth to validate, the rest."""
+    """Rows of the fixed splits: a tenth for testing, a twentieth for validation, the rest for training."""
     order = np.random.RandomState(SPLIT_SEED).permutation(count)  # noqa: NPY002  (fixed in the wild)
     test, val = round(TEST * count), round(VAL * count)
     ends = {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}
@@ -88,7 +88,7 @@ def _read_joints(path: Path) -> NDArray[np.float64]:
 
 
 def _person(images: Path, row: int, joints: NDArray[np.float64]) -> Sequence[dict[str, Any]] | None:
-    """A person's image and annotation; None without a label."""
+    """A person's image and annotation entries; None without any usable label."""
     name = f"im{row + 1:05d}.jpg"
     height, width = load_stored(images / name).shape[:2]
     places = joints[:, :2]

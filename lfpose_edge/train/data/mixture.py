@@ -1,4 +1,4 @@
-"""Several data sets as one: each batch comes from one of them."""
+"""Several data sets combined into one; each batch comes from one of them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from lfpose_edge.train.data.crops import PersonCrops, Sample
 from lfpose_edge.train.data.tagged_crops import TaggedCrops, TagSample
 
 _PLAIN, _MOST_PLAIN = 32, 512
-_LOOK = 1  # beside the seed and a batch: whose camera shows it
+_LOOK = 1  # added to the seed that draws whether a batch gets the target's appearance
 
 
 class CropMixture(Dataset["Sample | TagSample"]):
     """Located and tagged persons, one part after the other.
 
     Args:
-        parts: at least one.
-        lengths: how many crops of each an epoch has; as many as there are persons when not given. Of fewer
-            the persons are drawn anew every epoch; of more they are seen several times, equally often but
-            for chance.
+        parts: at least one data set.
+        lengths: number of crops of each part in an epoch, by default its number of persons. With fewer, the
+            persons are drawn anew every epoch; with more, all are seen several times, and the remainder is
+            drawn anew.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class CropMixture(Dataset["Sample | TagSample"]):
     ) -> None:
         self.parts = list(parts)
         self.lengths = list(lengths or map(len, self.parts))
-        # Persons who are seen again have numbers of their own.
+        # Repetitions of a person have indices of their own.
         rounds = [-(-length // len(part)) for part, length in zip(self.parts, self.lengths, strict=True)]
         self._ends = list(accumulate(n * len(part) for part, n in zip(self.parts, rounds, strict=True)))
         self._starts = [0, *self._ends[:-1]]
@@ -43,7 +43,7 @@ class CropMixture(Dataset["Sample | TagSample"]):
     def with_view(self, **changes: object) -> CropMixture:
         """The same persons, cropped in another way."""
         seed = changes.pop("seed", None)
-        # A part that is there twice is seen in two ways.
+        # Every part has its own seed, so that a part that occurs twice is seen in two ways.
         seeds: list[dict[str, object]] = [
             {} if seed is None else {"seed": (*seed, number) if number else seed}  # type: ignore[misc]
             for number in range(len(self.parts))
@@ -52,7 +52,7 @@ class CropMixture(Dataset["Sample | TagSample"]):
         return CropMixture(parts, self.lengths)
 
     def digest(self) -> str:
-        """Of whom is trained on, and of all that is known about them; images are taken by their names."""
+        """Digest of the persons and of all that is known about them; images count by their names only."""
         made = hashlib.sha256(repr(self.lengths).encode())
         for part in self.parts:
             made.update(repr(part.names()).encode())
@@ -61,13 +61,13 @@ class CropMixture(Dataset["Sample | TagSample"]):
         return made.hexdigest()
 
     def of_domain(self, *, target: bool) -> CropMixture:
-        """The persons of one domain, each once; there must be some."""
+        """The persons of one domain, each once; there must be at least one."""
         return CropMixture([part for part in self.parts if part.of_target == target])
 
     def plain_crops(self, size: tuple[int, int], seed: int, *, border: int = 0) -> Iterator[Tensor]:
-        """Unchanged crops of the first persons of an epoch, batches (B, 3, H, W) uint8 RGB, 512 at most.
+        """Yield at most 512 unaugmented crops, the first of an epoch, in batches (B, 3, H, W) uint8 RGB.
 
-        ``border`` is the grey level of what they show beyond their images.
+        ``border`` is the grey level of their pixels beyond the images.
         """
         crops = self.with_view(size=size, border=border)
         for batch in crops.epoch_batches(_PLAIN, (seed, 0))[: _MOST_PLAIN // _PLAIN]:
@@ -85,10 +85,10 @@ class CropMixture(Dataset["Sample | TagSample"]):
         return part[row]
 
     def __getitems__(self, indices: list[int]) -> list[Sample | TagSample]:
-        """A batch, as torch's loader asks for it: on all cores where the trainer itself loads.
+        """Load a batch, as torch's loader asks for it; in the trainer's own process, on all cores.
 
-        Decoding and cropping let other threads run: what is random depends on the indices alone. All of a
-        batch is of one camera, as BatchNorm will see one camera's crops at a time.
+        Decoding and cropping let other threads run, and randomness depends on the indices alone. A batch has
+        the appearance of one camera, since BatchNorm sees one camera's crops at a time.
         """
         crops = self._as_shown(indices[0])
         if get_worker_info() is not None:
@@ -97,7 +97,7 @@ class CropMixture(Dataset["Sample | TagSample"]):
             return list(pool.map(crops.__getitem__, indices))
 
     def _as_shown(self, first: int) -> CropMixture:
-        """These crops, as the batch that begins so is shown: in the target's appearance or in their own."""
+        """These crops with or without the target's appearance, as drawn for the batch that begins so."""
         view = self.parts[0].view
         if view.appearance is None:
             return self
@@ -105,10 +105,10 @@ class CropMixture(Dataset["Sample | TagSample"]):
         return self if rng.random() < view.appearance.chance else self.with_view(appearance=None)
 
     def epoch_batches(self, batch_size: int, seed: tuple[int, ...]) -> list[list[int]]:
-        """All indices in an epoch's order, in batches of one part each.
+        """All indices of an epoch in order, in batches of one part each.
 
-        A part's last batch may be smaller; one person alone, whom BatchNorm cannot do with, joins the batch
-        before.
+        A part's last batch may be smaller; a batch of one, which BatchNorm cannot normalise, is merged into
+        the one before.
         """
         batches = []
         for number, (part, length) in enumerate(zip(self.parts, self.lengths, strict=True)):

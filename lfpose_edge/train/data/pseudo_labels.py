@@ -1,4 +1,4 @@
-"""Labels by a teacher: another model looks at persons of whom only the boxes are known."""
+"""Pseudo-labels: another model (the teacher) labels persons of whom only the boxes are known."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Teacher(Protocol):
 
 
 class BundleTeacher:
-    """A pose model of our own."""
+    """A pose model of this package."""
 
     def __init__(self, model: str) -> None:
         from lfpose_edge.estimator import PoseEstimator
@@ -100,15 +100,15 @@ def open_teacher(name: str) -> Teacher:
 
 @dataclass(frozen=True)
 class Views:
-    """What a teacher is shown of a person.
+    """The views of a person that a teacher is shown.
 
     Attributes:
-        quarter_turns: by how many quarters the picture is turned counterclockwise. Of these the answer that
-            the teacher is surest of is taken: it was raised on upright people, and somebody upside down is
-            upright after two quarter turns.
-        grows: how much larger than the person's the box is. A MoveNet takes what it is shown for the whole
-            picture; on boxes around joints 1 is best, on looser ones more may be.
-        mirrored: the mirrored picture too.
+        quarter_turns: numbers of counterclockwise quarter turns of the picture. The most confident answer
+            among them is taken: a teacher is trained on upright people, and an upside-down person is upright
+            after two quarter turns.
+        grows: factors by which the person's box is enlarged. A MoveNet takes the box for the whole picture;
+            1 is best for boxes around joints, more may be for looser ones.
+        mirrored: show the mirrored picture too.
     """
 
     quarter_turns: tuple[int, ...] = (0, 1, 2, 3)
@@ -116,21 +116,22 @@ class Views:
     mirrored: bool = True
 
 
-AGREE = 0.15  # of the box's longer side: views that see a joint no further apart mean the same place
+AGREE = 0.15  # of the box's longer side: largest distance at which views agree on a joint's place
 
 
 def look(teacher: Teacher, image: Image, box: Box, views: Views) -> Joints:
     """Ask a teacher about a person in several views, and take what most of them agree on.
 
-    Every size, mirrored or not, has one vote on every joint, as strong as its score. The place with the most
-    votes within reach wins; the joint is in the mean of these, and its score is their sum over all the views'
-    number: a place that only one of many views sees is not believed, however sure that one is.
+    Every size, mirrored or not, has one vote on every joint, weighted by its score. The place with the most
+    votes within reach wins; the joint is at the weighted mean of these, and its score is their sum divided by
+    the number of views. A place that only one of many views finds thus has a low score, however sure that
+    view is.
 
     Args:
-        teacher: whom to ask.
+        teacher: the model to ask.
         image: (H, W, 3) BGR.
         box: x1, y1, x2, y2.
-        views: what to show.
+        views: the views to show.
 
     Returns:
         (K, 3) x, y, score.
@@ -152,7 +153,7 @@ def look(teacher: Teacher, image: Image, box: Box, views: Views) -> Joints:
 
 
 def _agreed(answers: Joints, reach: float) -> Joints:
-    """(V, K, 3) answers of V views to (K, 3)."""
+    """Combine the answers of V views, (V, K, 3), to (K, 3)."""
     places, scores = np.nan_to_num(answers[..., :2]), answers[..., 2]
     apart = np.linalg.norm(places[:, None] - places[None], axis=3)  # (V, V, K)
     near = (apart <= reach) * scores
@@ -173,7 +174,7 @@ def _look_in_turns(teacher: Teacher, image: Image, box: Box, quarter_turns: Iter
 
 def _look_turned(teacher: Teacher, image: Image, box: Box, turns: int) -> Joints:
     height, width = image.shape[:2]
-    # Where image coordinates (x, y) are after the turn, and back.
+    # Affines from image coordinates (x, y) to those of the turned image.
     a = np.array(
         [
             [[1, 0, 0], [0, 1, 0]],
@@ -192,7 +193,7 @@ def _look_turned(teacher: Teacher, image: Image, box: Box, turns: int) -> Joints
 
 @dataclass(frozen=True)
 class Labelled:
-    """How many persons and joints a teacher labelled, of how many persons."""
+    """Numbers of persons and joints that a teacher labelled, and of persons it was asked about."""
 
     persons: int
     joints: int
@@ -217,26 +218,26 @@ def label_persons(
     recipe that trains on the file says ``unlabelled: unknown``.
 
     Args:
-        annotations: COCO JSON with images and person boxes; its joints, if any, are not looked at.
+        annotations: COCO JSON with images and person boxes; its joints, if any, are not used.
         images: folder of its images.
-        out: where the new JSON goes.
-        teacher: who labels.
-        teacher_name: for the record in the file.
-        min_score: from which score on a joint is believed.
+        out: path of the new JSON.
+        teacher: the labelling model.
+        teacher_name: name for the record in the file.
+        min_score: least score of a joint to be kept.
         views: what the teacher is shown of each person.
         show: wraps the loop over persons, to show progress.
-        on_unusable: called with the error of each person whose image cannot be read, or does not show the
-            box, and who is left out; where it is None, the first of these errors is raised.
+        on_unusable: called with the error for each person that is skipped because the image cannot be read
+            or does not show the box; if None, the first of these errors is raised.
 
     Raises:
         SourceError: the file is not COCO, an image cannot be read, or no joint was found at all.
-        OSError: ``out`` cannot be written; said before the work.
+        OSError: ``out`` cannot be written; raised before the work starts.
     """
     if out.resolve() == annotations.resolve():
         message = f"--out {out} is the file to label: give another path"
         raise SourceError(message)
     require_writable(out)
-    tree, persons = coco_persons(annotations, anywhere=True)  # the images themselves will say
+    tree, persons = coco_persons(annotations, anywhere=True)  # boxes are checked against the images
     files = {image["id"]: images / image["file_name"] for image in tree["images"]}
 
     labelled: list[dict[str, Any]] = []
@@ -269,7 +270,7 @@ def label_persons(
 
 
 def _shown(person: dict[str, Any], path: Path, annotations: Path) -> tuple[Image, Box]:
-    """A person's image, and the box x1, y1, x2, y2."""
+    """Load a person's image, and the box as x1, y1, x2, y2; SourceError if the image does not show it."""
     image = load_stored(path)
     x, y, width, height = person["bbox"]
     box = np.array([x, y, x + width, y + height], np.float64)

@@ -1,7 +1,7 @@
-"""A page on which people answer a question sheet: one HTML file for a browser, without a server.
+"""A page for answering a question sheet: one HTML file for a browser, without a server.
 
 It shows every region in its picture, asks which joints can be seen there, keeps the answers in the browser,
-and saves them as a sheet that trainings read (``tag_page.html``).
+and saves them as a sheet that trainings read (template: ``tag_page.html``).
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from lfpose_edge.sources import load_stored
 from lfpose_edge.train.data.tags import PLACE, Tags, sheet_rows
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-SHOWN = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))  # by browsers
+SHOWN = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))  # image types that browsers show
 
 
 def write_page(
     path: Path, tags: Tags, images: Path, name: str, *, show: Callable[[list[str]], Iterable[str]] = iter
 ) -> None:
-    """Write the page of a sheet; answers that the sheet has are shown as given.
+    """Write the page of a sheet; answers that the sheet already has are shown as given.
 
     Args:
-        path: of the page, an .html file, from where it finds the images: neither may be moved alone.
+        path: the .html file to write. It refers to the images by relative paths: neither may be moved alone.
         tags: the sheet.
         images: folder of its images.
-        name: of the file that the browser saves.
+        name: name of the file that the browser saves.
         show: wraps the loop over the images.
 
     Raises:
-        SourceError: an image is not there, is of a kind that browsers do not show, or is stored turned; the
-            path is not that of a page.
+        SourceError: an image is missing, is of a kind that browsers do not show, or is stored rotated; or
+            ``path`` does not end in .html or .htm.
         OSError: the page cannot be written.
     """
     if path.suffix.lower() not in (".html", ".htm"):
@@ -63,15 +63,15 @@ def write_page(
         "answers": [list(answers.values()) for _, answers in rows],
         "sources": sources,
     }
-    # What a browser keeps is of this very sheet, of the images in this very place.
+    # The key of the answers kept in the browser: unique to this sheet and the location of its images.
     key = hashlib.sha256(json.dumps([str(images.absolute()), sheet]).encode()).hexdigest()[:16]
-    # No name may end the element that holds it.
+    # Escape "<", so that no name can close the HTML element that holds the data.
     data = json.dumps({"key": key, **sheet}).replace("<", "\\u003c")
     write_text_whole(path, TEMPLATE.read_text(encoding="utf-8").replace("{{sheet}}", data))
 
 
 def _address(image: Path, folder: Path) -> str:
-    """Of an image, for a page in a folder: relative, but on another drive."""
+    """URL of an image for a page in a folder: relative, except on another drive."""
     try:
         return quote(Path(os.path.relpath(image.absolute(), folder.absolute())).as_posix())
     except ValueError:

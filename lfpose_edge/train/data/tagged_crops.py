@@ -1,4 +1,4 @@
-"""Crops of persons of whom only tags are known, as a torch data set."""
+"""Crops of persons with tags but without locations, as a torch data set."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class TagSample(NamedTuple):
     Attributes:
         crop: (3, H, W) uint8 RGB.
         affine: (2, 3) float32, crop to image pixels.
-        regions: (R, 4) float32 x1, y1, x2, y2 in image pixels; those that fill up a person's R are empty.
-        whole: (R,) bool, the region is the person's box.
-        answers: (R, K) int8, see :class:`Tags`; in a mirrored crop left and right have changed places.
-        rates: (K,) float32, how often the answer about a joint is yes in its sheet, likewise.
+        regions: (R, 4) float32 x1, y1, x2, y2 in image pixels; regions that pad a person's to R are empty.
+        whole: (R,) bool, whether the region is the person's box.
+        answers: (R, K) int8, see :class:`Tags`; in a mirrored crop left and right are exchanged.
+        rates: (K,) float32, the rate of yes among the sheet's answers about a joint; exchanged likewise.
         easy: (3, H, W) uint8 RGB, the plain crop of the same person, never mirrored; empty without two views.
-        easy_affine: (2, 3) float32, its crop to image pixels.
-        of_target: () bool, it is of the domain that is adapted to.
+        easy_affine: (2, 3) float32, the easy crop to image pixels.
+        of_target: () bool, whether the crop is of the domain that is adapted to.
     """
 
     crop: Tensor
@@ -46,17 +46,17 @@ class TagSample(NamedTuple):
 
 
 class TaggedCrops(Dataset[TagSample]):
-    """Crops of a sheet's persons. There is no joint here that a training could look at.
+    """Crops of a sheet's persons. No joint locations are available here to a training.
 
     Args:
         tags: the answered sheet.
-        folder: of its images.
+        folder: folder of its images.
         view: how crops are cut.
         two_views: cut the plain crop too.
-        of_target: they are of the domain that is adapted to.
+        of_target: whether the persons are of the domain that is adapted to.
 
     Raises:
-        SourceError: an image is not in the folder.
+        SourceError: an image is missing from the folder.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class TaggedCrops(Dataset[TagSample]):
         return self.tags.images
 
     def columns(self) -> tuple[NDArray[Any], ...]:
-        """All else that the training knows about the persons."""
+        """Everything else that the training knows about the persons."""
         tags = self.tags
         return tags.persons, tags.boxes, tags.regions, tags.answers
 

@@ -1,10 +1,10 @@
-"""Tags: yes/no answers about which joints can be seen in a picture, or in a part of it. No joint's location.
+"""Tags: yes/no answers about which joints can be seen in a picture or a part of it, without their locations.
 
-A question sheet has a row for every region of a person's picture that somebody is asked about, and a column
-for every joint. The paper (Location-Free Human Pose Estimation, CVPR 2022) has one row a person, its whole
-box; more rows are this project's own: an answer costs a second, and ten of them say more about where a joint
-is than one. Sheets are made from person boxes alone, once, before any training: what an answer may say about
-a location is fixed and counted then.
+A question sheet has a row for every region of a person's picture that is asked about, and a column for every
+joint. The paper (Location-Free Human Pose Estimation, CVPR 2022) has one row per person, the whole box; more
+rows are this project's own: an answer costs a second, and ten of them say more about a joint's place than
+one. Sheets are made from person boxes alone, once, before any training: this fixes, and allows to count, what
+the answers may reveal about locations.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lfpose_edge.skeleton import Skeleton
 YES, NO, OPEN = 1, 0, -1
 _WORDS = {"yes": YES, "no": NO, "": OPEN}
 _ROUNDING = 0.02  # pixels
-_LEAST_SIDE, _FARTHEST = 1.0, 1e6  # pixels, of a box that somebody can be asked about
+_LEAST_SIDE, _FARTHEST = 1.0, 1e6  # pixels: least side and largest coordinate of a box to ask about
 _GRID = 40  # cells along each side of a box
 PLACE = ("person", "image", "box_x1", "box_y1", "box_x2", "box_y2", "x1", "y1", "x2", "y2")
 
@@ -41,9 +41,9 @@ class Tags:
     Attributes:
         persons: (R,) int64, COCO annotation id of the person that a region belongs to.
         images: R image file names, relative to the folder of images.
-        boxes: (R, 4) float64, the person's box, x1, y1, x2, y2 in image pixels; weak location too.
+        boxes: (R, 4) float64, the person's box, x1, y1, x2, y2 in image pixels; itself a weak location.
         regions: (R, 4) float64, the region that was asked about, likewise.
-        answers: (R, K) int8: 1 the joint can be seen inside the region, 0 it cannot, -1 nobody said.
+        answers: (R, K) int8: 1 the joint can be seen inside the region, 0 it cannot, -1 not answered.
         skeleton: the K joints.
     """
 
@@ -59,7 +59,7 @@ class Tags:
 
     @property
     def given(self) -> int:
-        """How many answers there are: the bits that were asked for."""
+        """The number of answers given, i.e. of bits of supervision."""
         return int((self.answers != OPEN).sum())
 
     def rows_by_person(self) -> list[list[int]]:
@@ -70,15 +70,15 @@ class Tags:
         return list(rows.values())
 
     def rates(self) -> NDArray[np.float64]:
-        """(K,) how often the answer is yes; NaN where a joint was never asked about."""
+        """(K,) rate of yes among the answers about a joint; NaN where there is no answer."""
         return _rates(self.answers)
 
     def without(self, persons: PersonTable, folder: Path) -> Tags:
-        """What was asked about everybody else.
+        """The sheet without these persons.
 
         Args:
-            persons: those to leave out, by image and annotation id.
-            folder: of this sheet's images.
+            persons: the persons to leave out, by image and annotation id.
+            folder: folder of this sheet's images.
         """
         images = {name: (folder / name).resolve() for name in set(self.images)}
         out = {
@@ -103,17 +103,17 @@ class Tags:
 def make_questions(persons: PersonTable, folder: Path, regions: int, seed: int = 0) -> Tags:
     """Choose the regions to ask about: every person's whole box, then tiles of it.
 
-    Tiles are drawn from (seed, annotation id) and from the box alone, 30 to 70 % of it along each side: a
-    person gets the same tiles in every sheet, and a sheet of more regions begins with those of fewer.
+    Tiles depend on (seed, annotation id) and the box alone, and are 30 to 70 % of it along each side: a
+    person gets the same tiles in every sheet, and a sheet with more regions begins with those of fewer.
 
     Args:
-        persons: whom to ask about; their joints are not looked at.
-        folder: of their images.
-        regions: of each person; ``regions * K`` answers.
-        seed: of the tiles.
+        persons: the persons to ask about; their joints are not used.
+        folder: folder of their images.
+        regions: regions per person, each with K questions.
+        seed: seed of the tiles.
 
     Raises:
-        SourceError: two persons of an image have one id, or a box is too small, or too far away.
+        SourceError: two persons of an image share an id, or a box is too small or too far away.
     """
     if regions < 1:
         message = f"at least one region a person is asked about, not {regions}"
@@ -149,7 +149,7 @@ def make_questions(persons: PersonTable, folder: Path, regions: int, seed: int =
 
 
 def _tiles(box: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(count, 4): a box, and tiles of it, to hundredths of a pixel, as a sheet writes them."""
+    """(count, 4): a box and tiles of it, rounded to hundredths of a pixel, as a sheet stores them."""
     corner, extent = box[:2], box[2:] - box[:2]
     drawn = rng.uniform(0, 1, (count - 1, 4))
     side = extent * (0.3 + 0.4 * drawn[:, :2])
@@ -160,17 +160,17 @@ def _tiles(box: NDArray[np.float64], count: int, rng: np.random.Generator) -> ND
 def simulate_answers(tags: Tags, persons: PersonTable, *, mistakes: float = 0.0, seed: int = 0) -> Tags:
     """Answer every question from located joints; for research.
 
-    A joint can be seen in a region when it has a location there. What is not known stays open; so do all
-    questions about persons who are not in the table.
+    A joint counts as seen in a region if its location is there. Unknown joints stay open, as do all questions
+    about persons who are not in the table.
 
     Args:
         tags: the questions.
-        persons: whose joints answer them.
-        mistakes: the part of the answers that are turned into their opposite, drawn once for the sheet.
-        seed: of the mistakes.
+        persons: persons whose joints answer them.
+        mistakes: the probability that an answer is inverted, drawn once for the sheet.
+        seed: seed of the mistakes.
 
     Raises:
-        SourceError: the joints are others, or a person of the sheet has another image or box in the table.
+        SourceError: the skeletons differ, or a person of the sheet has another image or box in the table.
     """
     if tags.skeleton.keypoints != persons.skeleton.keypoints:
         message = f"the sheet asks about {tags.skeleton.name!r}, the persons have {persons.skeleton.name!r}"
@@ -188,14 +188,14 @@ def located_rows(tags: Tags, persons: PersonTable) -> NDArray[np.intp]:
     """For each row of a sheet, its person's row in a table, or -1.
 
     Raises:
-        SourceError: nobody is in there, or somebody with another image or box: it is another sheet's table.
+        SourceError: no person is in the table, or one has another image or box there.
     """
     places: dict[int, list[int]] = {}
     for row, number in enumerate(persons.annotation_ids.tolist()):
         places.setdefault(number, []).append(row)
     found = []
     for number, name in zip(tags.persons.tolist(), tags.images, strict=True):
-        same = places.get(number, [-1])  # an id may be of one person an image
+        same = places.get(number, [-1])  # ids may be unique only within an image
         found.append(next((row for row in same if persons.images[row].name == Path(name).name), same[0]))
     rows = np.array(found, np.intp)
     if (rows < 0).all():
@@ -211,11 +211,11 @@ def located_rows(tags: Tags, persons: PersonTable) -> NDArray[np.intp]:
 
 
 def places_left(tags: Tags) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What the answers leave of each box for a joint to be in, if all of them are right.
+    """The part of each box where a joint may be, if all answers are right.
 
     Returns:
-        (P, K) parts of the box, of the P persons in the sheet's order; and (P, K, 2) the middle of what is
-        left, image pixels. Where no place agrees with all answers everything is left.
+        (P, K) that part's share of the box, for the P persons in the sheet's order; and (P, K, 2) its centre,
+        in image pixels. If no place agrees with all answers, it is the whole box.
     """
     cells = (np.arange(_GRID) + 0.5) / _GRID
     grid = np.stack(np.meshgrid(cells, cells), axis=2).reshape(-1, 2)  # of a box of side 1
@@ -241,21 +241,21 @@ def _against(tags: Tags, rows: list[int], places: NDArray[np.float64]) -> NDArra
 
 
 def contradictions(tags: Tags) -> NDArray[np.bool_]:
-    """(P, K) whether not all answers about a joint of a person can be right: there is a yes, and no place in
-    all regions where it is yes and in none where it is no.
+    """(P, K) whether the answers about a person's joint contradict each other: there is a yes, but no place
+    that is in all regions with a yes and in none with a no.
     """
     persons = tags.rows_by_person()
     found = np.zeros((len(persons), len(tags.skeleton)), bool)
     for i, rows in enumerate(persons):
         regions = tags.regions[rows]
-        columns, lines = (np.unique(regions[:, axis::2]) for axis in (0, 1))  # in between nothing changes
+        columns, lines = (np.unique(regions[:, axis::2]) for axis in (0, 1))  # nothing changes in between
         places = np.stack(np.meshgrid(columns, lines), axis=2).reshape(-1, 2)
         found[i] = (tags.answers[rows] == YES).any(axis=0) & (_against(tags, rows, places) > 0).all(axis=1)
     return found
 
 
 def write_tags(path: Path, tags: Tags) -> None:
-    """Write a sheet as CSV, for people and spreadsheets, or as JSON, by the path's suffix."""
+    """Write a sheet as CSV, for people and spreadsheets, or as JSON, depending on the path's suffix."""
     rows = [{**place, **answers} for place, answers in sheet_rows(tags)]
     if _is_json(path):
         tree = {"joints": list(tags.skeleton.keypoints), "regions": rows}
@@ -269,7 +269,7 @@ def write_tags(path: Path, tags: Tags) -> None:
 
 
 def sheet_rows(tags: Tags) -> Iterator[tuple[dict[str, int | str | float], dict[str, str]]]:
-    """A sheet's rows as it is written: where is asked, by ``PLACE``, and the answers, by joint."""
+    """Yield a sheet's rows as they are written: the place by ``PLACE`` column, and the answers by joint."""
     words = {value: word for word, value in _WORDS.items()}
     numbers = np.concatenate([tags.boxes, tags.regions], axis=1).tolist()
     for person, image, place, answers in zip(tags.persons, tags.images, numbers, tags.answers, strict=True):
@@ -280,10 +280,10 @@ def sheet_rows(tags: Tags) -> Iterator[tuple[dict[str, int | str | float], dict[
 
 
 def sheet_cells(path: Path) -> list[dict[str, Any]]:
-    """The rows of a sheet as they are written, by column: ``PLACE``, and joints of whatever skeleton.
+    """The raw cells of a sheet's rows, by column: ``PLACE``, and the joints of any skeleton.
 
     Raises:
-        SourceError: it is no sheet.
+        SourceError: the file is not a sheet.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
@@ -306,11 +306,11 @@ def sheet_cells(path: Path) -> list[dict[str, Any]]:
 
 
 def read_tags(path: Path, skeleton: Skeleton) -> Tags:
-    """Read a sheet; joints that it has no column for are open.
+    """Read a sheet; joints without a column are left open.
 
     Raises:
-        SourceError: it is no sheet, has a joint that the skeleton lacks, an answer other than yes, no or
-            nothing, a region without area, or a person with two boxes; the message names the row.
+        SourceError: the file is not a sheet, has a joint that the skeleton lacks, an answer other than yes,
+            no or nothing, a region without area, or a person with two boxes; the message says where.
     """
     rows = sheet_cells(path)
     joints = [name for name in rows[0] if name not in PLACE]
@@ -354,9 +354,9 @@ def read_tags(path: Path, skeleton: Skeleton) -> Tags:
 
 
 def _csv_rows(text: str) -> list[dict[str, str]]:
-    """Rows of a table separated by commas, or, as some spreadsheets write it, semicolons or tabs.
+    """Rows of a table separated by commas or, as some spreadsheets write it, semicolons or tabs.
 
-    What these add is passed over: a first line that names the mark, rows of nothing, and nameless columns.
+    Their additions are skipped: a first line that names the separator, empty rows, and unnamed empty columns.
     """
     if text.startswith("sep="):
         text = text.partition("\n")[2]
@@ -383,7 +383,7 @@ def _rates(answers: NDArray[np.int8]) -> NDArray[np.float64]:
 
 
 def require_both_answers(sheets: Sequence[Tags], where: str, taught: Collection[str] = ()) -> None:
-    """SourceError when a joint is always, or never, seen in all sheets, unless located persons taught it."""
+    """Raise SourceError if a joint lacks a yes or a no over all sheets, unless located persons have it."""
     faults: dict[str, list[str]] = {}
     rates = _rates(np.concatenate([tags.answers for tags in sheets])).tolist()
     for joint, rate in zip(sheets[0].skeleton.keypoints, rates, strict=True):

@@ -1,4 +1,4 @@
-"""Pose networks, and how a recipe names them."""
+"""Pose networks, and how they are built from a recipe."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["BACKBONES", "CamNetwork", "PoseOutput", "build_network"]
 
 
 def build_network(recipe: Network, skeleton: Skeleton, *, pretrained: bool | None = None) -> CamNetwork:
-    """The network that a recipe describes.
+    """Build the network that a recipe describes.
 
     Args:
         recipe: the recipe's ``network`` section.
         skeleton: K joints.
-        pretrained: whether to load ImageNet weights; None does as the recipe says.
+        pretrained: whether to load ImageNet weights; None follows the recipe.
 
     Raises:
         RecipeError: an unknown backbone, missing weights, more stages to freeze than there are.

@@ -1,9 +1,9 @@
-"""What stands between two domains while a network is adapted, and is in no exported network.
+"""Modules that adapt a network to another domain; no exported network contains them.
 
 After "Alleviating Human-level Shift" (Xu et al., ACM MM 2020), which names the modules: cross-attentive
 feature alignment (CAFA, with the bidirectional spatial attention module, BSAM), intra-domain structure
-adaptation (ISA, of a target of which a few persons are located) and inter-domain human-topology alignment
-(IHTA, a graph convolution over the skeleton). What is in them here is our reconstruction.
+adaptation (ISA, for a target of which a few persons are located) and inter-domain human-topology alignment
+(IHTA, a graph convolution over the skeleton). Their details here are our reconstruction.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from lfpose_edge.skeleton import Skeleton
 
 _NODE_WIDTH = 128
-_MEMORY_RENEWAL = 0.1  # of what is remembered of located persons, a batch
+_MEMORY_RENEWAL = 0.1  # update rate per batch of the memory of located persons
 _TEMPERATURE = 0.1
 
 
 class _Reversal(torch.autograd.Function):
-    """Nothing on the way there; on the way back the gradient with its sign turned."""
+    """The identity in the forward pass; negates and scales the gradient in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
@@ -39,11 +39,11 @@ def reverse_gradient(x: Tensor, strength: float) -> Tensor:
 
 
 class CrossAttention(nn.Module):
-    """BSAM: every cell of one person's map gathers what is like it in another person's.
+    """BSAM: every cell of one person's map attends to similar cells of another person's map.
 
-    What is gathered is added with a learned weight that starts at 0. The paper's is bidirectional: a source's
-    person gathers from a target's and the other way round. Here both ask in turn, batch by batch, and through
-    the same weights: by two sets of them it could tell the judge behind it which domain asks.
+    The result is added with a learned weight that starts at 0. The paper's module is bidirectional: a person
+    of the source attends to one of the target and vice versa. Here the two take turns, batch by batch, and
+    share their weights: two sets of weights could tell the domain classifier which domain attends.
 
     Args:
         channels: C of the maps.
@@ -57,7 +57,7 @@ class CrossAttention(nn.Module):
         self.weight = nn.Parameter(torch.zeros(()))
 
     def forward(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        """Maps (B, C, h, w), and (B, C, H, W) of B partners, to (B, C, h, w) with what ours gathers."""
+        """Maps (B, C, h, w) and their B partners' maps (B, C, H, W) to (B, C, h, w)."""
         asked, answered = self.ask(ours).flatten(2), self.answer(theirs).flatten(2)
         affinity = asked.transpose(1, 2) @ answered / asked.shape[1] ** 0.5  # (B, h w, H W)
         gathered = self.carry(theirs).flatten(2) @ affinity.softmax(dim=2).transpose(1, 2)
@@ -65,7 +65,7 @@ class CrossAttention(nn.Module):
 
 
 class DomainJudge(nn.Sequential):
-    """Tells, cell by cell, which domain a map is of: (B, C, h, w) to logits (B, 1, h, w)."""
+    """Domain classifier of every cell of a map: (B, C, h, w) to logits (B, 1, h, w)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(
@@ -78,15 +78,16 @@ class DomainJudge(nn.Sequential):
 
 
 class TopologyGraph(nn.Module):
-    """IHTA's graph convolution: joints tell their neighbours along the bones what they look like.
+    """IHTA's graph convolution: joints pass their features to their neighbours along the bones.
 
-    Three layers X <- X + ReLU(LN(A X W)), A the skeleton's normalised adjacency and a learned residual that
-    starts at 0. A linear head places the joints in the crop, which keeps the nodes about bodies.
+    Three layers X <- X + ReLU(LN(A X W)), the first without the X +. A is the skeleton's normalised adjacency
+    plus a learned residual that starts at 0. A linear head locates the joints in the crop, which ties the
+    nodes to bodies.
 
     Args:
         channels: C of a joint's feature.
         skeleton: K joints and their bones.
-        residual: whether the graph may grow bones.
+        residual: whether to learn links in addition to the bones.
     """
 
     def __init__(self, channels: int, skeleton: Skeleton, *, residual: bool = True) -> None:
@@ -118,10 +119,10 @@ class TopologyGraph(nn.Module):
 
 
 class TopologyJudge(nn.Module):
-    """IHTA's discriminators: which domain a joint's node is of, or the mean of all of a person's.
+    """IHTA's discriminators: the domain of a joint's node, or of the mean of a person's nodes.
 
     Args:
-        whole: the mean.
+        whole: classify the mean.
     """
 
     def __init__(self, *, whole: bool) -> None:
@@ -139,15 +140,15 @@ class TopologyJudge(nn.Module):
 
 
 def joint_features(cams: Tensor, features: Tensor, temperature: float = 1.0) -> Tensor:
-    """What the map looks like where each joint is: (B, K, h, w) logits and (B, C, h, w) to (B, K, C)."""
+    """Features averaged over each joint's CAM: (B, K, h, w) logits and (B, C, h, w) to (B, K, C)."""
     where = (cams.flatten(2) / temperature).softmax(dim=2)
     return where @ features.flatten(2).transpose(1, 2)
 
 
 def relations(nodes: Tensor, counted: Tensor | None = None) -> Tensor:
-    """How alike the joints' nodes are: (B, K, C) to the mean over B of their cosines, (K, K).
+    """Similarity of the joints' nodes: (B, K, C) to the mean over B of their cosines, (K, K).
 
-    Of ``counted`` (B, K) the mean is over those persons of whom both joints are; 0 where there is none.
+    With ``counted`` (B, K), the mean is over the persons with both joints counted; 0 if there is none.
     """
     unit = nn.functional.normalize(nodes, dim=2)
     alike = unit @ unit.transpose(1, 2)
@@ -158,9 +159,9 @@ def relations(nodes: Tensor, counted: Tensor | None = None) -> Tensor:
 
 
 class StructureMemory(nn.Module):
-    """ISA: what a joint of the target looks like, and how its joints are related, learned of the located few.
+    """ISA: the features of the target's joints and their relations, remembered from its few located persons.
 
-    What is remembered is no parameter and is averaged over batches; the others' joints are drawn to it.
+    The memory is a moving average over batches, not a parameter; the other persons' joints are drawn to it.
 
     Args:
         joints: K.
@@ -180,7 +181,7 @@ class StructureMemory(nn.Module):
 
     @torch.no_grad()
     def remember(self, features: Tensor, located: Tensor) -> None:
-        """Take in features (B, K, C) of joints, where they are ``located`` (B, K)."""
+        """Update the memory with joints' features (B, K, C), where they are ``located`` (B, K)."""
         count = located.sum(dim=0)
         fresh = (features * located[..., None]).sum(dim=0) / count.clamp_min(1)[:, None]
         together = (located[:, :, None] & located[:, None]).any(dim=0)
@@ -192,10 +193,10 @@ class StructureMemory(nn.Module):
             seen |= there
 
     def forward(self, features: Tensor, sure: Tensor) -> Tensor:
-        """How far joints' features (B, K, C) are from what is remembered, where they are ``sure`` (B, K).
+        """Distance of joints' features (B, K, C) from the memory, where they are ``sure`` (B, K).
 
-        The mean cosine distance to a joint's centre; half the cross-entropy of its being told from the other
-        joints' centres; and half the squared difference of the relations.
+        The sum of the mean cosine distance to the joint's centre, half the cross-entropy of identifying that
+        centre among those of all joints, and half the squared difference of the relations.
         """
         counted = sure & self.seen
         unit = nn.functional.normalize(features, dim=2)

@@ -1,9 +1,9 @@
 """FASM, the feature aggregation and selection module of EFASNet: our reconstruction.
 
 "EFASNet" (arXiv 2003.10238) says what the module does: it aggregates features of several scales,
-hierarchically, within one block, and makes them discriminative by selection. How is ours: the hierarchy is
-Res2Net's (Gao et al., TPAMI 2021), the selection SKNet's (Li et al., CVPR 2019). It stands behind a stage of
-the backbone, as a block more, so that published weights load as they are.
+hierarchically, within one block, and makes them discriminative by selection. How it does so is our choice:
+the hierarchy is Res2Net's (Gao et al., TPAMI 2021), the selection SKNet's (Li et al., CVPR 2019). It is an
+additional block after a stage of the backbone, so that published weights load unchanged.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from lfpose_edge.train.networks.efficientnet_lite import conv_bn
 
 
 class ScaleSelection(nn.Module):
-    """Weighs the scales against each other, channel by channel, by what the whole map holds.
+    """Weighs the scales against each other, channel by channel, from the mean over the whole map.
 
     Args:
-        scales: S.
+        scales: S, the number of scales.
         width: channels of each scale.
     """
 
@@ -30,7 +30,7 @@ class ScaleSelection(nn.Module):
         self.scales = scales
 
     def forward(self, parts: list[Tensor]) -> list[Tensor]:
-        """S maps (B, width, h, w) to as many; where all scales weigh the same they stay as they are."""
+        """S maps (B, width, h, w) to as many; equal weights leave them unchanged."""
         whole = sum(parts[1:], parts[0]).mean(dim=(2, 3), keepdim=True)
         logits = self.weigh(self.squeeze(whole)).unflatten(1, (self.scales, -1))
         weights = self.scales * logits.softmax(dim=1)
@@ -38,15 +38,15 @@ class ScaleSelection(nn.Module):
 
 
 class FeatureAggregation(nn.Module):
-    """FASM: groups of channels see 1, 3, 5, 7 ... cells far, each what the one before has gathered.
+    """FASM: channel groups with receptive fields of 1, 3, 5, 7 ... cells, each fed by the one before.
 
     It starts as the identity.
 
     Args:
-        channels: of the map.
-        scales: S groups.
-        ratio: the map's channels over the block's.
-        select: whether the scales are weighed; without, they are joined as they are.
+        channels: channels of the map.
+        scales: S, the number of groups.
+        ratio: ratio of the map's channels to the block's.
+        select: whether to weigh the scales; if not, they are joined as they are.
     """
 
     def __init__(self, channels: int, *, scales: int = 4, ratio: int = 1, select: bool = True) -> None:
@@ -62,9 +62,9 @@ class FeatureAggregation(nn.Module):
         nn.init.zeros_(self.expand[1].weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to the same."""
+        """(B, C, h, w) to the same shape."""
         reduced = self.reduce(x)
-        # Not chunk: the exporter makes a Split of it, which cannot be brought to opset 17.
+        # Not chunk: the exporter turns it into a Split that cannot be converted to opset 17.
         groups = [reduced[:, start : start + self.starts.step] for start in self.starts]
         parts = [groups[0], self.gather[0](groups[1])]
         for gather, group in zip(self.gather[1:], groups[2:], strict=True):

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 
 class AttentionLayer(nn.Module):
-    """Multi-head attention and a feed-forward network, each followed by the residual's LayerNorm.
+    """Multi-head attention and a feed-forward network, each with a residual connection and then LayerNorm.
 
     Args:
-        width: of a token.
-        heads: that ``width`` is divided among.
+        width: channels of a token.
+        heads: number of heads, among which ``width`` is divided.
         hidden: width of the feed-forward network.
     """
 
@@ -37,14 +37,14 @@ class AttentionLayer(nn.Module):
         asking_places: Tensor | None = None,
         asked_places: Tensor | None = None,
     ) -> Tensor:
-        """Let every token look at others.
+        """Attend from some tokens to others.
 
         Args:
-            asking: (B, N, width), those that look.
-            asked: (B, M, width), those that are looked at.
+            asking: (B, N, width), tokens that attend.
+            asked: (B, M, width), tokens that are attended to.
             bias: added to the attention logits; broadcasts to (B, heads, N, M).
-            asking_places, asked_places: (N, width) and (M, width), position embeddings, which decide who
-                looks where and are no part of what is seen.
+            asking_places, asked_places: (N, width) and (M, width) position embeddings, added to queries and
+                keys but not to values.
 
         Returns:
             (B, N, width).
@@ -65,13 +65,13 @@ class AttentionLayer(nn.Module):
 
 
 def place_embedding(shape: tuple[int, int], stride: int, width: int, device: torch.device) -> Tensor:
-    """Sines and cosines of where a map's cells are in the crop, so that maps of all strides agree.
+    """Sinusoidal embedding of the cells' positions in the crop, consistent across maps of all strides.
 
     Args:
         shape: the map's height and width.
         stride: crop pixels per cell.
-        width: of the embedding, a multiple of 4: half of it tells x, half y.
-        device: of the result.
+        width: channels of the embedding, a multiple of 4: the first half encodes x, the second y.
+        device: device of the result.
 
     Returns:
         (h * w, width), row-major.

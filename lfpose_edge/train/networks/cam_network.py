@@ -23,11 +23,11 @@ _STRIDES = (4, 8, 16, 32)  # of a backbone's maps
 
 
 class Features(NamedTuple):
-    """What the network looks at.
+    """Intermediate maps of the network.
 
     Attributes:
-        deep: (B, C, H / 16, W / 16), the backbone's.
-        fine: (B, C, h, w), the decoder's; CAMs are read off it.
+        deep: (B, C, H / 16, W / 16), the backbone's map.
+        fine: (B, C, h, w), the decoder's finest map, off which CAMs are read.
     """
 
     deep: Tensor
@@ -35,15 +35,15 @@ class Features(NamedTuple):
 
 
 class PoseOutput(NamedTuple):
-    """What every pose network returns.
+    """Output of every pose network.
 
     Attributes:
         cams: (B, K, h, w) class activation maps, logits.
         presence: (B, K) presence logits.
         coarse_cams: logits (B, K, h_l, w_l) of coarser maps, where the network has them, and those of an
             :class:`ErasingHead`; for training only.
-        prototypes: where the network makes them; for training only.
-        features: in training only.
+        prototypes: the prototypes, where the network has them; for training only.
+        features: the intermediate maps; in training only.
     """
 
     cams: Tensor
@@ -54,12 +54,12 @@ class PoseOutput(NamedTuple):
 
 
 class GaussianRow(nn.Module):
-    """A fixed depthwise filter: a Gaussian along one axis of a map. No part of a checkpoint.
+    """A fixed depthwise filter: a Gaussian along one axis of a map. It is not part of a checkpoint.
 
     Args:
-        channels: of the map.
+        channels: channels of the map.
         sigma: standard deviation in cells.
-        vertical: along the columns instead of the rows.
+        vertical: filter along the columns instead of the rows.
         bias: added to every cell.
     """
 
@@ -73,7 +73,7 @@ class GaussianRow(nn.Module):
         self.register_buffer("bias", torch.full((channels,), bias), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to the same; beyond the border is 0."""
+        """(B, C, h, w) to the same shape; the map is zero-padded."""
         padding = (self.shape[0] // 2, self.shape[1] // 2)
         weight: Tensor = self.weight  # type: ignore[assignment]
         bias: Tensor = self.bias  # type: ignore[assignment]
@@ -81,10 +81,10 @@ class GaussianRow(nn.Module):
 
 
 class Smoothing(nn.Module):
-    """Correlates CAM logits with a Gaussian: a peak that its neighbours agree with beats a lone one.
+    """Correlates CAM logits with a Gaussian: a peak supported by its neighbours beats an isolated one.
 
-    Beyond the border counts as background. The Gaussian should be that of the training's target: it is
-    then the target's matched filter, and the peak that it lowers by one logit is raised again by one.
+    Cells beyond the border count as background. The Gaussian should be that of the training's target: the
+    filter is then matched to the target, and the one logit by which it lowers a peak is added again.
 
     Args:
         joints: K.
@@ -107,17 +107,17 @@ class Smoothing(nn.Module):
 class CamNetwork(nn.Module):
     """A backbone, a :class:`ResizeDecoder`, a CAM head and a presence head.
 
-    Where the recipe has them, a :class:`FeatureAggregation` stands behind each stage of the backbone, a
-    :class:`ContextEncoder` between backbone and decoder, a :class:`PrototypeHead` in the CAM head's place, an
-    :class:`ErasingHead` beside it, and a :class:`Smoothing` of CAMs, outside of training, behind it.
+    A recipe may add a :class:`FeatureAggregation` after each of the backbone's four maps, a
+    :class:`ContextEncoder` between backbone and decoder, a :class:`PrototypeHead` in place of the CAM head,
+    an :class:`ErasingHead` beside it, and, outside of training, a :class:`Smoothing` of the CAMs.
 
     Args:
-        recipe: which of these there are, and how large.
+        recipe: which of these modules to use, and their sizes.
         skeleton: K joints.
 
     Attributes:
         cam_stride: crop pixels per CAM cell.
-        deep_channels, fine_channels: of :class:`Features`.
+        deep_channels, fine_channels: channels of the maps in :class:`Features`.
     """
 
     def __init__(self, recipe: Network, skeleton: Skeleton) -> None:
@@ -147,7 +147,7 @@ class CamNetwork(nn.Module):
                 guided=part.guided,
             )
             channels[first] = part.width
-        self._finer = _STRIDES.index(first)  # maps that the decoder takes from the backbone in any case
+        self._finer = _STRIDES.index(first)  # number of maps that the decoder always takes from the backbone
         decoded = [channels[stride] for stride in _STRIDES if stride <= first]
         self.decoder = ResizeDecoder(
             decoded, widths, joints if recipe.refine else 0, recipe.decode, first=first
@@ -202,7 +202,7 @@ class CamNetwork(nn.Module):
         return PoseOutput(cams, presence, coarse_cams + refined, prototypes, features)
 
     def freeze(self, stages: int) -> None:
-        """Keep the backbone's stem and its first ``stages`` stages as they are; 0 frees everything."""
+        """Freeze the backbone's stem and its first ``stages`` stages; 0 unfreezes everything."""
         layers = self.backbone.early_layers()
         self._frozen = layers[: stages + 1] if stages else []
         for layer in layers:
@@ -210,20 +210,20 @@ class CamNetwork(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> CamNetwork:
-        """As in torch; frozen layers stay in inference mode, so that their BatchNorm statistics stay."""
+        """As in torch, but frozen layers stay in eval mode, which keeps their BatchNorm statistics."""
         super().train(mode)
         for layer in self._frozen:
             layer.eval()
         return self
 
     def normalize(self, crops: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 RGB to what the network takes: float32, channels last."""
+        """(B, 3, H, W) uint8 RGB to the network's input: normalised float32, channels last."""
         mean = torch.tensor(self.backbone.pixel_mean, device=crops.device).view(1, 3, 1, 1)
         std = torch.tensor(self.backbone.pixel_std, device=crops.device).view(1, 3, 1, 1)
         return ((crops - mean) / std).contiguous(memory_format=torch.channels_last)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters that came pretrained and those that did not, for different learning rates."""
+        """Trainable parameters of the backbone, and all others, for different learning rates."""
         backbone = list(self.backbone.parameters())
         ids = {id(p) for p in backbone}
         head = [p for p in self.parameters() if id(p) not in ids]
@@ -231,7 +231,7 @@ class CamNetwork(nn.Module):
 
 
 def count_parameters(network: nn.Module) -> int:
-    """The number of learned values."""
+    """The number of learned parameters."""
     return sum(p.numel() for p in network.parameters())
 
 
@@ -242,7 +242,7 @@ def count_macs(network: nn.Module, size: tuple[int, int]) -> int:
 
     training = network.training
     network.eval()
-    # Only the plain attention is made of operators that are counted.
+    # Only the plain (MATH) attention consists of operators that are counted.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         network(torch.zeros(1, 3, *size))
     network.train(training)

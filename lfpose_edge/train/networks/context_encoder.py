@@ -1,7 +1,7 @@
 """The Multi-scale Spatial-guided Context Encoder.
 
 Named in "Location-Free Human Pose Estimation" (Xu et al., CVPR 2022), whose abstract says that it captures
-the context of the whole person while it attends to the regions of its parts. What is in it here is our
+the context of the whole person while it attends to the regions of its parts. The details here are our
 reconstruction.
 """
 
@@ -20,11 +20,11 @@ _LEAST_GUIDANCE = 1e-4
 
 
 class Encoded(NamedTuple):
-    """What the encoder returns.
+    """Output of the encoder.
 
     Attributes:
         context: (B, width, h, w) at the stride of the asking map.
-        cams: for every scale, finest first, its own CAM logits (B, K, h_l, w_l).
+        cams: CAM logits (B, K, h_l, w_l) of every scale, finest first.
     """
 
     context: Tensor
@@ -32,22 +32,22 @@ class Encoded(NamedTuple):
 
 
 class ContextEncoder(nn.Module):
-    """The cells of one map look at the cells of all maps, and most at where joints are likely to be.
+    """The cells of one map attend to the cells of all maps, most to those where joints are likely to be.
 
     Every map is projected to ``width`` and read by its own CAM head. The spatial guidance of a cell is its
-    largest joint probability, g = max_k sigmoid(CAM_k); attention logits are raised by beta * log(g + 1e-4),
-    beta learned, from 1. No gradient flows through g: a guidance that is trained by its own attention may
-    collapse to one peak.
+    largest joint probability, g = max_k sigmoid(CAM_k). The attention logits are raised by
+    beta * log(g + 1e-4), where beta is learned and starts at 1. No gradient flows through g: guidance that is
+    trained by its own attention may collapse to one peak.
 
     Args:
-        channels: of the maps that are looked at, finest first.
-        strides: of these maps.
-        asking: stride of the map whose cells look.
+        channels: channels of the maps that are attended to, finest first.
+        strides: strides of these maps.
+        asking: stride of the map whose cells attend.
         joints: K.
-        width: of a token.
-        layers: of attention.
-        heads: of each layer.
-        guided: with the spatial guidance; without it beta is 0.
+        width: channels of a token.
+        layers: number of attention layers.
+        heads: heads of each layer.
+        guided: use the spatial guidance; without it beta is 0.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ContextEncoder(nn.Module):
         self.guidance = nn.Parameter(torch.ones(())) if guided else None  # beta
 
     def forward(self, maps: Sequence[Tensor]) -> Encoded:
-        """Maps (B, C_l, h_l, w_l) of the strides, finest first."""
+        """Encode maps (B, C_l, h_l, w_l) of the strides, finest first."""
         projected = [project(x) for project, x in zip(self.project, maps, strict=True)]
         cams = tuple(head(x) for head, x in zip(self.cam_heads, projected, strict=True))
         places = [

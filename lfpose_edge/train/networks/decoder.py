@@ -1,6 +1,6 @@
-"""The light decoder: doubles a map's sides, joins a finer map of the backbone, and convolves, step by step.
+"""The light decoder: every step doubles a map's sides, joins a finer map of the backbone, and convolves.
 
-No transposed convolution: those stay in float on INT8 CPU backends, while resize, depth-to-space and
+There is no transposed convolution: those stay in float on INT8 CPU backends, while resize, depth-to-space and
 depthwise convolutions quantise on all of them.
 """
 
@@ -36,8 +36,8 @@ class SeparableConv(nn.Sequential):
 class CamHead(nn.Conv2d):
     """Reads CAM logits off a map, cell by cell.
 
-    A cell holds a joint rarely: the head starts there, so that the first steps are not spent on the
-    background.
+    A cell rarely holds a joint: the bias starts at a probability of 0.01, so that the first steps are not
+    spent on the background.
     """
 
     def __init__(self, channels: int, joints: int) -> None:
@@ -52,14 +52,14 @@ class CamHead(nn.Conv2d):
 
 
 class ErasingHead(nn.Module):
-    """A second head, which reads a joint's map where the first one's map of that joint is not high.
+    """A second CAM head that sees a joint only where the first head's map of that joint is not high.
 
-    What convinced the first head is erased for the second, which must find more of the joint: adversarial
-    complementary learning (ACoL, Zhang et al., CVPR 2018), here joint by joint. Both heads are trained on the
-    same labels.
+    The evidence that convinced the first head is erased for the second, which must find more of the joint:
+    adversarial complementary learning (ACoL, Zhang et al., CVPR 2018), here joint by joint. Both heads are
+    trained on the same labels.
 
     Args:
-        channels: of the map.
+        channels: channels of the map.
         joints: K.
         threshold: part of the first map's range from which its cells are erased; 0.7 in the paper.
     """
@@ -79,14 +79,14 @@ class ErasingHead(nn.Module):
 
 
 class Refiner(nn.Module):
-    """Reads coarse CAMs off a map and lets the map see them.
+    """Reads coarse CAMs off a map and feeds them back into it.
 
-    Every joint's evidence then reaches every other joint's within 4 cells, 64 pixels: so a network can tell
-    that the left knee is taken and this must be the right one (the idea of Convolutional Pose Machines, Wei
-    et al., CVPR 2016, section 3.2).
+    The evidence for a joint thus reaches every other joint within 4 cells, 64 pixels: the network can tell
+    that the left knee is already found and this must be the right one (the idea of Convolutional Pose
+    Machines, Wei et al., CVPR 2016, section 3.2).
 
     Args:
-        channels: of the map.
+        channels: channels of the map.
         joints: K.
     """
 
@@ -104,7 +104,7 @@ class Refiner(nn.Module):
 
 
 class Decoded(NamedTuple):
-    """What the decoder returns.
+    """Output of the decoder.
 
     Attributes:
         fine: (B, widths[-1], h, w), the finest map.
@@ -118,19 +118,19 @@ class Decoded(NamedTuple):
 
 
 class Lateral(nn.Sequential):
-    """A finer map of the backbone, to be added to the decoder's: (B, c_in, h, w) to (B, c_out, h, w)."""
+    """Projects a finer map of the backbone, (B, c_in, h, w) to (B, c_out, h, w), and adds it."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(*conv_bn(c_in, c_out, 1))
 
     def join(self, x: Tensor, fine: Tensor) -> Tensor:
-        """The decoder's map (B, c_out, h, w) with the backbone's."""
+        """Join the decoder's map (B, c_out, h, w) and the backbone's (B, c_in, h, w)."""
         joined: Tensor = x + self(fine)
         return joined
 
 
 class ConcatLateral(nn.Module):
-    """The same, side by side and mixed instead of added."""
+    """As :class:`Lateral`, but the maps are concatenated and mixed instead of added."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class ConcatLateral(nn.Module):
 
 
 class NoLateral(nn.Module):
-    """Nothing of the backbone: what is left is the coarsest map alone."""
+    """Ignores the backbone's map, leaving the decoder's as it is."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -158,16 +158,16 @@ LATERALS = {"add": Lateral, "concat": ConcatLateral}
 
 
 class ResizeDecoder(nn.Module):
-    """From the coarsest map down to the stride of the CAM, joining a finer map at every step.
+    """Decodes the coarsest map to the stride of the CAM, joining a finer map at every step.
 
-    The joining is EFASNet's feature fusion (FF, arXiv 2003.10238): spatial detail of the fine maps with the
-    meaning of the coarse ones.
+    This is EFASNet's feature fusion (FF, arXiv 2003.10238): it combines the spatial detail of fine maps with
+    the semantics of coarse ones.
 
     Args:
         channels: channels of the backbone's maps, finest first.
         widths: channels after the coarsest map and after every step, coarsest first.
         refined_joints: K of a :class:`Refiner` at stride 16; 0 for none.
-        how: what doubles the sides, and which maps are joined how.
+        how: how the sides are doubled, and which maps are joined how.
         first: stride of the coarsest map.
     """
 
@@ -192,7 +192,7 @@ class ResizeDecoder(nn.Module):
         self.refiner = Refiner(widths[1], refined_joints) if refined_joints else None
 
     def forward(self, maps: list[Tensor]) -> Decoded:
-        """Maps finest first to decoded maps."""
+        """Decode maps, given finest first."""
         top: Tensor = self.top(maps[-1])
         x = top
         coarse_cams: tuple[Tensor, ...] = ()

@@ -1,8 +1,8 @@
 """Depthwise convolution whose gradient is fast on CPUs.
 
 In bfloat16, oneDNN has no fast kernel for the weight gradient of a depthwise convolution, nor for the
-input gradient of one with a stride: both fall back to reference code, 5 to 20 times slower than the
-same in float32. The forward pass is the ordinary convolution, so nothing changes for export.
+input gradient of one with a stride: both fall back to reference code, 5 to 20 times slower than in
+float32. The forward pass is the ordinary convolution, so nothing changes for export.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _DepthwiseConv(torch.autograd.Function):
         wide = [t.float() for t in (grad, x, weight)]
         geometry = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], channels)
         backward = torch.ops.aten.convolution_backward
-        if stride == 1:  # the input gradient is then a convolution with the turned kernel
+        if stride == 1:  # the input gradient is then a convolution with the flipped kernel
             grad_x = F.conv2d(grad, weight.flip(2, 3), None, 1, padding, groups=channels)
             _, grad_weight, _ = backward(*wide, None, *geometry, [False, True, False])
         else:

@@ -2,8 +2,8 @@
 
 EfficientNet-Lite is EfficientNet (Tan and Le, ICML 2019) without squeeze-and-excitation and with
 ReLU6, made for integer arithmetic. Convolutions with stride 2 pad symmetrically, where the published
-weights were trained with TensorFlow's "same" padding: a shift of half a cell that training absorbs, and
-no separate Pad operator in the exported graph.
+weights were trained with TensorFlow's "same" padding: training absorbs the shift of half a cell, and the
+exported graph needs no separate Pad operator.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-_TAPS = (1, 2, 4, 6)  # the stages whose outputs have strides 4, 8, 16 and 32
+_TAPS = (1, 2, 4, 6)  # indices of the stages whose outputs have strides 4, 8, 16 and 32
 
 
 @dataclass(frozen=True)
 class LiteVariant:
-    """Compound scaling of one EfficientNet-Lite."""
+    """Compound scaling factors of an EfficientNet-Lite."""
 
     width: float
     depth: float
@@ -100,7 +100,7 @@ class EfficientNetLite(nn.Module):
         c_in = 32
         for i, (kernel, stride, expansion, channels, blocks) in enumerate(_STAGES):
             c_out = _round_to_8(channels * variant.width)
-            # The Lite models keep the depth of their first and last stage.
+            # The Lite models do not scale the depth of the first and last stage.
             depth = blocks if i in (0, len(_STAGES) - 1) else math.ceil(blocks * variant.depth)
             stage = nn.Sequential()
             for j in range(depth):
@@ -111,11 +111,11 @@ class EfficientNetLite(nn.Module):
         self.channels = tuple(_round_to_8(_STAGES[i][3] * variant.width) for i in _TAPS)
 
     def early_layers(self) -> list[nn.Module]:
-        """The stem and the stages, in order: what may be frozen from the front."""
+        """The stem and the stages in order, which may be frozen from the front."""
         return [self.stem, *self.stages]
 
     def forward(self, x: Tensor, after: Sequence[nn.Module] = ()) -> list[Tensor]:
-        """(B, 3, H, W) to maps of strides 4, 8, 16, 32, each of which went through a module of ``after``."""
+        """(B, 3, H, W) to maps of strides 4, 8, 16, 32, each passed through its module of ``after``."""
         x = self.stem(x)
         maps: list[Tensor] = []
         for i, stage in enumerate(self.stages):

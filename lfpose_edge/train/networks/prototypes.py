@@ -1,7 +1,7 @@
 """Relation-encoded Pose Prototype Generation.
 
 Named in "Location-Free Human Pose Estimation" (Xu et al., CVPR 2022), whose abstract says that it encodes the
-relations of the body so that similar joints can be told apart. What is in it here is our reconstruction.
+relations of the body so that similar joints can be told apart. The details here are our reconstruction.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from lfpose_edge.train.networks.attention import AttentionLayer
 from lfpose_edge.train.networks.decoder import RARE
 
 _SURE = 0.7  # presence above which a person's prototype enters the memory
-_RENEWAL = 0.01
+_RENEWAL = 0.01  # update rate of the memory per batch
 
 
 class Prototypes(NamedTuple):
-    """What the losses of a training look at.
+    """Prototypes and their sources, as the losses of a training need them.
 
     Attributes:
         context: (B, D, h, w), the map that prototypes were pooled from.
-        pooled: (B, K, D), what was pooled for each joint of each person.
-        memory: (K, D), the mean of it over the persons seen lately; zeros where there was none yet.
+        pooled: (B, K, D), the pooled feature of each joint of each person.
+        memory: (K, D), moving average of ``pooled`` over recent persons; zeros where there was none yet.
     """
 
     context: Tensor
@@ -34,20 +34,20 @@ class Prototypes(NamedTuple):
 
 
 class PrototypeHead(nn.Module):
-    """Makes a prototype of every joint of this very person, and finds it again at a finer resolution.
+    """Computes a prototype of every joint from the person itself, and searches for it at a finer resolution.
 
-    *Pooling*: where a coarse CAM is high, the context is averaged, as object-contextual representations do
-    (Yuan et al., ECCV 2020), and a learned embedding of the joint is added. *Memory*: with it, the mean of
-    the data set's prototypes is added too. *Relation*: the K prototypes look at each other; between joints
-    that no bone joins the attention logit is lowered by gamma, learned, from 1. *Similarity*: a CAM logit is
-    s * cos(prototype, feature of the cell) + b, with s and b learned.
+    *Pooling*: the context is averaged where a coarse CAM is high, as in object-contextual representations
+    (Yuan et al., ECCV 2020), and a learned embedding of the joint is added. *Memory*: optionally, the mean of
+    the data set's prototypes is added too. *Relation*: the K prototypes attend to each other; between joints
+    without a common bone the attention logit is lowered by gamma, which is learned and starts at 1.
+    *Similarity*: a CAM logit is s * cos(prototype, feature of the cell) + b, with s and b learned.
 
     Args:
-        context_width: D, of the map that is pooled.
-        feature_width: C, of the map that is searched.
+        context_width: D, channels of the map that is pooled.
+        feature_width: C, channels of the map that is searched.
         skeleton: K joints and their bones.
-        layers: of relation encoding; 0 leaves it out.
-        heads: of each layer.
+        layers: layers of relation encoding; 0 leaves it out.
+        heads: heads of each layer.
         memory: keep the data set's prototypes.
     """
 
@@ -86,7 +86,7 @@ class PrototypeHead(nn.Module):
         Args:
             context: (B, D, h, w).
             coarse: (B, K, h, w) CAM logits.
-            presence: (B, K) logits; who is likely to be there enters the memory in training.
+            presence: (B, K) logits; joints that are likely present enter the memory in training.
             features: (B, C, H, W).
             lift: added to the logits.
 
@@ -110,7 +110,7 @@ class PrototypeHead(nn.Module):
 
     @torch.no_grad()
     def _remember(self, pooled: Tensor, presence: Tensor) -> None:
-        """Moves the memory a hundredth towards the batch's mean prototypes."""
+        """Move the memory a hundredth towards the batch's mean prototypes; set it where it is empty."""
         memory: Tensor = self.memory  # type: ignore[assignment]
         sure = (presence.float().sigmoid() > _SURE).float()  # (B, K)
         count = sure.sum(dim=0)[:, None]
@@ -120,5 +120,5 @@ class PrototypeHead(nn.Module):
 
 
 def _unit(x: Tensor, dim: int) -> Tensor:
-    """Scaled to length 1 along ``dim``."""
+    """Scale to length 1 along ``dim``."""
     return x / (x.square().sum(dim, keepdim=True) + 1e-6).sqrt()

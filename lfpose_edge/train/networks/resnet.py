@@ -1,6 +1,6 @@
 """ResNet-18 and ResNet-50 (He et al., CVPR 2016) as feature extractors.
 
-Parameter names follow the published ImageNet checkpoints, so that these load as they are. ResNet-50
+Parameter names follow the published ImageNet checkpoints, which therefore load unchanged. ResNet-50
 puts the stride on the 3x3 convolution, as those checkpoints do ("v1.5").
 """
 
@@ -90,12 +90,12 @@ class ResNet(nn.Module):
         self.channels = tuple(64 * 2**i * block.expansion for i in range(4))
 
     def early_layers(self) -> list[nn.Module]:
-        """The stem and the stages, in order: what may be frozen from the front."""
+        """The stem and the stages in order, which may be frozen from the front."""
         stem = nn.Sequential(self.conv1, self.bn1)
         return [stem, self.layer1, self.layer2, self.layer3, self.layer4]
 
     def forward(self, x: Tensor, after: Sequence[nn.Module] = ()) -> list[Tensor]:
-        """(B, 3, H, W) to maps of strides 4, 8, 16, 32, each of which went through a module of ``after``."""
+        """(B, 3, H, W) to maps of strides 4, 8, 16, 32, each passed through its module of ``after``."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         maps: list[Tensor] = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):

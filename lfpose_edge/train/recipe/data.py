@@ -1,4 +1,4 @@
-"""Whom a recipe trains on."""
+"""The data that a recipe trains on."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from lfpose_edge.train.recipe.base import Fraction, Positive, Section
 
 
 class DataSet(Section):
-    """One COCO-keypoints JSON and the folder of its images, relative to the data root."""
+    """A COCO-keypoints JSON and the folder of its images, relative to the data root."""
 
     annotations: Path
     images: Path
     unlabelled: Unlabelled = "absent"
-    """What a joint without a location is: not to be seen, or nobody knows."""
+    """Whether a joint without a location is taken to be absent from the image, or nothing is known of it."""
     joints: dict[str, str | None] = {}
-    """Of the skeleton's joints that are not the file's of the same name: its name of them, or null."""
+    """Maps one of the skeleton's joints to its name in the file, or to null if the file has no such joint;
+    joints with the same name need no entry."""
 
 
 class TagSet(Section):
     """A question sheet (``lfpose tags``) and its folder of images, relative to the data root.
 
-    Without a single answer its persons are unlabelled: their pictures are all that is known.
+    Without a single answer its persons are unlabelled: only their images are used.
     """
 
     sheet: Path
@@ -33,10 +34,10 @@ class TagSet(Section):
 
 
 class TargetSet(DataSet):
-    """A COCO JSON of which only the persons' boxes are read, but for the part that is located."""
+    """A COCO JSON of which only the persons' boxes are read, except for the part that is located."""
 
     locations: Fraction = 0.0
-    """The part of the persons whose locations are used, drawn once by the seed; of 0 none is read."""
+    """The part of the persons whose locations are used, drawn once by the seed; at 0 none is read."""
 
 
 def _several(sets: object) -> object:
@@ -44,27 +45,30 @@ def _several(sets: object) -> object:
 
 
 class Data(Section):
+    """The data sets of a training, and how persons are cropped and loaded."""
+
     train: Annotated[tuple[DataSet, ...], BeforeValidator(_several)] = ()
     """One set of located persons, or a list of sets that are mixed."""
     locations: Fraction = 1.0
-    """The part of these persons that is used, drawn once by the seed; of 0 not even the files are read."""
+    """The part of these persons that is used, drawn once by the seed; at 0 not even the files are read."""
     located_share: float | None = Field(None, gt=0, lt=1)
-    """The part of an epoch's crops that are of them where tags have others, so that few are seen often; as
-    many as there are persons when not given."""
+    """The part of an epoch's source crops that show located persons, when ``tags`` has others, so that a few
+    are seen often; by default proportional to the number of persons."""
     tags: Annotated[tuple[TagSet, ...], BeforeValidator(_several)] = ()
-    """One question sheet, or several: persons without a location. Alone they train without any."""
+    """One question sheet or a list of sheets: persons without a location. Alone, they make a training that
+    uses no location."""
     target: Annotated[tuple[TargetSet, ...], BeforeValidator(_several)] = ()
-    """Persons of another domain, to adapt to, of whom the boxes are known, and of a few the locations."""
+    """Persons of another domain to adapt to; the boxes of all and the locations of a few may be used."""
     val: DataSet | None = None
-    """Located persons that are measured now and then, for the record: nothing is chosen by it."""
+    """Located persons for periodic validation, for the record only: nothing is selected by it."""
     padding: Positive = 1.25
-    """The crop's size over the box's."""
+    """Size of the crop over that of the box."""
     workers: int | None = Field(None, ge=0)
-    """Processes that load; None is for what suits the device: see ``loader_workers`` in ``loop.py``."""
+    """Data-loading processes; None chooses by the device: see ``loader_workers`` in ``loop.py``."""
 
     @property
     def source(self) -> tuple[DataSet, ...]:
-        """The sets of located persons that are read: with no locations, none."""
+        """The sets of located persons that are read; none if ``locations`` is 0."""
         return self.train if self.locations else ()
 
     @property

@@ -14,14 +14,17 @@ class Context(Section):
     """The multi-scale spatial-guided context encoder; see ``networks/context_encoder.py``."""
 
     strides: tuple[Literal[8, 16, 32], ...] = (8, 16, 32)
-    """Of the maps that are looked at, finest first; only one: single scale."""
+    """Strides of the maps that are attended to, finest first; a single one means single scale."""
     asking: Literal[8, 16, 32] = 16
-    """Stride of the map whose cells look at the others, and where the decoder begins."""
+    """Stride of the map whose cells attend to all maps, and where the decoder begins."""
     width: int = Field(96, ge=8)
+    """Channels of a token; a multiple of 4 and of ``heads``."""
     layers: int = Field(2, ge=1)
+    """Attention layers."""
     heads: int = Field(4, ge=1)
+    """Attention heads per layer."""
     guided: bool = True
-    """Look most at where joints are likely to be."""
+    """Raise the attention to where joints are likely to be."""
 
     @model_validator(mode="after")
     def _check(self) -> Context:
@@ -35,11 +38,12 @@ class Context(Section):
 
 
 class Prototyping(Section):
-    """Relation-encoded pose prototypes, which take the CAM head's place; see ``networks/prototypes.py``."""
+    """Relation-encoded pose prototypes, which replace the CAM head; see ``networks/prototypes.py``."""
 
     layers: int = Field(2, ge=0)
-    """Of relation encoding; 0 leaves it out."""
+    """Layers of relation encoding; 0 leaves it out."""
     heads: int = Field(4, ge=1)
+    """Attention heads per layer."""
     memory: bool = True
     """Keep the mean prototypes of the data set."""
 
@@ -51,43 +55,49 @@ class Decoding(Section):
     """How the decoder gets from the coarsest map to the CAM's stride; see ``networks/decoder.py``."""
 
     upsample: Upsample = "nearest"
-    """What doubles the sides: copies of the cells; EFASNet's dense upsampling convolution, DUC; the same in
-    a depthwise and a pointwise part."""
+    """How a map's sides are doubled: by nearest-neighbour copies; by EFASNet's dense upsampling convolution,
+    DUC; or by DUC split into a depthwise and a pointwise convolution."""
     laterals: tuple[Literal[4, 8, 16], ...] = (4, 8, 16)
-    """Strides of the backbone's maps that are fused into it: EFASNet's FF."""
+    """Strides of the backbone's maps that are fused into the decoder's: EFASNet's FF."""
     fusion: Literal["add", "concat"] = "add"
+    """Add the maps, or concatenate and mix them."""
 
 
 class Aggregation(Section):
-    """EFASNet's FASM behind each of the backbone's four stages; see ``networks/aggregation.py``."""
+    """EFASNet's FASM after each of the backbone's four maps; see ``networks/aggregation.py``."""
 
     scales: int = Field(4, ge=2, le=8)
-    """Groups of channels, each of which sees further than the one before."""
+    """Groups of channels, each with a larger receptive field than the one before."""
     ratio: int = Field(1, ge=1)
-    """The map's channels over the block's."""
+    """Ratio of the map's channels to the block's."""
     select: bool = True
     """Weigh the scales against each other."""
 
 
 class Network(Section):
+    """The pose network; see ``networks/cam_network.py``."""
+
     backbone: str = "efficientnet_lite0"
+    """Name of the backbone, one of ``BACKBONES``."""
     pretrained: bool | Path = True
-    """Start from the published ImageNet weights, installed as a package (true) or in a file (its path)."""
+    """Start from the published ImageNet weights, from an installed package (true) or a file (its path)."""
     widths: tuple[Annotated[int, Field(ge=1)], ...] = (128, 96, 64, 48)
-    """Decoder channels from stride 32 downwards; with a context encoder, from the stride that asks."""
+    """Decoder channels from stride 32 downwards; with a context encoder, from its ``asking`` stride."""
     decode: Decoding = Decoding()
     aggregate: Aggregation | None = None
     context: Context | None = None
     prototypes: Prototyping | None = None
     refine: bool = False
-    """Read coarse CAMs at stride 16, supervise them too, and let the rest of the decoder see them."""
+    """Predict coarse CAMs at stride 16, supervise them too, and feed them to the rest of the decoder."""
     erase: Fraction = 0.0
-    """Read every joint a second time where its first map is below this part of its range, on the same labels:
-    ACoL, with 0.7; the model's CAM is the higher of the two. 0: read once."""
+    """Add a second CAM head that sees each joint only where its first map is below this part of its range
+    (ACoL, which takes 0.7). It learns from the same labels; the model's CAM is the higher of the two. 0: no
+    second head."""
     smooth_cells: float = Field(0.0, ge=0, le=16)
-    """Smooth the trained network's CAMs with a Gaussian this wide; the target's, loss.sigma_cells, or 0."""
+    """Standard deviation, in cells, of a Gaussian that smooths the trained network's CAMs; best that of the
+    target, ``loss.sigma_cells``. 0: no smoothing."""
     freeze_stages: int = Field(0, ge=0)
-    """The backbone's stem and this many of its stages keep their ImageNet weights."""
+    """The backbone's stem and this many of its stages keep their starting weights; 0 freezes nothing."""
 
     @model_validator(mode="after")
     def _check(self) -> Network:

@@ -1,4 +1,4 @@
-"""A recipe out of a YAML file, with changes of the command line."""
+"""Reading a recipe from a YAML file, with overrides from the command line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SHIPPED = Path(__file__).parent.parent / "recipes"
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file, or one shipped with the package by its name.
+    """Read a recipe from a file, or one shipped with the package by its name.
 
     Args:
         source: a path, or the name of a file in ``lfpose_edge/train/recipes`` without its suffix.
-        overrides: ``section.key=value`` entries, the value in YAML.
+        overrides: ``section.key=value`` entries, with the value in YAML.
 
     Raises:
         RecipeError: the file is missing or not YAML, or an entry is unknown, missing or contradictory.
@@ -39,7 +39,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(tree: object, *, where: str) -> Recipe:
-    """Check a recipe that was read already; ``where`` names it in errors."""
+    """Validate a recipe that has been read already; ``where`` names it in errors."""
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""A recipe as a whole, and which of its choices go together."""
+"""The whole recipe, and the checks across its sections."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ from lfpose_edge.train.recipe.training import Adaptation, Augment, Loss, Optimiz
 
 
 class Recipe(Section):
-    """Everything that decides what a training makes."""
+    """All choices that determine the result of a training."""
 
     name: str = Field(pattern=r"^[^/\\.][^/\\]*$")
-    """What the model is called; a training without ``--out`` is in runs/NAME."""
+    """Name of the model; a training without ``--out`` is written to runs/NAME."""
     skeleton: str
+    """Name of the skeleton, one of ``SKELETONS``."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of all random choices."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
-    """``bf16-mixed`` is ``32-true`` on a CPU or GPU that has no bfloat16 of its own."""
+    """``bf16-mixed`` becomes ``32-true`` on a CPU or GPU without native bfloat16."""
     data: Data
     network: Network = Network()
     start_from: Path | None = None
-    """A checkpoint of the same network, whose averaged weights this training starts from; or a bundle of it:
-    its folder, or the name of a shipped one. A recipe without ``network`` trains that model's."""
+    """Starting weights: a checkpoint of the same network, whose averaged weights are taken, or a bundle of it
+    (its folder, or the name of a shipped one). A recipe without ``network`` trains that model's network."""
     stages: tuple[Stage, ...] = Field(min_length=1)
+    """Trained one after the other."""
     augment: Augment = Augment()
+    """Augmentation of the stages that have none of their own."""
     loss: Loss = Loss()
     adapt: Adaptation | None = None
     optimizer: Optimizer = Optimizer()
@@ -101,7 +105,7 @@ class Recipe(Section):
 
     @property
     def located(self) -> bool:
-        """Whether any location of a joint is trained on."""
+        """Whether any joint locations are trained on."""
         return bool(self.data.source or any(target.locations for target in self.data.target))
 
     @property
@@ -115,7 +119,7 @@ class Recipe(Section):
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width of the crop that the finished model takes: the last stage's."""
+        """Height and width of the finished model's input crop: the last stage's."""
         return self.stages[-1].size
 
     @property
