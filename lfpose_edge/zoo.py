@@ -73,10 +73,11 @@ def bundle_path(model: str | os.PathLike[str]) -> Path:
     if text and os.path.isdir(text):  # noqa: PTH112
         return Path(text)
     if os.path.isfile(text):  # noqa: PTH113
-        if text.endswith((".pt", ".onnx")):
-            message = f"{text} is no bundle yet: lfpose-export {text} --out BUNDLE makes one of it"
-            raise BundleError(message)
-        message = f"{text} is a file; a model is the folder of a bundle, here perhaps {Path(text).parent}"
+        message = f"{text} is a file; a model is the folder of a bundle"
+        if (Path(text).parent / "manifest.json").is_file():
+            message += f", here {Path(text).parent}"
+        elif text.endswith((".pt", ".onnx")):
+            message += f": lfpose-export {text} --out BUNDLE makes one"
         raise BundleError(message)
     hint = did_you_mean(text, model_names())
     message = f"no model {text!r}: neither a shipped model nor a bundle's folder; {hint}"

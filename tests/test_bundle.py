@@ -103,9 +103,12 @@ def test_the_same_files_give_the_same_manifest(tmp_path: Path) -> None:
     assert (first / "manifest.json").read_bytes() == (second / "manifest.json").read_bytes()
 
 
-def test_the_file_of_a_bundle_is_not_the_bundle(folder: Path) -> None:
-    with pytest.raises(BundleError, match="is a file; a model is the folder"):
+def test_the_file_of_a_bundle_is_not_the_bundle(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=f"is a file; a model is the folder of a bundle, here {folder}$"):
         zoo.bundle_path(folder / "model.onnx")
+    (tmp_path / "last.pt").touch()
+    with pytest.raises(BundleError, match=r"lfpose-export \S*last\.pt --out BUNDLE makes one$"):
+        zoo.bundle_path(tmp_path / "last.pt")
 
 
 def test_zoo_names() -> None:
