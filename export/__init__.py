@@ -13,7 +13,7 @@ __all__ = ["export_bundle", "require_extra"]
 
 
 def require_extra() -> None:
-    """BackendUnavailable, with what to install, where the ``export`` extra is missing."""
+    """Raise BackendUnavailable, saying what to install, if the ``export`` extra is missing."""
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -25,7 +25,7 @@ def require_extra() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when first used: the command line must start, and say what to install, where onnx is missing.
+    # Imported on first use: without onnx, the command line must still start and say what to install.
     if name == "export_bundle":
         from lfpose_edge.export import build
 

@@ -1,7 +1,7 @@
 """Changes to a float network that make it easier to quantise: equalised channels, corrected biases.
 
-Both are of Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (ICCV
-2019), sections 4.1 and 4.2; biases are corrected by what calibration crops show, not by BatchNorm statistics.
+Both are from Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (ICCV
+2019), sections 4.1 and 4.2; biases are corrected from calibration crops, not from BatchNorm statistics.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _SMALLEST_SCALE, _LARGEST_SCALE = 0.1, 10.0
 def equalise(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """Scale channels between two layers so that both layers' weights have similar ranges channel by channel.
 
-    A channel that the first layer makes s times smaller the second takes s times larger: the network computes
-    what it computed. That holds where nothing, or only a ReLU, lies between them and nobody else looks.
-    A ReLU6 cuts at a fixed height, so behind one nothing is scaled.
+    If the first layer makes a channel s times smaller and the second scales it up s times, the network still
+    computes the same, provided that nothing but ReLUs lies between them and no other node reads the channel.
+    A ReLU6 clips at a fixed value, so nothing is scaled across one.
 
     Returns:
         The model, float32, and how many pairs of layers were equalised.
@@ -47,7 +47,7 @@ def equalise(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
 
 
 def _pairs(graph: Graph) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto]]:
-    """Layers whose channels can be scaled against each other."""
+    """Pairs of layers whose channels can be scaled against each other."""
     layers = set(weighted_layers(graph))
     consumers = graph.consumers()
     uses = {
@@ -74,7 +74,7 @@ def _pairs(graph: Graph) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto]]:
 
 
 def _input_axis(node: onnx.NodeProto) -> int:
-    """The axis of a layer's weights along which its input channels lie: a depthwise layer's only one."""
+    """The axis of a layer's weights along which its input channels lie; a depthwise layer's is axis 0."""
     if attribute(node, "group", 1) > 1:
         return 0
     return 1 - output_axis(node) if node.op_type == "Gemm" else 1
@@ -101,9 +101,9 @@ def correct_biases(
     in_float: list[str],
     show: Show[str] = silent,
 ) -> onnx.ModelProto:
-    """Take from every quantised layer's bias what quantisation adds to its outputs on average.
+    """Subtract from every quantised layer's bias what quantisation adds to its outputs on average.
 
-    Layer by layer in the network's order, as each layer's error holds that of the layers before it.
+    Layers are corrected in the network's order, since each layer's error includes that of the layers before.
 
     Args:
         model: float32.
@@ -112,7 +112,7 @@ def correct_biases(
         show: wraps the loop over layers, to show it.
 
     Returns:
-        The float model with other biases, to be quantised like ``model``.
+        The float model with corrected biases, to be quantised like ``model``.
     """
     graph = Graph(model)
     layers = [
@@ -127,7 +127,7 @@ def correct_biases(
         name = node.output[0]
         quantised = Graph(quantise(graph.to_model(), calibration, style, in_float=in_float)).to_model([name])
         (found,) = _channel_means(quantised, [name], crops)
-        bias = f"{node.name}/bias.corrected"  # of its own: two layers may share one
+        bias = f"{node.name}/bias.corrected"  # a new constant: two layers may share one
         graph.constants[bias] = graph.constants[node.input[2]] + (expected[name] - found)
         node.input[2] = bias
     return graph.to_model()

@@ -1,4 +1,4 @@
-"""The whole export: a source becomes a bundle that is proven before it appears."""
+"""The whole export: turn a source into a bundle, which is verified before it appears."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Int8:
 
     Attributes:
         calibration: name, folder, JSON or ``.npz`` of the calibration set.
-        data_root: what named sets are relative to.
+        data_root: folder that the paths of named sets are relative to.
         images: folder of the JSON's images.
-        detector: finds the persons of a folder's images.
-        crops: most crops for the ranges.
-        method: how ranges are chosen; None takes the best of all.
-        equalise, correct_biases: what is done first; see :mod:`lfpose_edge.export.adjust`.
+        detector: person detector for a folder of images.
+        crops: largest number of crops for the ranges.
+        method: how ranges are chosen; None tries every method and takes the best.
+        equalise, correct_biases: adjustments before quantising; see :mod:`lfpose_edge.export.adjust`.
     """
 
     calibration: str
@@ -74,17 +74,18 @@ def export_bundle(
     show: Show[Any] = silent,
     steps: Steps | None = None,
 ) -> Bundle:
-    """Write the bundle of a model.
+    """Export a model as a bundle.
 
     Args:
         source: a ``last.pt`` of ``lfpose train`` (its averaged weights are exported), a bundle's folder, a
             shipped model's name, or an fp32 ONNX file.
-        out: the bundle's folder; it must not exist, or be empty.
+        out: the bundle's folder; it must be empty or not exist.
         int8: how to quantise; None makes an fp32 bundle.
-        proof: COCO-keypoints JSON and images folder of the persons that what is made is judged on, in a
-            report; when not given, INT8 is judged on a part of its calibration set, and fp32 on nobody.
-        max_drop: points that INT8 or an engine may cost: of the joints' places (PCK; percent of them moved,
-            where nothing is labelled), and of whether they are there.
+        proof: COCO-keypoints JSON and images folder of the persons that the export is judged on, for the
+            report. When not given, INT8 is judged on the held-out part of its calibration set, and an fp32
+            bundle is not judged.
+        max_drop: points that INT8 or an engine may lose, in PCK and in presence accuracy each. Where nothing
+            is labelled, the PCK loss is the percentage of joints that moved.
         engines: TensorRT engines to build into the bundle.
         card: a Markdown file that becomes the bundle's ``card.md``; the source's own when not given.
         name: the model's name, for the manifest; the recipe's or the bundle's own when not given.
@@ -95,14 +96,14 @@ def export_bundle(
 
     Raises:
         BundleError: the source cannot be read, or ``out`` is in use.
-        BackendUnavailable: the TensorRT that was asked for is not here, or cannot build so.
+        BackendUnavailable: the requested TensorRT is not available, or cannot build these engines.
         CalibrationError: the calibration set is missing or too small.
-        AccuracyGateError: what was made does not compute what the source computes, or INT8 costs too much;
-            nothing is written.
+        AccuracyGateError: the export does not compute what the source computes, or INT8 or an engine loses
+            more than ``max_drop``; nothing is written.
     """
     import onnx
 
-    out = out.resolve()  # a folder beside "." is in it
+    out = out.resolve()  # the folder beside a bare "." would be inside it
     _require_free(out)
     given = {key: value for key, value in {"name": name, "version": version}.items() if value is not None}
     for key, value in given.items():
@@ -144,7 +145,7 @@ def export_bundle(
 def _in_float(
     source: Source, proof: tuple[Path, Path], max_drop: float, facts: dict[str, Any], show: Show[Any]
 ) -> Report:
-    """What the float model says of the persons of a proof."""
+    """The report of an fp32 export, judged on the persons of ``proof``."""
     model = Graph(source.model).to_model()
     skeleton, decode, how = _sections(facts)
     held_out = load_proof(proof, how, skeleton, progress=lambda items: show(items, "cutting crops"))
@@ -210,7 +211,7 @@ def _quantise(
     )
     for style, quantised_model in quantised.models.items():
         name = f"model.int8-{style}.onnx"
-        if style == "cpu":  # the float file's weights are halves already
+        if style == "cpu":  # the float file stores its weights as float16 already
             store_as_half(quantised_model, exactly=True)
         onnx.save(quantised_model, folder / name)
         facts["models"] = {**facts["models"], f"int8-{style}": name}
@@ -218,7 +219,7 @@ def _quantise(
     facts["provenance"] = {
         **facts["provenance"],
         "int8": {
-            # A folder's place on this machine is nobody's business.
+            # The name only: a bundle should not reveal paths on this machine.
             "calibration": Path(how.calibration).resolve().name,
             "crops": len(data.crops),
             "sha256": data.crops.sha256,
@@ -232,7 +233,7 @@ def _quantise(
 
 
 def _derived_card(facts: dict[str, Any], source: Path) -> str:
-    """The card of what a model was made from, under a line that says so."""
+    """The source model's card, under a note that says so."""
     name = f"`{facts['name']}` version {facts['version']}"
     note = (
         f"> Exported anew from {name}. What follows is that model's card: its files, precisions and speeds "
@@ -243,7 +244,7 @@ def _derived_card(facts: dict[str, Any], source: Path) -> str:
 
 
 def _require_finite(source: Source, name: str) -> None:
-    """A training that went astray leaves weights that are no numbers; nobody should get those."""
+    """Refuse NaN or infinite weights, which a diverged training leaves behind."""
     for tensor, values in Graph(source.model).constants.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             message = f"{name}: {tensor} holds weights that are not finite; nothing was written"
@@ -251,7 +252,7 @@ def _require_finite(source: Source, name: str) -> None:
 
 
 def _require_runs(source: Source, name: str) -> None:
-    """Run the source on one crop and on three: their maps must be what the manifest will say."""
+    """Run the source on one crop and on three; the output shapes must match what the manifest will say."""
     how, decode = Input.model_validate(source.facts["input"]), Decode.model_validate(source.facts["decode"])
     joints = len(source.facts["joints"]["keypoints"])
     height, width = how.size
@@ -299,6 +300,6 @@ def _require_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         message = f"{out} exists; choose another --out, or remove it"
         raise BundleError(message)
-    if os.path.ismount(out):  # Path.is_mount does not know Windows before Python 3.12
+    if os.path.ismount(out):  # Path.is_mount does not support Windows before Python 3.12
         message = f"{out} is a mount point, which a finished bundle cannot replace: give a folder in it"
         raise BundleError(message)

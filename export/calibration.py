@@ -33,7 +33,7 @@ FEWEST_TO_SPLIT = 40  # a fifth of these may be held out
 MOST_HELD_OUT = 256
 ENOUGH_TO_JUDGE = 40  # persons with a dozen joints: one joint is then a fifth of a PCK point
 FEWEST_TO_JUDGE = 8
-_BLOCKS = 5  # of what is held out of a sequence: no other crop is from between those of a block
+_BLOCKS = 5  # runs of consecutive crops that are held out of a sequence
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Subset:
         images: folder of its images, likewise.
         held_out: annotations and images of its validation part, for the proof.
         skeleton: its joints.
-        persons: how many are taken, by the smallest SHA-256 of their annotation ids.
+        persons: how many are taken: those whose annotation ids have the smallest SHA-256.
         min_joints: labelled joints that a person must have.
         min_side: width and height that a person's box must have, pixels.
     """
@@ -72,14 +72,15 @@ SUBSETS = {
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Two sets that share no person, for the ranges and for the proof; nor an image, unless it is that of
-    two JSON files, or of a named set and one.
+    """Crops for the ranges and crops for the proof, which share no person.
+
+    They share no image either, unless they come from two JSON files, or from a named set and a JSON file.
 
     Attributes:
-        name: how the user called it.
-        crops: the ranges are seen on these.
-        held_out: the proof is made on these.
-        asked: how many crops the rule asks for; there may be fewer.
+        name: what the user called the set.
+        crops: the crops that the ranges are observed on.
+        held_out: the crops for the proof.
+        asked: how many crops were asked for; ``crops`` may have fewer.
     """
 
     name: str
@@ -102,22 +103,22 @@ def load_calibration_set(
 ) -> CalibrationSet:
     """Load a calibration set, and a held-out set for the proof.
 
-    Without ``proof`` the held-out set is the validation part of a named set, or else a fifth of the crops,
-    and of a small set more, in blocks all over the set: the frames of a video are like those beside them. Of
-    a folder or an ``.npz`` with more crops than are needed those that are taken are from all over it, too,
-    and with ``proof`` from no image that it shows. Equal crops count once. Fewer crops than were asked for
-    are logged as a warning.
+    Without ``proof``, the held-out set is the validation part of a named set. Otherwise it is at least a
+    fifth of the crops, more of a small set, in blocks spread over the whole set, because neighbouring frames
+    of a video look alike. If a folder or an ``.npz`` has more crops than are needed, those taken are spread
+    over all of it, too; with ``proof``, crops of images that are in the proof are left out. Equal crops count
+    once. If there are fewer crops than were asked for, a warning is logged.
 
     Args:
         spec: a name in ``SUBSETS``; a folder of images; a COCO-keypoints JSON; or an ``.npz`` with ``crops``
             (N, H, W, 3) uint8 of the network's input size and ``color`` ("rgb" or "bgr").
         how: the bundle's input section: size, colour order, normalisation, padding.
         skeleton: the bundle's joints.
-        data_root: what named sets are relative to.
+        data_root: folder that the paths of named sets are relative to.
         images: folder of the JSON's images; the folder ``images`` beside it when not given.
         proof: COCO-keypoints JSON and images folder of the held-out set.
-        detector: finds the persons of a folder's images; None takes each image as one person.
-        limit: most crops that are taken for the ranges.
+        detector: person detector for a folder of images; None takes each image as one person.
+        limit: largest number of crops for the ranges.
         progress: wraps the loop over crops, to show it.
 
     Raises:
@@ -194,7 +195,11 @@ def _load(
 
 
 def _split(both: CropSet, name: str, asked: int) -> tuple[CropSet, CropSet]:
-    """Crops for the ranges, and for the proof: the rest, but at least a fifth, or enough to judge by."""
+    """Split a set into crops for the ranges and crops for the proof.
+
+    The proof gets the crops that the ranges do not need (at most ``MOST_HELD_OUT``), but at least a fifth of
+    all, and at least ``ENOUGH_TO_JUDGE`` as long as that leaves ``FEWEST`` for the ranges.
+    """
     n = len(both)
     if n < FEWEST_TO_SPLIT:
         message = (
@@ -216,7 +221,7 @@ def _split(both: CropSet, name: str, asked: int) -> tuple[CropSet, CropSet]:
 
 
 def _beside(held_out: CropSet, given: CropSet, name: str, asked: int) -> CropSet:
-    """Crops for the ranges, from all over a folder, of images that the proof shows nobody of."""
+    """Crops for the ranges, spread over the whole set, without those of images that are in the proof."""
     proven = set(held_out.shown)
     apart = [row for row, image in enumerate(given.shown) if image not in proven]
     _require_enough(name, len(apart), len(given) - len(apart))
@@ -224,12 +229,12 @@ def _beside(held_out: CropSet, given: CropSet, name: str, asked: int) -> CropSet
 
 
 def _by_chance(crops: CropSet, rows: list[int]) -> CropSet:
-    """These crops in an order of which the first few are from all over, too."""
+    """These crops, ordered by their marks so that the first few are spread over the whole set, too."""
     return crops.part(sorted(rows, key=lambda row: crops.marks[row]))
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most ``most`` of ``count`` rows, from all over them."""
+    """At most ``most`` of ``count`` rows, evenly spread."""
     if count <= most:
         return list(range(count))
     return np.linspace(0, count - 1, most).round().astype(int).tolist()
@@ -242,15 +247,15 @@ def load_proof(
     known: tuple[bytes, ...] = (),
     progress: Progress = iter,
 ) -> CropSet:
-    """Crops to prove a model on: at most ``MOST_HELD_OUT`` persons of a set, the same ones everywhere.
+    """Crops to prove a model on: at most ``MOST_HELD_OUT`` persons of a set, the same ones on every machine.
 
-    Of each a joint is labelled that counts (:func:`judged_joints`).
+    Each person has at least one labelled joint that counts (:func:`judged_joints`).
 
     Args:
         proof: COCO-keypoints JSON and images folder.
         how: the bundle's input section.
         skeleton: the bundle's joints.
-        known: marks of crops that prove nothing any more, as ranges are seen on them.
+        known: marks of crops to leave out because ranges are observed on them.
         progress: wraps the loop over crops, to show it.
 
     Raises:
@@ -260,7 +265,7 @@ def load_proof(
     persons = _shuffled(read_coco_keypoints(*proof, skeleton))
     judged = persons.labelled[:, [skeleton.index(joint) for joint in judged_joints(skeleton)]]
     persons = persons.chosen(np.flatnonzero(judged.any(axis=1)).tolist())
-    # As many more as the ranges may turn out to be made from: both may be the first of one file.
+    # Both sets may be the first persons of the same file, so cut as many more as may have to be left out.
     held_out = cut_crops(persons.first(MOST_HELD_OUT + len(known)), how, progress).distinct()
     apart = [row for row, mark in enumerate(held_out.marks) if mark not in set(known)][:MOST_HELD_OUT]
     _require_enough_to_judge(str(proof[0]), len(apart))
@@ -304,13 +309,13 @@ def _named_subset(name: str, root: Path, skeleton: Skeleton) -> PersonTable:
     sides = own.boxes[:, 2:] - own.boxes[:, :2]
     usable = (own.labelled.sum(axis=1) >= subset.min_joints) & (sides >= subset.min_side).all(axis=1)
     chosen = set(_shuffled(own.chosen(np.flatnonzero(usable).tolist())).first(subset.persons).annotation_ids)
-    # Read again in the network's joints, in which the proof may look at them.
+    # Read again with the network's joints, because the proof may use these persons.
     persons = _shuffled(read_coco_keypoints(annotations, images, skeleton))
     return persons.chosen([row for row, a in enumerate(persons.annotation_ids) if a in chosen])
 
 
 def annotation_order(annotation_id: int) -> str:
-    """A key that sorts persons in an order that has nothing to do with how their file is sorted."""
+    """A sort key for persons that is unrelated to the order of their file."""
     return hashlib.sha256(str(annotation_id).encode()).hexdigest()
 
 
@@ -347,7 +352,7 @@ def _folder(
 
 def _from_npz(path: Path, how: Input, skeleton: Skeleton, most: int) -> CropSet:
     try:
-        # Opened here, as NumPy leaves a file open that turns out to be no archive.
+        # Opened here because np.load leaves a file open if it turns out not to be an archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             crops, color = archive["crops"], str(archive["color"])
     except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, zlib.error) as error:

@@ -182,7 +182,7 @@ def export(
 
 
 def _proof(root: Path, annotations: Path | None, images: Path | None) -> tuple[Path, Path] | None:
-    """The persons to prove an export on, found before the long work."""
+    """Find the annotation file and images of the proof, before the long work."""
     if annotations is None:
         return None
     path = annotations if annotations.is_file() else root / annotations
@@ -211,7 +211,7 @@ def _show(items: Iterable[Any], label: str) -> Iterable[Any]:
 
 @contextmanager
 def _steps_shown() -> Iterator[Callable[[str, int, int], None]]:
-    """A function that shows what it is told of engines' builds: a bar for each in a terminal, else a line."""
+    """Yield a function that shows the progress of engine builds: a bar each in a terminal, else a line."""
     from rich.progress import Progress, TaskID
 
     from lfpose_edge.console import plain_console

@@ -1,4 +1,4 @@
-"""Crops of persons as a network takes them, and what tells them from each other."""
+"""Crops of persons as a network takes them, and marks that identify them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CropSet:
         crops: (N, 3, H, W) float32, normalised as the manifest says.
         affines: (N, 2, 3) crop to image coordinates.
         persons: boxes, and joints where they are labelled, of the N crops.
-        marks: of each crop, what tells it from others: the hash of its image, and its box.
+        marks: what identifies each crop: the hash of its image, and its box.
     """
 
     crops: Floats
@@ -41,16 +41,16 @@ class CropSet:
 
     @property
     def shown(self) -> tuple[bytes, ...]:
-        """Of each crop, the hash of its image."""
+        """The image hash of each crop."""
         return tuple(mark[:_HASH_BYTES] for mark in self.marks)
 
     @property
     def sha256(self) -> str:
-        """Of the marks, in order: the same crops have the same hash everywhere."""
+        """Hash of the marks, in order; the same crops have the same hash on every machine."""
         return hashlib.sha256(b"".join(self.marks)).hexdigest()
 
     def distinct(self) -> CropSet:
-        """These crops, each once: a picture that is there twice proves nothing about the next one."""
+        """These crops without duplicates, which prove nothing about other images."""
         first = {mark: row for row, mark in reversed(list(enumerate(self.marks)))}
         return self.part(sorted(first.values()))
 

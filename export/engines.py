@@ -46,7 +46,7 @@ class Engines:
         kind: which TensorRT.
         precisions: of the engines; None takes fp16, and int8 where the bundle has it.
         gpus: compute capabilities to build for (``SM86``); empty builds for the GPU that is here.
-        options: everything else.
+        options: all other build options.
     """
 
     kind: EngineKind
@@ -56,7 +56,7 @@ class Engines:
 
 
 def require(wanted: Engines) -> None:
-    """BackendUnavailable, with what to do, when such engines cannot be built here: before the long work."""
+    """Raise BackendUnavailable, with advice, if such engines cannot be built here; call before long work."""
     if wanted.kind == "torch_tensorrt":
         reason = torch_engines.unavailable()
         if reason:
@@ -73,7 +73,7 @@ def require(wanted: Engines) -> None:
 
 
 def require_network(kind: EngineKind, network: torch.nn.Module | None) -> None:
-    """BundleError when engines of a kind are compiled from a torch network, and there is none."""
+    """Raise BundleError if engines of a kind are compiled from a torch network and there is none."""
     if kind == "torch_tensorrt" and network is None:
         message = (
             "torch-tensorrt compiles the network itself: export a checkpoint (.pt), not a bundle or ONNX"
@@ -84,13 +84,13 @@ def require_network(kind: EngineKind, network: torch.nn.Module | None) -> None:
 def build_engines(
     bundle: Bundle, wanted: Engines, network: torch.nn.Module | None = None, steps: Steps | None = None
 ) -> list[BuiltEngine]:
-    """Build all engines of a request; errors as :func:`build_engine`'s.
+    """Build all requested engines; raises the same errors as :func:`build_engine`.
 
     Args:
-        bundle: gets them.
-        wanted: which.
+        bundle: the bundle to build into.
+        wanted: the engines to build.
         network: the torch network that the bundle was exported from, for Torch-TensorRT.
-        steps: called as a build goes on: with what is being done, the steps done and the steps in all.
+        steps: called as a build progresses, with the current phase, the steps done and the total steps.
     """
     kind = wanted.kind
     if kind == "torch_tensorrt":
@@ -99,7 +99,7 @@ def build_engines(
         return [torch_engines.build_torch_engine(network, bundle, wanted.options)]
     precisions = wanted.precisions or ("fp16", *(("int8",) if "int8-trt" in bundle.manifest.models else ()))
     options = wanted.options
-    if options.dla_core is not None:  # it takes no Q/DQ pairs, and crops of one number alone
+    if options.dla_core is not None:  # a DLA takes no Q/DQ pairs, and one batch size only
         if "int8" in precisions:
             logger.warning("a DLA takes no INT8 of this kind: its engine is fp16, for one crop at a time")
         precisions, options = ("fp16",), replace(options, batches=(1, 1, 1))
@@ -119,7 +119,7 @@ def _labelled(steps: Steps | None, precision: str, gpu: str | None) -> Steps | N
 
 
 def engine_kind(name: str) -> EngineKind:
-    """A TensorRT by the name that a user types; BackendUnavailable for another."""
+    """The engine kind with a user-facing name; raises BackendUnavailable for an unknown name."""
     if name not in KINDS:
         message = f"unknown engine {name!r}; {did_you_mean(name, KINDS)}"
         raise BackendUnavailable(message)
@@ -133,17 +133,17 @@ def build_engine(
     options: BuildOptions,
     steps: Steps | None = None,
 ) -> BuiltEngine:
-    """Build an engine into a bundle's ``engines`` folder; where its GPU is here, compare it with its ONNX.
+    """Build an engine into a bundle's ``engines`` folder; if its GPU is here, compare it with its ONNX file.
 
     Args:
         bundle: has the ONNX file of the precision; fp16 is made from fp32.
         flavour: which TensorRT.
         precision: of the engine.
-        options: how; its ``fp16`` and ``int8`` are set here.
-        steps: the same, of this build.
+        options: build options; ``fp16`` and ``int8`` are set here.
+        steps: called as this build progresses; see :func:`build_engines`.
 
     Raises:
-        BackendUnavailable: TensorRT is not here, or cannot build so.
+        BackendUnavailable: TensorRT is not available, or cannot build with these options.
         BundleError: the bundle lacks the precision, or TensorRT refuses the model.
         AccuracyGateError: the engine does not compute what the ONNX file computes.
     """
@@ -191,7 +191,7 @@ def _fixed_size(file: Path, size: tuple[int, int]) -> onnx.ModelProto:
 
 
 def gpu_here() -> Gpu:
-    """The first GPU, by the package's kernels, or by pycuda where it was built without them."""
+    """The first GPU, found by the package's kernels, or by pycuda if the package was built without them."""
     try:
         require_device()
         return Gpu.of(0)

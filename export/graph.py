@@ -1,4 +1,4 @@
-"""An ONNX graph for editing: constants as arrays, and who makes and who reads every tensor."""
+"""An ONNX graph for editing: constants as arrays, and the producer and consumers of every tensor."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from onnx import numpy_helper
 
 
 class Graph:
-    """The graph of a model, opened.
+    """The graph of a model, opened for editing.
 
-    Weights that are stored as float16 behind a Cast are float32 constants here; constants made by Constant
+    Weights that are stored as float16 behind a Cast are float32 constants here; the outputs of Constant
     nodes, and Identities of constants, are constants too.
 
     Attributes:
-        nodes: in an order in which every tensor is made before it is read.
+        nodes: in topological order, so that every tensor is produced before it is read.
         constants: name to array.
     """
 
@@ -56,7 +56,7 @@ class Graph:
         return [value.name for value in self._model.graph.output]
 
     def producers(self) -> dict[str, onnx.NodeProto]:
-        """Tensor name to the node that makes it."""
+        """Tensor name to the node that produces it."""
         return {name: node for node in self.nodes for name in node.output}
 
     def consumers(self) -> dict[str, list[onnx.NodeProto]]:
@@ -75,7 +75,7 @@ class Graph:
         return {value.name: value.type.tensor_type.elem_type for value in values}
 
     def to_model(self, extra_outputs: Iterable[str] = ()) -> onnx.ModelProto:
-        """The model with these nodes and constants; constants that nobody reads are dropped.
+        """The model with these nodes and constants; unused constants are dropped.
 
         Args:
             extra_outputs: float32 tensors that become outputs too.

@@ -1,4 +1,4 @@
-"""A float32 ONNX model as float16, for engines whose types are the file's (TensorRT 11, TensorRT for RTX)."""
+"""Float16 ONNX models for engines that compute in the types of their file (TensorRT 11, TensorRT for RTX)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STAYS_FLOAT = {"Resize": (1, 2)}
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """Compute in float16 between float32 inputs and outputs.
 
-    Every float constant becomes float16, but for those that ONNX wants in float32. Weights beyond
+    Every float constant becomes float16, except those that ONNX requires to be float32. Weights beyond
     float16's largest value are clipped to it.
     """
     graph = Graph(model)

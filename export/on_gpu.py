@@ -1,4 +1,4 @@
-"""Engines that can run on the GPU that is here: run, and compared with the ONNX that they were built from."""
+"""Run engines on the GPU that is here, and compare them with the ONNX files that they were built from."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class BuiltEngine:
 
     Attributes:
         path: its file.
-        label: such as ``tensorrt 10.3.0 int8``.
-        infer: runs it; None where the GPU that it was built for is not here.
-        stand_in: computes there what it should, in half precision, in ONNX Runtime. INT8 needs none: the file
-            is judged anyway.
+        label: such as ``tensorrt 10.3.0 int8 SM86``.
+        infer: runs it; None if the GPU that it was built for is not here.
+        stand_in: if the GPU is not here, computes what an fp16 engine should compute, in half precision in
+            ONNX Runtime. INT8 needs none: its ONNX file is judged anyway.
     """
 
     path: Path
@@ -72,12 +72,12 @@ def engine_session(
     """An engine as a function of crops, with torch's device memory.
 
     Args:
-        tensorrt: built it.
+        tensorrt: the TensorRT that built it.
         plan: the engine.
         joints: K.
         cells: the CAMs' height and width.
-        most: crops that it takes at once; more are given to it one part after the other.
-        dla_core: that it was built for.
+        most: largest batch that it takes; more crops are passed to it in several parts.
+        dla_core: the DLA core that it was built for, if any.
     """
     import torch
 
@@ -106,9 +106,9 @@ def engine_session(
 
 
 def require_parity(label: str, infer: Infer, reference: Infer, how: Input) -> None:
-    """AccuracyGateError when an engine does not compute what its reference computes, on crops of a photo.
+    """Raise AccuracyGateError if an engine does not compute what its reference computes on crops of a photo.
 
-    Maps of noise are nearly flat: an engine that shifts, mirrors or mixes them up would not show.
+    Noise would not do: its maps are nearly flat, so that shifted, mirrored or mixed-up maps would go unseen.
     """
     boxes, anybody = np.array(_BOXES, np.float64), Skeleton("person", ("middle",), (), (0.1,))
     people = unlabelled_persons([PHOTO] * len(boxes), boxes, anybody)
@@ -117,7 +117,7 @@ def require_parity(label: str, infer: Infer, reference: Infer, how: Input) -> No
     variation = true_cams.std(axis=(2, 3)).mean()
     apart = np.sqrt(((cams - true_cams) ** 2).mean(axis=(2, 3))) / max(variation, LEAST_VARIATION)
     found = float(apart.max()), float(np.abs(_sigmoid(presence) - _sigmoid(true_presence)).max())
-    if not (found[0] <= LARGEST_ERROR and found[1] <= LARGEST_PRESENCE_ERROR):  # nor NaN
+    if not (found[0] <= LARGEST_ERROR and found[1] <= LARGEST_PRESENCE_ERROR):  # NaN fails, too
         message = (
             f"the engine {label} differs from the ONNX file that it was built from: its CAMs by "
             f"{found[0]:.3g} of their variation (allowed {LARGEST_ERROR}), its presence by {found[1]:.3g} "

@@ -1,4 +1,4 @@
-"""What a conversion costs and wins: joints moved, accuracy lost, time saved."""
+"""What a conversion costs and gains: joints moved, accuracy lost, time saved."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from lfpose_edge.results import LEAST_SCORE
 from lfpose_edge.skeleton import Skeleton
 
 Floats = NDArray[np.float32]
-LITTLE = 0.1  # of a presence
+LITTLE = 0.1  # change of presence that does not count as an error
 T = TypeVar("T")
 Show = Callable[[Iterable[T], str], Iterable[T]]
 """Wraps a loop to show its progress under a label."""
 
 
 def silent(items: Iterable[T], _: str) -> Iterable[T]:
-    """Show nothing."""
+    """Return the items without showing progress."""
     return items
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of N crops.
+    """What a model predicts for N crops.
 
     Attributes:
         joints: (N, K, 2) image pixels.
@@ -50,12 +50,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Drop:
-    """What a conversion costs, in points of a hundred joints.
+    """The accuracy that a conversion costs, in percentage points.
 
     Attributes:
-        pck: of the joints' places.
-        low, high: where 95 of 100 draws of other persons would have it.
-        presence: of whether they are there.
+        pck: loss of PCK.
+        low, high: 95 % bootstrap interval of ``pck`` over persons.
+        presence: loss of presence accuracy; see :meth:`Judge.presence_points`.
     """
 
     pck: float
@@ -65,28 +65,27 @@ class Drop:
 
     @property
     def worst(self) -> float:
-        """The larger of the two."""
+        """The larger of ``pck`` and ``presence``."""
         return max(self.pck, self.presence)
 
 
 def judged_joints(skeleton: Skeleton) -> list[str]:
-    """The joints whose places count: the limbs', or all where there are none."""
+    """The joints that PCK counts: those of the limbs, or all if the skeleton has none of them."""
     limbs = [joint for joint in LIMB_JOINTS if joint in skeleton.keypoints]
     return limbs or list(skeleton.keypoints)
 
 
 class Judge:
-    """Compares converted models with the original on crops that no range was made from.
+    """Compares converted models with the original on a set of crops.
 
     Args:
-        crops: the held-out crops.
+        crops: the crops to judge on.
         skeleton: the bundle's joints.
         decode: the bundle's decode section.
 
     Attributes:
-        labelled: whether the crops have joints to be right or wrong about. Where they have none, the
-            original's own are the truth once :meth:`trust` has them: a drop is then the share that moved of
-            those that it finds.
+        labelled: whether any joint of the crops is labelled. If none is, the original's joints are the truth
+            once :meth:`trust` has been called; a drop is then the share of the joints it finds that moved.
     """
 
     def __init__(self, crops: CropSet, skeleton: Skeleton, decode: Decode) -> None:
@@ -95,13 +94,13 @@ class Judge:
         self._threshold = decode.presence_threshold
         self.labelled = bool(crops.persons.labelled.any())
         self._truth = crops.persons
-        self._believed: Floats | None = None  # presence, of the original that is the truth
+        self._believed: Floats | None = None  # presence of the original, if that is the truth
 
     def __len__(self) -> int:
         return len(self._crops)
 
     def predict(self, infer: Callable[[Floats], tuple[Floats, Floats]], batch: int = 8) -> Predictions:
-        """Run a network, given as crops to (cams, presence), on all crops."""
+        """Run a network, given as a function from crops to (cams, presence), on all crops."""
         parts = []
         for first in range(0, len(self._crops), batch):
             rows = slice(first, first + batch)
@@ -110,7 +109,7 @@ class Judge:
         return Predictions(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def trust(self, original: Predictions) -> None:
-        """Take the original's joints as the truth where there are no labels."""
+        """Take the original's joints as the truth if nothing is labelled."""
         if not self.labelled:
             found = self._found(original)
             joints = original.joints.astype(float)
@@ -124,7 +123,7 @@ class Judge:
         return bool(self._found(predictions).any())
 
     def _found(self, predictions: Predictions) -> NDArray[np.bool_]:
-        """(N, K) joints that are there and have a place: where a map is empty, its peak is anywhere."""
+        """(N, K) bool, joints that are present and located; the peak of an empty map may be anywhere."""
         return (predictions.presence >= self._threshold) & (predictions.scores >= LEAST_SCORE)
 
     def points(self, predictions: Predictions) -> float:
@@ -132,16 +131,16 @@ class Judge:
         return 100 * self._limbs(predictions).mean
 
     def require_points(self, predictions: Predictions) -> None:
-        """CalibrationError where no joint that counts is labelled, so that nothing is right or wrong."""
+        """Raise CalibrationError if no joint that counts is labelled, so that PCK is undefined."""
         if np.isnan(self.points(predictions)):
             message = "no joint that counts is labelled in the held-out persons; give others with --proof"
             raise CalibrationError(message)
 
     def presence_points(self, predictions: Predictions) -> float:
-        """In how many of a hundred joints it is told right whether they are there, by the bundle's threshold.
+        """Percentage of joints whose presence is predicted correctly, by the bundle's threshold.
 
-        NaN where that is known of none. Where the original is the truth, a joint that it was unsure about may
-        change sides by a little.
+        NaN if the presence of no joint is known. If the original is the truth, a presence within ``LITTLE``
+        of the original's counts as correct even if it is on the other side of the threshold.
         """
         there = self._truth.labelled if self._believed is None else self._believed >= self._threshold
         right = (predictions.presence >= self._threshold) == there
@@ -159,19 +158,19 @@ class Judge:
         return Drop(value, low, high, 0.0 if np.isnan(lost) else lost)
 
     def resolution(self) -> float:
-        """The points that one joint is worth: a difference of fewer cannot be seen on these crops."""
+        """The points that one joint is worth; smaller differences cannot be seen on these crops."""
         judged = self._truth.labelled[:, [self._skeleton.index(j) for j in judged_joints(self._skeleton)]]
         return 100 / max(1, int(judged.sum()))
 
     def by_chance(self, max_drop: float) -> str:
-        """What to say of a gate that a joint or two can close; nothing where it takes more."""
+        """A hint for the error message if one or two joints are enough to fail a gate; else empty."""
         step = self.resolution()
         if step <= max_drop / 2:
             return ""
         return f" One joint of those judged is {step:.2f} points: give more images, or --proof."
 
     def per_joint(self, predictions: Predictions) -> dict[str, float]:
-        """The same for every joint that is labelled."""
+        """The same as :meth:`points`, for every joint that is labelled."""
         points = self._pck(predictions, None).per_joint
         return {joint: 100 * value for joint, value in points.items() if not np.isnan(value)}
 
@@ -184,12 +183,12 @@ class Judge:
         return pck(predictions.joints, truth.joints, truth.labelled, thresholds, self._skeleton, joints)
 
     def moved(self, predictions: Predictions, original: Predictions) -> NDArray[np.float64]:
-        """(N, K) how far each joint moved, as a part of its box's longer side; NaN where none was found."""
+        """(N, K) how far each joint moved, as a fraction of its box's longer side; NaN if not found."""
         sides = box_thresholds(self._crops.persons.boxes, 1.0)[:, None]
         return self._distance(predictions, original) / sides
 
     def pixels(self, predictions: Predictions, original: Predictions) -> dict[str, float]:
-        """How far the joints that are found moved, in image pixels: median, 95th percentile, most."""
+        """How far the found joints moved, in image pixels: median, 95th percentile and maximum."""
         distance = self._distance(predictions, original)
         seen = distance[np.isfinite(distance)]
         if seen.size == 0:
@@ -215,7 +214,7 @@ def onnx_session(model: onnx.ModelProto) -> Any:
 
 
 def session(model: onnx.ModelProto) -> Callable[[Floats], tuple[Floats, Floats]]:
-    """A pose network in ONNX Runtime, as crops to (cams, presence)."""
+    """A pose network in ONNX Runtime, as a function from crops to (cams, presence)."""
     engine = onnx_session(model)
 
     def infer(crops: Floats) -> tuple[Floats, Floats]:
@@ -228,10 +227,10 @@ def session(model: onnx.ModelProto) -> Callable[[Floats], tuple[Floats, Floats]]
 def time_interleaved(
     engines: Mapping[str, Callable[[], object]], *, turns: int = 4, calls: int = 50, settling: int = 10
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of one call of each engine, all taking turns: p50, p95, and times the first's.
+    """Time engines that take turns: p50 and p95 of one call in milliseconds, and speedup over the first.
 
-    An engine has many calls in a row, as in use, and the first of them are not timed: it takes some until its
-    weights are the ones in the caches.
+    In each turn an engine is called many times in a row, as in use. The first ``settling`` calls are not
+    timed, since its weights are not in the caches yet.
     """
     samples: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(turns):

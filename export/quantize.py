@@ -7,8 +7,8 @@ No single style serves every engine, so the same ranges are written twice:
 - ``trt``: activations int8 and symmetric, biases float, no pair between a convolution and the activation or
   addition that TensorRT fuses into it. TensorRT's parser refuses the int32 biases of the other style.
 
-Weights are int8, symmetric, with one scale for each output channel, in both. Libraries insert one style or
-the other, and none lets both come from the same ranges: hence this file.
+In both, weights are int8 and symmetric, with one scale per output channel. Quantisation libraries insert one
+style or the other, but none derives both from the same ranges, which is why this module exists.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Grid:
 
     @classmethod
     def over(cls, low: float, high: float, style: Style) -> Grid:
-        """The grid of a style that covers an interval with 0 in it."""
+        """The grid of a style that covers ``low`` to ``high``, an interval that contains 0."""
         if style == "trt":
             scale = np.float32(max(-low, high, 1e-8) / 127)
             return cls(scale, 0, np.int8)
@@ -50,15 +50,15 @@ class Grid:
 
 
 def weighted_layers(graph: Graph) -> list[str]:
-    """Names of the nodes with weights, in order: what can be quantised or kept in float one by one."""
+    """Names of the nodes with weights, in order; each can be quantised or kept in float on its own."""
     return [node.name for node in graph.nodes if _has_weights(node, graph)]
 
 
 def entry_layers(graph: Graph) -> list[str]:
-    """Names of the layers that read the crops: a convolution, and what filters its maps depthwise.
+    """Names of the layers at the input: the first convolution, and the depthwise convolutions on its output.
 
-    In CPU engines INT8 wins nothing there: integer kernels multiply channels in fours, and these read three
-    or one. No other layers of the shipped model move the joints as far (``report-layers.png``).
+    INT8 gains nothing there in CPU engines: integer kernels multiply channels in fours, and these layers read
+    three or one. In the shipped model no other layers move the joints as far (``report-layers.png``).
     """
     consumers = graph.consumers()
     entry: list[str] = []
@@ -74,10 +74,11 @@ def entry_layers(graph: Graph) -> list[str]:
 
 
 def tail_layers(graph: Graph) -> list[str]:
-    """Names of the layers that make the graph's outputs.
+    """Names of the layers that produce the graph's outputs.
 
-    These are the presence head, and the CAM head (or what a similarity is made of). A CAM head whose CAMs are
-    smoothed is none: the depthwise filters that smooth them are, and average away what INT8 adds.
+    These are the presence head and the CAM head (or, if the CAMs are a similarity, the layers it is computed
+    from). If depthwise filters smooth the CAMs, the filters are included instead of the CAM head, since they
+    average away the error that INT8 adds to it.
     """
     producers = graph.producers()
     tail: list[str] = []
@@ -96,7 +97,7 @@ def tail_layers(graph: Graph) -> list[str]:
 
 
 def quantised_tensors(graph: Graph) -> list[str]:
-    """Tensors that need a range: whatever an operator with an integer kernel reads or writes."""
+    """Names of the tensors that need a range: those that operators with integer kernels read or write."""
     names: list[str] = []
     for node in graph.nodes:
         if _has_weights(node, graph) or node.op_type in _GLUE:
@@ -119,7 +120,7 @@ def quantise(
         in_float: names of layers that stay in float.
 
     Returns:
-        A model of the same inputs and outputs.
+        A model with the same inputs and outputs.
     """
     graph = Graph(model)
     grids = _grids(graph, calibration, style, set(in_float))
@@ -143,11 +144,12 @@ def quantise(
 
 
 def _grids(graph: Graph, calibration: Calibration, style: Style, in_float: set[str]) -> dict[str, Grid]:
-    """The tensors that get a pair, and their grids.
+    """The tensors that get a Q/DQ pair, and their grids.
 
-    Those that an integer layer reads; and for CPU engines those that one makes too, as they compute a layer
-    in integers only if it gives integers: behind its activation, where it has one. For TensorRT none is put
-    between a convolution and the addition that it is fused into: of a ResNet's two neither has one.
+    Every tensor that an integer layer reads gets one. In the ``cpu`` style, so does every tensor that an
+    integer layer produces (after its activation, if it has one), since CPU engines compute a layer in
+    integers only if its output is quantised. In the ``trt`` style, there is no pair between a convolution and
+    the addition that TensorRT fuses it into; if a ResNet's addition has two such inputs, neither has a pair.
     """
     consumers, producers = graph.consumers(), graph.producers()
     layers = {name for name in weighted_layers(graph) if name not in in_float}
@@ -170,7 +172,7 @@ def _grids(graph: Graph, calibration: Calibration, style: Style, in_float: set[s
 
 
 def _has_weights(node: onnx.NodeProto, graph: Graph) -> bool:
-    """Whether a node multiplies with constants in a way that INT8 engines know."""
+    """Whether a node multiplies by constant weights in a form that INT8 engines support."""
     if node.op_type == "Conv":
         plain = True
     elif node.op_type == "Gemm":
@@ -180,7 +182,7 @@ def _has_weights(node: onnx.NodeProto, graph: Graph) -> bool:
         return False
     if not plain or any(name not in graph.constants for name in node.input[1:] if name):
         return False
-    # A bias may have a row for each crop in float, but not in integers.
+    # In float a bias may have one row per crop, but not in integers.
     biases = [graph.constants[name] for name in node.input[2:] if name]
     return all(bias.shape[:-1] in ((), (1,)) for bias in biases)
 
@@ -206,7 +208,7 @@ def _in_integers(graph: Graph, layers: set[str]) -> set[str]:
 
 
 def _made_by(layers: set[str], name: str, producers: dict[str, onnx.NodeProto]) -> bool:
-    """Whether one of these layers makes a tensor, or the activation after it."""
+    """Whether one of these layers, or an activation after it, produces a tensor."""
     maker = producers.get(name)
     while maker is not None and maker.op_type in _ACTIVATIONS:
         maker = producers.get(maker.input[0])
@@ -214,7 +216,7 @@ def _made_by(layers: set[str], name: str, producers: dict[str, onnx.NodeProto]) 
 
 
 def _fused_into_addition(maker: onnx.NodeProto | None, readers: list[onnx.NodeProto]) -> bool:
-    """Whether TensorRT adds a residual inside the convolution that makes this tensor."""
+    """Whether TensorRT adds a residual inside the convolution that produces this tensor."""
     return maker is not None and maker.op_type == "Conv" and [r.op_type for r in readers] == ["Add"]
 
 
@@ -226,7 +228,7 @@ class _Writer:
         self._restored: dict[str, Grid] = {}
 
     def pair(self, name: str, grid: Grid, replaced: dict[str, str]) -> list[onnx.NodeProto]:
-        """Quantise and dequantise a tensor; its readers are to read the result."""
+        """Quantise and dequantise a tensor; ``replaced`` gets the name that its readers must use instead."""
         scale, zero = f"{name}/scale", f"{name}/zero_point"
         self._graph.constants[scale] = np.array(grid.scale, np.float32)
         self._graph.constants[zero] = np.array(grid.zero_point, grid.dtype)
@@ -276,7 +278,7 @@ class _Writer:
 def quantise_weights(
     weight: NDArray[Any], least: NDArray[np.float64] | float = 0.0
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """int8 weights and the scale, at least ``least``, of every output channel (the first axis), symmetric."""
+    """Quantise weights to symmetric int8, with a scale of at least ``least`` per output channel (axis 0)."""
     largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
     scales = np.maximum(np.maximum(largest, 1e-8) / 127, least).astype(np.float32)
     steps = scales.reshape(-1, *[1] * (weight.ndim - 1))

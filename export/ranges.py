@@ -1,7 +1,7 @@
-"""What values a network's activations take: observed on calibration crops, and kept in ``calibration.json``.
+"""Ranges of a network's activations, observed on calibration crops and recorded in ``calibration.json``.
 
-A range is the interval that INT8 covers. The widest (``minmax``) loses nothing to clipping and most to
-rounding; the others give up rare values for a finer grid.
+A range is the interval that INT8 covers. The widest (``minmax``) loses nothing to clipping but the most to
+rounding; the others clip rare values in exchange for a finer grid.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 RangeMethod = Literal["minmax", "percentile", "mse", "entropy"]
 METHODS: tuple[RangeMethod, ...] = get_args(RangeMethod)
 
-_KEPT = 1 << 19  # values of a tensor that are kept, beside its exact extremes
+_KEPT = 1 << 19  # values kept per tensor, besides its exact extremes
 _PERCENTILE = 99.99
 _LEVELS = 255
 _SHRINKS = np.linspace(1.0, 0.4, 61)
@@ -37,7 +37,7 @@ class Observation:
 
     Attributes:
         low, high: the exact extremes.
-        kept: (M,) values taken at even distances, the same number from every crop.
+        kept: (M,) evenly spaced values, the same number from every crop.
     """
 
     low: float
@@ -51,7 +51,7 @@ class Calibration:
 
     Attributes:
         method: how the ranges were chosen.
-        crops: how many crops were looked at.
+        crops: how many crops were observed.
         source_sha256: the calibration set's content hash.
         ranges: tensor name to (low, high).
     """
@@ -80,11 +80,11 @@ def observe(
     batch: int = 8,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> dict[str, Observation]:
-    """Run crops through a float model and look at some of its tensors.
+    """Run crops through a float model and observe some of its tensors.
 
     Args:
         model: float32.
-        tensors: their names; the input may be one of them.
+        tensors: names of the tensors to observe; the input may be one of them.
         crops: (N, 3, H, W) float32, normalised.
         batch: crops at a time.
         progress: wraps the loop over batches, to show it.
@@ -99,7 +99,7 @@ def observe(
     kept: dict[str, Floats] = {}
     for first in progress(range(0, len(crops), batch)):
         chunk = crops[first : first + batch]
-        found = session.run(wanted, {graph.inputs[0]: chunk}) if wanted else []  # of no name it gives all
+        found = session.run(wanted, {graph.inputs[0]: chunk}) if wanted else []  # no names would mean all
         values = dict(zip(wanted, found, strict=True))
         values[graph.inputs[0]] = chunk
         for name in tensors:
@@ -115,7 +115,7 @@ def observe(
 
 
 def choose_range(seen: Observation, method: RangeMethod) -> tuple[float, float]:
-    """The interval that INT8 should cover; 0 is always in it, so that zero padding is exact."""
+    """The interval that INT8 should cover; it always contains 0, so that zero padding is exact."""
     low, high = _RULES[method](seen)
     return min(low, 0.0), max(high, 0.0)
 
@@ -132,7 +132,7 @@ def _percentile(seen: Observation) -> tuple[float, float]:
 def _mse(seen: Observation) -> tuple[float, float]:
     """The shrunk extremes with the least mean squared error of rounding and clipping together.
 
-    In 255 levels from low to high, as the CPU style has them; TensorRT's grid is made of the same range.
+    The error is that of 255 steps from low to high, as in the ``cpu`` style; ``trt`` uses the same range.
     """
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
     if high <= low:
@@ -153,8 +153,8 @@ def _mse(seen: Observation) -> tuple[float, float]:
 def _entropy(seen: Observation) -> tuple[float, float]:
     """The clipping of |x| whose 128-level version has the least KL divergence from the whole histogram.
 
-    The rule of TensorRT's entropy calibrator (Migacz, "8-bit inference with TensorRT", GTC 2017), which
-    lets INT8 files that were calibrated there be reproduced.
+    This is the rule of TensorRT's entropy calibrator (Migacz, "8-bit inference with TensorRT", GTC 2017), so
+    that INT8 files that were calibrated there can be reproduced.
     """
     limit = max(abs(seen.low), abs(seen.high))
     if limit == 0:
@@ -162,7 +162,7 @@ def _entropy(seen: Observation) -> tuple[float, float]:
     counts, edges = np.histogram(np.abs(seen.kept), _BINS, (0.0, limit))
     counts = counts.astype(np.float64)
     counts[0] = counts[1]  # the zeros of a ReLU would outweigh everything
-    if not counts.any():  # they are everything, but for the extremes
+    if not counts.any():  # every kept value is in the first bin
         return seen.low, seen.high
 
     def divergence(bins: int) -> float:
@@ -192,7 +192,7 @@ _RULES: dict[str, Callable[[Observation], tuple[float, float]]] = {
 
 
 def range_method(name: str) -> RangeMethod | None:
-    """A method by its name; None for ``auto``. CalibrationError for another."""
+    """The method with a name; None for ``auto``. Raises CalibrationError for an unknown name."""
     if name == "auto":
         return None
     for method in METHODS:
@@ -205,6 +205,6 @@ def range_method(name: str) -> RangeMethod | None:
 def calibration_from(
     seen: dict[str, Observation], method: RangeMethod, *, crops: int, source_sha256: str
 ) -> Calibration:
-    """The ranges of all tensors by one method."""
+    """Choose the ranges of all tensors by one method."""
     ranges = {name: choose_range(observation, method) for name, observation in seen.items()}
     return Calibration(method, crops, source_sha256, ranges)

@@ -1,4 +1,4 @@
-"""The report of an export: what each precision costs in accuracy and wins in time, with pictures."""
+"""The report of an export: what each precision costs in accuracy and gains in time, with pictures."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Report:
     """What an export found on crops of real persons.
 
     Attributes:
-        held_out: the crops that all is judged on.
-        judge: their judge.
+        held_out: the crops that every model is judged on.
+        judge: the judge on these crops.
         model: the float model.
-        max_drop: points that a conversion may cost.
+        max_drop: points that a conversion may lose.
         network: the torch network that the float model came from, if it is known.
-        calibration: what the ranges of INT8 were seen on; None of an export in float alone.
-        quantised: the INT8 models and how they were found, likewise.
+        calibration: the calibration set of INT8; None for an export without INT8.
+        quantised: the INT8 models and how they were found; None likewise.
     """
 
     held_out: CropSet
@@ -61,13 +61,13 @@ def write_report(folder: Path, report: Report, bundle: Bundle, engines: Sequence
     """Judge what was made, and write ``report.json``, ``report.md`` and its pictures into a bundle's folder.
 
     Args:
-        folder: where.
-        report: what was found.
-        bundle: what was made.
-        engines: what was built of it; those that can run here are judged too.
+        folder: the bundle's folder.
+        report: what the export found.
+        bundle: the exported bundle.
+        engines: the engines built from it; those that can run here are judged too.
 
     Raises:
-        AccuracyGateError: an engine, or the ONNX file, costs more than it may.
+        AccuracyGateError: an engine, or the ONNX file, loses more than it may.
     """
     tree = _tree(report, bundle, engines)
     _warn_of_few(report.judge)
@@ -87,13 +87,13 @@ def _tree(report: Report, bundle: Bundle, engines: Sequence[BuiltEngine]) -> dic
     runnable = {engine.label: engine for engine in engines if engine.infer is not None}
     judged |= {label: judge.predict(engine.infer) for label, engine in runnable.items()}  # type: ignore[arg-type]
     files |= {label: engine.path for label, engine in runnable.items()}
-    ahead = next((engine for engine in engines if engine.stand_in is not None), None)  # they compute the same
+    ahead = next((engine for engine in engines if engine.stand_in is not None), None)  # all compute the same
     if ahead is not None:
         judged["fp16, ONNX Runtime"] = judge.predict(ahead.stand_in)  # type: ignore[arg-type]
         files["fp16, ONNX Runtime"] = ahead.path
     inexact = ""
     if quantised is not None and available()["openvino"] is None:
-        # It fuses layers that ONNX Runtime rounds between, and is what most CPUs run it in.
+        # OpenVINO fuses layers between which ONNX Runtime rounds, and is what most CPUs run INT8 in.
         inexact = "int8-cpu, OpenVINO without VNNI" if int8_overflows() else ""
         label = inexact or "int8-cpu, OpenVINO"
         backend = load_backend(bundle, "openvino", Request(precision="int8"))
@@ -101,7 +101,7 @@ def _tree(report: Report, bundle: Bundle, engines: Sequence[BuiltEngine]) -> dic
         backend.close()
     drops = {name: judge.drop(found, original) for name, found in judged.items()}
     for name, drop in drops.items():
-        if name != inexact:  # no fault of the file, and `auto` does not take it on such a CPU
+        if name != inexact:  # not the file's fault, and `auto` avoids it on such a CPU
             _require_within(drop.worst, f"{files[name].name} ({name})", report)
     rows = [
         {
@@ -170,7 +170,7 @@ def _quantisation(report: Report, bundle: Bundle) -> dict[str, Any]:
 
 
 def _require_within(lost: float, what: str, report: Report) -> None:
-    if not lost <= report.max_drop:  # nor where it is not a number
+    if not lost <= report.max_drop:  # NaN fails, too
         message = (
             f"{what} loses {lost:.2f} points, more than --max-drop {report.max_drop:g}; nothing was "
             "published."
@@ -179,7 +179,7 @@ def _require_within(lost: float, what: str, report: Report) -> None:
 
 
 def _require_same(drop: Drop, file: str, report: Report) -> None:
-    """The ONNX file is the trained network: that a joint crosses a threshold is chance, more is a fault."""
+    """Check the ONNX file against the trained network; one joint crossing a threshold may be chance."""
     apart, allowed = max(abs(drop.pck), abs(drop.presence)), max(report.max_drop, report.judge.resolution())
     if not apart <= allowed:
         message = (
@@ -210,7 +210,7 @@ def _in_torch(network: torch.nn.Module) -> Callable[[Floats], tuple[Floats, Floa
 
 
 def _latency(report: Report, bundle: Bundle) -> list[dict[str, Any]]:
-    """One crop through every engine of the CPU that is installed, fp32 and INT8 taking turns."""
+    """Time one crop on every installed CPU engine, fp32 and INT8 taking turns."""
     rows = []
     engines = [name for name, reason in available().items() if reason is None and name not in ON_GPU]
     for threads in sorted({1, min(2, os.cpu_count() or 1)}):
@@ -234,7 +234,7 @@ def _latency(report: Report, bundle: Bundle) -> list[dict[str, Any]]:
 
 
 def _warn_of_few(judge: Judge) -> None:
-    """Say so where the proof is of so few people that a loss could hide."""
+    """Warn if the proof has so few people that a loss could go unseen."""
     if len(judge) < ENOUGH_TO_JUDGE:
         logger.warning(
             "this is proven on %d people, of whom one joint is %.2f points: a loss of thrice that can go "
@@ -246,7 +246,7 @@ def _warn_of_few(judge: Judge) -> None:
 
 
 def _warn_of_no_gain(rows: Sequence[dict[str, Any]]) -> None:
-    """Say so where INT8 takes as long as float: with many layers in float that can be."""
+    """Warn if INT8 is no faster than float, which can happen with many layers in float."""
     for row in rows:
         if row["precision"] == "int8" and row["threads"] == 1 and row["speedup"] <= 1:
             logger.warning(
@@ -258,7 +258,7 @@ def _warn_of_no_gain(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _of_one_crop(backend: Backend, report: Report) -> Callable[[], object]:
-    """A call of a backend, its crop where the crop kernel would have put it."""
+    """A call of a backend with one crop, in memory laid out as the crop kernel would leave it."""
     given = report.held_out.crops[:1]
     crop = crop_memory(1, given.shape[2:], channels_last=backend.channels_last)
     crop[:] = given
@@ -266,7 +266,7 @@ def _of_one_crop(backend: Backend, report: Report) -> Callable[[], object]:
 
 
 def _engine_latency(report: Report, engines: dict[str, BuiltEngine]) -> list[dict[str, Any]]:
-    """Engines on the GPU taking turns, from the crop in host memory to the maps in host memory."""
+    """Time GPU engines taking turns, from the crop in host memory to the maps in host memory."""
     if not engines:
         return []
     crop = report.held_out.crops[:1]
@@ -282,7 +282,7 @@ _BY_FILES_IN_FLOAT = {
 
 
 def _draw(folder: Path, tree: dict[str, Any]) -> list[tuple[str, str]]:
-    """The pictures as (file name, caption); none where matplotlib is not installed."""
+    """Draw the pictures and return (file name, caption) of each; none if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

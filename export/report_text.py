@@ -1,4 +1,4 @@
-"""The report of an export as people read it."""
+"""The report of an export as Markdown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _adjusted(calibration: dict[str, Any]) -> str:
 
 
 def markdown(tree: dict[str, Any], pictures: list[tuple[str, str]]) -> str:
-    """``report.md``: the report's tree as tables, and its pictures (file name, caption)."""
+    """The text of ``report.md``: the report's tree as tables, and its pictures (file name, caption)."""
     held_out, int8 = tree["held_out"], "calibration" in tree
     what = "labelled persons" if held_out["labelled"] else "unlabelled crops, against fp32"
     apart = " that no range was made from" * int8

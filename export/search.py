@@ -1,4 +1,4 @@
-"""Which ranges to take, which layers INT8 hurts, and which of them stay in float until the gate holds."""
+"""Choose ranges, rank layers by the harm INT8 does, and keep the worst in float until the gate holds."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Quantised:
     """INT8 models that passed the gate, and how they were found.
 
     Attributes:
-        models: by style.
-        calibration: the ranges that both use.
-        in_float: of each style, the layers that stayed in float.
-        sensitivity: layer to the mean movement of the joints, as a part of the box, when it alone is INT8;
-            the worst first.
-        predictions: of each style's model on the held-out crops.
-        drops: of each style, on them.
-        judged: how often the held-out crops were asked: more than once where layers had to stay in float.
+        models: the INT8 model of each style.
+        calibration: the ranges that both styles use.
+        in_float: the layers of each style that stayed in float.
+        sensitivity: layer to the mean movement of the joints, as a fraction of the box, when only that layer
+            is INT8; worst first.
+        predictions: what each style's model predicts for the held-out crops.
+        drops: what each style loses on the held-out crops.
+        judged: how often the held-out crops were used to judge; more than once if a candidate failed on them.
     """
 
     models: dict[Style, onnx.ModelProto]
@@ -57,24 +57,25 @@ def quantise_within(
 ) -> Quantised:
     """Quantise a model so that it loses at most ``max_drop`` points on the held-out crops.
 
-    Points of the joints' places (PCK), and of whether they are there. The layers that make the outputs stay
-    in float, and for CPU engines those that read the crops. If that is not enough, the layers that move the
-    joints most join them: the worst one, the worst two, four, and so on to half of them. How many is found on
-    calibration crops; where the held-out crops do not agree, more are tried, and the result says so.
+    The limit applies to PCK and to presence accuracy, each on its own. The layers that produce the outputs
+    stay in float and, for CPU engines, so do those that read the crops. If that is not enough, the layers
+    that move the joints most are kept in float too: the worst one, the worst two, four, and so on, up to half
+    of all layers. How many are needed is determined on calibration crops; if the held-out crops disagree,
+    more are tried, and ``Quantised.judged`` says so.
 
     Args:
         model: float32.
-        seen: what calibration saw of its tensors.
-        method: how ranges are chosen; None takes the one that moves the joints of ``tuning`` least.
+        seen: what was observed of its tensors on the calibration crops.
+        method: how ranges are chosen; None takes the method that moves the joints of ``tuning`` least.
         tuning: judges ranges and layers on calibration crops, so that the held-out crops stay unseen.
         held_out: judges the result.
-        max_drop: points.
-        crops, source_sha256: what ``seen`` was made from, for the record.
-        correct_with: crops (N, 3, H, W) to correct biases with; None leaves them.
+        max_drop: largest loss allowed, in points.
+        crops, source_sha256: number and content hash of the calibration crops, for the record.
+        correct_with: crops (N, 3, H, W) to correct biases with; None leaves the biases as they are.
         show: shows progress.
 
     Raises:
-        AccuracyGateError: half of the layers in float are not enough; the message names the worst.
+        AccuracyGateError: keeping half of the layers in float is not enough; the message names the worst.
     """
     graph = Graph(model)
     tail, entry = tail_layers(graph), entry_layers(graph)
@@ -133,7 +134,7 @@ def quantise_within(
             for style, layers in in_float.items()
         }
         here = (tuning.drop(tuning.predict(session(m)), original) for m in models.values())
-        if kept < half and any(drop.low > max_drop for drop in here):  # too much, whoever is drawn
+        if kept < half and any(drop.low > max_drop for drop in here):  # too much, even at the low end
             continue
         found = {
             style: held_out.predict(session(models[style]))

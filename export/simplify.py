@@ -1,4 +1,4 @@
-"""onnxsim: constants folded, and what computes nothing taken out."""
+"""Simplify graphs with onnxsim: fold constants, and remove nodes that compute nothing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ logger = logging.getLogger("lfpose_edge")
 
 
 def simplify(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """A float32 model, simplified; as it is, with a warning, where onnxsim is not installed.
+    """Simplify a float32 model; without onnxsim, or if it fails, return the model as it is and warn.
 
-    Whether it computes what it computed is for the caller to see: onnxsim's own verdict is of no run.
+    The caller must check that the model still computes the same: onnxsim's own check does not run it.
 
     Args:
-        model: weights stored as float32, for onnxsim would store halved ones as float32 too.
-        name: the model's, for messages.
+        model: weights stored as float32, because onnxsim would turn float16 ones into float32 anyway.
+        name: the model's name, for messages.
     """
     try:
         import onnxsim
@@ -27,7 +27,7 @@ def simplify(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         return model
     try:
         simplified: onnx.ModelProto = onnxsim.simplify(model)[0]
-    except Exception as error:  # its own checks, shape inference and ONNX Runtime raise kinds of their own
+    except Exception as error:  # its checks, shape inference and ONNX Runtime raise their own kinds
         reason = str(error).splitlines()[0]
         logger.warning("onnxsim cannot simplify %s, which is exported as it is: %s", name, reason)
         return model

@@ -34,7 +34,7 @@ class Source:
 
     Attributes:
         model: float32 ONNX, weights stored as they will be shipped.
-        facts: the manifest's entries but for models, files and schema version; the version where it is known.
+        facts: the manifest's entries except models, files and schema version; the version only if known.
         network: the torch network that ``model`` came from, for the parity check.
         card: the source's own card.
     """
@@ -49,11 +49,11 @@ def open_source(source: str, like: str | None = None) -> Source:
     """Open a checkpoint (``.pt``), an ONNX file, a bundle's folder, or a shipped model by its name.
 
     Args:
-        source: which.
+        source: its path, or the shipped model's name.
         like: for an ONNX file, the bundle whose joints, input and decode it shares.
 
     Raises:
-        BundleError: it cannot be read, or is none of these.
+        BundleError: the source cannot be read, or is none of these.
     """
     path = Path(source)
     if path.suffix in (".pth", ".ckpt"):
@@ -87,7 +87,7 @@ def open_source(source: str, like: str | None = None) -> Source:
 
 
 def _require_same(before: onnx.ModelProto, after: onnx.ModelProto, size: tuple[int, int], path: Path) -> None:
-    """BundleError where a change of a graph changes what it computes; what cannot be run is refused later."""
+    """Raise BundleError if a changed graph computes something else; one that cannot run is refused later."""
     crops = np.random.default_rng(0).normal(size=(2, 3, *size)).astype(np.float32)
     try:
         expected = session(before)(crops)
@@ -142,7 +142,7 @@ def _from_checkpoint(path: Path) -> Source:
 
 
 def _without_folders(entry: Any) -> Any:
-    """A recipe without what only the machine that trained it knows: of an absolute path, the file's name."""
+    """A recipe without facts about the training machine: absolute paths are cut to their file names."""
     if isinstance(entry, dict):
         return {key: _without_folders(value) for key, value in entry.items()}
     if isinstance(entry, (list, tuple)):
@@ -156,21 +156,21 @@ def _facts_of(bundle: Bundle, provenance: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changed(model: onnx.ModelProto, change: Callable[[onnx.ModelProto], onnx.ModelProto]) -> onnx.ModelProto:
-    """A change of a float32 model, with weights stored as they were: as float16, or as float32."""
+    """Apply a change to the float32 form of a model; weights are stored as before, as float16 or float32."""
     import onnx
 
     opened = Graph(model).to_model()
     changed = change(opened)
     if changed is opened:
         return model
-    forget_origin(changed)  # what the simplifier notes, too
+    forget_origin(changed)  # including the simplifier's notes
     if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
         store_as_half(changed)
     return changed
 
 
 def _modern(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """The model in an opset that can hold a scale for each channel (13); older ones are converted."""
+    """The model in an opset that supports per-channel scales (13 or later); older models are converted."""
     import onnx
 
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
@@ -178,7 +178,7 @@ def _modern(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         return model
     try:
         converted: onnx.ModelProto = onnx.version_converter.convert_version(model, OPSET)
-    except Exception as error:  # the converter raises kinds of its own
+    except Exception as error:  # the converter raises its own kinds
         message = f"{path} is of opset {opset}, and cannot be converted to {OPSET}; export it anew ({error})"
         raise BundleError(message) from error
     return converted
@@ -193,7 +193,7 @@ def _load_onnx(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
-    except Exception as error:  # protobuf and the checker raise kinds of their own
+    except Exception as error:  # protobuf and the checker raise their own kinds
         message = f"{path} is no ONNX model: {str(error).splitlines()[0] if str(error) else error!r}"
         raise BundleError(message) from error
     if {"QuantizeLinear", "DequantizeLinear", "QLinearConv"} & {node.op_type for node in model.graph.node}:

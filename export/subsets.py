@@ -23,9 +23,9 @@ def make_subset(
 ) -> int:
     """Write the part of a COCO-keypoints JSON, or of MPII's annotation list, that a calibration needs.
 
-    Of the non-crowd persons with enough labelled joints and a large enough box, those whose annotation ids
-    have the smallest SHA-256: a choice that does not depend on the file's order, and that a growing data
-    set changes little.
+    From the non-crowd persons with enough labelled joints and a large enough box, those whose annotation ids
+    have the smallest SHA-256 are chosen. The choice does not depend on the order of the file, and changes
+    little as a data set grows.
 
     Args:
         annotations: the JSON.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 OPSET = 17
 INPUT, OUTPUTS = "crops", ("cams", "presence")
-SMALLEST_TO_HALVE = 256  # elements; short biases and scalars stay float32, they weigh nothing
+SMALLEST_TO_HALVE = 256  # elements; short biases and scalars stay float32, as they take little space
 
 
 def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
@@ -28,21 +28,21 @@ def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
         size: crop height and width.
 
     Returns:
-        A model with input ``crops`` and outputs ``cams`` and ``presence``, float32, batch size free. It
-        holds nothing of the machine that made it: the same network gives the same bytes.
+        A model with input ``crops`` and outputs ``cams`` and ``presence``, float32, dynamic batch size. It
+        contains nothing about the machine that made it: the same network gives the same bytes.
     """
     import onnx
     import torch
 
     network = copy.deepcopy(network).eval().to(memory_format=torch.contiguous_format)
     for module in network.modules():
-        if getattr(module, "inplace", False):  # gives the same file, in twice the time
+        if getattr(module, "inplace", False):  # would give the same file, in twice the time
             module.inplace = False
         if isinstance(module, torch.nn.Sequential):
             _fold_batch_norms(module)
     example = (torch.zeros(2, 3, *size),)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # about the exporter's own insides
+        warnings.simplefilter("ignore")  # about the exporter's internals
         level = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
@@ -59,7 +59,7 @@ def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
             )
         finally:
             logging.disable(level)
-    # The exporter knows no opset below 18; for what these networks use, 17 differs in form only.
+    # The exporter supports no opset below 18; for what these networks use, 17 differs in form only.
     model = onnx.version_converter.convert_version(program.model_proto, OPSET)
     for node in model.graph.node:
         if node.op_type.startswith("Reduce"):  # the conversion leaves an attribute of opset 18 behind
@@ -75,9 +75,9 @@ def to_onnx(network: torch.nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
 
 
 def _fold_batch_norms(layers: torch.nn.Sequential) -> None:
-    """Make one convolution of each and the BatchNorm behind it: the exporter has a quarter less to trace.
+    """Merge each convolution with the BatchNorm after it, which leaves the exporter a quarter less to trace.
 
-    Those that are not in a row it folds itself.
+    The exporter itself folds those that are not adjacent in a Sequential.
     """
     import torch
     from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -115,8 +115,8 @@ def _name_by_layer(model: onnx.ModelProto) -> None:
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = renamed.get(name, name)
-        # A linear layer's weight may have been turned over and renamed, its bias never. Equal parameters may
-        # have become one, so a layer's name may be taken.
+        # A linear layer's weight may have been transposed and renamed, its bias never. Equal parameters may
+        # have been merged, so a layer's name may be taken.
         kinds = (".weight", ".bias") if node.op_type == "Gemm" else (".weight",)
         parameters = [
             name for kind in kinds for name in node.input if name in weights and name.endswith(kind)
@@ -157,7 +157,7 @@ def forget_origin(model: onnx.ModelProto) -> None:
 def store_as_half(model: onnx.ModelProto, *, exactly: bool = False) -> None:
     """Halve the file: large float32 weights become float16 with a Cast that runtimes fold when loading.
 
-    ``exactly`` leaves those that would change by it as they are.
+    With ``exactly``, weights that this would change stay float32.
     """
     import onnx
     from onnx import numpy_helper

@@ -1,4 +1,4 @@
-"""Torch-TensorRT: the network compiled in torch, without ONNX between, for machines that serve with torch."""
+"""Torch-TensorRT: compile the network in torch, without ONNX, for machines that serve with torch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def build_torch_engine(network: torch.nn.Module, bundle: Bundle, options: BuildO
 
     Args:
         network: the trained network.
-        bundle: what it is exported as; its fp32 file is in the fingerprint.
+        bundle: the bundle exported from it; its fp32 file is part of the fingerprint.
         options: batches and workspace.
 
     Raises:

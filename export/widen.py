@@ -1,4 +1,4 @@
-"""Smoothing of CAMs in whole blocks of channels, which is how CPU engines compute depthwise layers fast."""
+"""Pad the smoothing of CAMs to whole blocks of channels, in which CPU engines run depthwise layers fast."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import onnx
 from lfpose_edge.export.graph import Graph, attribute
 from onnx import helper
 
-_BLOCK = 16  # channels: of AVX-512; AVX2's 8 divide it
+_BLOCK = 16  # channels in AVX-512; a multiple of AVX2's 8
 
 
 def widen_smoothing(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Round the channels of the depthwise filters behind the CAM head up to a multiple of 16.
+    """Round the channels of the depthwise filters after the CAM head up to a multiple of 16.
 
-    ONNX Runtime's blocked depthwise kernel takes whole blocks only; what it has for other numbers of channels
-    is several times as slow. The CAM head makes as many more maps, of zeros, and what is beyond the joints is
-    cut off at the end.
+    ONNX Runtime's blocked depthwise kernel takes whole blocks only; its kernel for other numbers of channels
+    is several times slower. The CAM head produces the additional maps as zeros, and they are cut off at the
+    end.
 
     Args:
         model: float32, weights stored as such.
 
     Returns:
-        A model that computes the same; ``model`` itself where no filter stands behind a convolution, or the
-        channels are whole blocks already.
+        A model that computes the same; ``model`` itself if no filter follows a convolution, or the channels
+        are whole blocks already.
     """
     graph = Graph(model)
     cams = graph.outputs[0]

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from lfpose_edge.metrics.bootstrap import Interval
     from lfpose_edge.train.recipe import Recipe
 
-HELD_OUT = 5  # the last of so many parts of the images is kept for the verdict
+HELD_OUT = 5  # the last 1/HELD_OUT of the images is kept for the verdict
 LEAST_PEOPLE, LEAST_HELD_OUT = 40, 10
-LEAST_SEEN = 1.0  # pixels, of either side of a box
+LEAST_SEEN = 1.0  # pixels of each side of a box that must lie in the image
 
 
 def run_adapt(
@@ -53,7 +53,7 @@ def run_adapt(
     keep_going: bool = False,
     any_way_up: bool = False,
 ) -> None:
-    """Find the people, adapt to them, judge, and write a bundle where the verdict is good."""
+    """Find the people, adapt to them, judge the result, and write a bundle if the verdict is good."""
     from lfpose_edge.export import export_bundle, require_extra
     from lfpose_edge.train.adapt import adaptation_recipe, judge
     from lfpose_edge.train.loop import train
@@ -86,7 +86,7 @@ def run_adapt(
     require_writable(out / "target.json")
 
     root = data_root(data)
-    # All that can be wrong with the source's data is wrong before the long search.
+    # Read the source's data first, so that any error in it comes before the long search.
     known = joined([read_persons(part, source, root) for part in source.data.source])
     validation = read_persons(source.data.val, source, root)
     asked = asked_for(frames, detector, boxes)
@@ -105,7 +105,7 @@ def run_adapt(
             list_left_out(unreadable)
         write_halves({**found, "info": {**found.get("info", {}), **asked}}, out)
     held_out = read_coco_boxes(out / "held-out.json", frames, source.joints)
-    # Absolute paths: the run goes on from any folder, and an export leaves their folders out.
+    # Absolute paths: the run can be continued from any folder, and an export leaves their folders out.
     start, target, images = (path.resolve() for path in (checkpoint, out / "target.json", frames))
     plan = adaptation_recipe(source, start, target, images, epochs, any_way_up=any_way_up)
     try:
@@ -132,7 +132,7 @@ def run_adapt(
 
 
 def _slower(plan: Recipe, root: Path, out: Path, device: str) -> str:
-    """What to do where an adaptation has run away; its recipe is written for that."""
+    """Advice for an adaptation that diverged; writes the recipe that the advised command needs."""
     recipe = out / "recipe.yaml"
     write_text_whole(recipe, plan.model_dump_json(indent=1) + "\n")
     rates = {name: getattr(plan.optimizer, name) / 2 for name in ("lr_head", "lr_backbone")}
@@ -157,7 +157,7 @@ def _checkpoint(model: str) -> Path:
 
 
 def asked_for(frames: Path, detector: str | None, boxes: Path | None) -> dict[str, str | None]:
-    """What decides who the people are: a folder and the names and sizes in it, or a file of boxes."""
+    """What decides who the people are: a folder's file names and sizes and a detector, or a file of boxes."""
     if boxes is None:
         files = ((file.relative_to(frames), file.stat().st_size) for file in image_files(frames))
         names = "\n".join(f"{name.as_posix()} {size}" for name, size in files)
@@ -170,7 +170,7 @@ def _as_it_is(path: Path, content: bytes) -> str:
 
 
 def require_same_people(out: Path, asked: dict[str, str | None]) -> None:
-    """SourceError when an earlier run's people are of other images or boxes, or another detector's."""
+    """Raise SourceError if an earlier run's people come from other images or boxes, or another detector."""
     info = json.loads((out / "target.json").read_text(encoding="utf-8")).get("info", {})
     other = [name for name, value in asked.items() if info.get(name) != value]
     if other:
@@ -188,7 +188,7 @@ def read_boxes(
     *,
     on_unreadable: Callable[[SourceError], None] | None = None,
 ) -> dict[str, Any]:
-    """What :func:`find_people` gives, from a COCO JSON, without anything but boxes; every image is opened.
+    """What :func:`find_people` returns, but from the boxes of a COCO JSON; every image is opened.
 
     Raises:
         SourceError: the JSON or an image cannot be used, or a box shows less than a pixel of its image.
@@ -227,8 +227,8 @@ def read_boxes(
 def write_halves(found: dict[str, Any], out: Path) -> None:
     """Write the people to adapt to, ``target.json``, and those for the verdict, ``held-out.json``.
 
-    The last fifth of the images, by their names, is held out: the frames of a camera show who was in those
-    before, so that of every fifth image nobody would be new.
+    The last fifth of the images, by their names, is held out. A camera's frames show the same people as those
+    before them, so if every fifth image were held out instead, none of its people would be new.
 
     Raises:
         SourceError: there are too few people.
@@ -249,7 +249,7 @@ def write_halves(found: dict[str, Any], out: Path) -> None:
 
 
 def _counted(name: str) -> list[tuple[int, str]]:
-    """For frame 2 to come before frame 10."""
+    """A sort key that puts frame 2 before frame 10."""
     return [(int(part or 0), part) if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -259,7 +259,7 @@ def _points(gain: Interval) -> str:
 
 
 def verdict_table(verdict: Any, people: int) -> Table:
-    """Before and after, as a table; where people are too few to tell, it says so."""
+    """A table of before and after; it says so if there are too few people to tell."""
     few = (
         f"{people} people are few to judge by: as many others could have turned the verdict; give more frames"
     )

@@ -32,16 +32,16 @@ from lfpose_edge.zoo import bundle_path
 logger = logging.getLogger("lfpose_edge")
 
 FRAME_SIZE = (720, 1280)
-RING = 24  # frames of 2.8 MB: more than a core's cache, so that no frame is found there when its turn comes
+RING = 24  # frames of 2.8 MB each: too many for a core's cache, so that no frame is still in it when reused
 TURNS = 4
-# Of a turn, not timed: it takes some frames until a model's weights are the ones in the caches.
+# Fraction of a turn that is not timed: it takes some frames until a model's weights are in the caches.
 SETTLING = 0.2
 PERCENTILES = (50, 95, 99)
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
 Way = Callable[[Image, NDArray[np.float32]], Any]
-"""A frame and its boxes to a result that has ``timings``."""
+"""Maps a frame and its boxes to a result that has ``timings``."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def measure(
     others: Mapping[str, Way] = MappingProxyType({}),
     show: Callable[[Sequence[int], str], Iterable[int]] = lambda turns, _: turns,
 ) -> list[dict[str, Any]]:
-    """Time every backend and precision that can be had, taking turns in this process.
+    """Time every available backend and precision, taking turns in this process.
 
     Args:
         model: a shipped model's name, or a bundle's folder.
@@ -90,16 +90,16 @@ def measure(
         persons: how many persons a frame has; all of a frame's crops are one batch.
         seconds: how long each case is timed.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; what does not run there is left out.
-        backend: the only one to time; ``auto`` are all.
-        others: what else takes turns, by the name of its rows; its threads are its own affair, and 0 here.
-        show: wraps the loop over the turns; told what they are, too.
+        backend: the only one to time; ``auto`` times all.
+        others: further callables to time, by the name for their rows; their threads are reported as 0.
+        show: wraps the loop over the turns; also given a label.
 
     Returns:
-        One row a case: backend, threads, persons, frames, fps, and for the whole frame and each stage
+        One row per case: backend, threads, persons, frames, fps, and for the whole frame and each stage
         ``<stage>_p50_ms``, ``_p95_ms`` and ``_p99_ms``. ``total`` is wall time around the call.
 
     Raises:
-        BundleError: the model is not there, damaged, or such that nothing runs it.
+        BundleError: the model is missing or damaged, or no backend can run it.
         BackendUnavailable: nothing here can run it.
     """
     Bundle.open(bundle_path(model))
@@ -116,7 +116,7 @@ def measure(
         ]
         if not cases:
             for error in refusals.values():
-                if isinstance(error, BundleError):  # no backend is at fault
+                if isinstance(error, BundleError):  # the model is at fault
                     raise error
             reasons = "; ".join(map(str, refusals.values())) or "`lfpose doctor` says why"
             message = f"no backend here can run {model}: {reasons}"
@@ -130,7 +130,7 @@ def measure(
         for _ in show(range(TURNS), f"timing {len(cases)} cases, {seconds:g} s each"):
             for case, times in zip(cases, samples, strict=True):
                 frames = rings[case.on_gpu]
-                case.estimator(next(frames), boxes[case.persons])  # what compiles, compiles now
+                case.estimator(next(frames), boxes[case.persons])  # compiles, if it must
                 started = perf_counter()
                 settled, end = started + SETTLING * seconds / TURNS, started + seconds / TURNS
                 while perf_counter() < settled:
@@ -142,7 +142,7 @@ def measure(
 
 
 def _uploaded(ring: list[Image]) -> list[Any]:
-    """The frames in the GPU's memory."""
+    """The frames, uploaded to the GPU's memory."""
     from lfpose_edge.ops import gpu
 
     stream = gpu.open_device()
@@ -212,7 +212,7 @@ def _estimators(
     with_gpu: bool,
     named: str = "auto",
 ) -> Iterator[PoseEstimator]:
-    """What can be had; ``refusals`` gets the first error of each backend."""
+    """Yield every available estimator; ``refusals`` gets the first error of each backend."""
     there = available()
     if named not in ("auto", *there):
         message = f"unknown backend {named!r}; {did_you_mean(named, ('auto', *there))}"
@@ -225,7 +225,7 @@ def _estimators(
             raise BackendUnavailable(message)
         on_gpu = backend in ON_GPU or device.startswith("cuda")
         if reason is not None or (on_gpu and not with_gpu):
-            continue  # threads of the CPU make no difference to a GPU
+            continue  # CPU threads make no difference to a GPU
         for precision in _PRECISIONS:
             try:
                 estimator = PoseEstimator(
@@ -236,12 +236,12 @@ def _estimators(
                     threads=threads,
                     max_batch=max_batch,
                 )
-            except EngineMismatch as error:  # of which `lfpose doctor` knows nothing
+            except EngineMismatch as error:  # `lfpose doctor` does not report it
                 logger.warning("%s %s is left out: %s", backend, precision, error)
                 continue
             except (BackendUnavailable, BundleError) as error:
                 refusals.setdefault(backend, error)
-                continue  # the table lists what can be had; `lfpose doctor` says why the rest cannot
+                continue  # the table lists what is available; `lfpose doctor` says why the rest is not
             yield stack.enter_context(estimator)
 
 

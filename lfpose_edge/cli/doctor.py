@@ -1,4 +1,4 @@
-"""``lfpose doctor`` and ``lfpose models``: what there is."""
+"""``lfpose doctor`` and ``lfpose models``: what is available."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lfpose_edge.errors import BackendUnavailable
 from lfpose_edge.machine import PACKAGES, cpu_model, instruction_set, versions
 
 _ENGINES = (".engine", ".ep")
-# They count as there when they are installed, which is quickly found out; the others were started for that.
+# These count as available if they are installed, which is quick to check; the others are started to check.
 _STARTS: dict[str, Callable[[], Any]] = {"openvino": openvino.start, "onnxruntime": onnxruntime.start}
 
 
 def run_doctor() -> None:
-    """Print the machine, the package versions and every backend with the reason it lacks, if it does."""
+    """Print the machine, the package versions and every backend, with the reason if it is unavailable."""
     console = plain_console()
     console.print(f"lfpose-edge {__version__}, Python {platform.python_version()}, {platform.platform()}")
     console.print(f"CPU: {os.cpu_count()} cores, {cpu_model()}; kernels: {instruction_set()}")
@@ -41,7 +41,7 @@ def run_doctor() -> None:
 
 
 def _does_not_start(backend: str) -> str | None:
-    """Why an engine of the CPU that is installed cannot be used, or None."""
+    """Why an installed CPU engine cannot be used, or None."""
     try:
         _STARTS.get(backend, lambda: None)()
     except BackendUnavailable as error:

@@ -24,7 +24,7 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 
 class Stopped(BaseException):
-    """The user, or the system, asked the command to stop; what was half written goes on the way out."""
+    """The user or the system asked the command to stop; half-written files are removed on the way out."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(number)
@@ -33,7 +33,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def stops_held() -> Iterator[None]:
-    """Whoever asks to stop while the block finishes something is heard at its end."""
+    """Hold back signals to stop until the end of the block."""
     heard: list[int] = []
     previous: dict[int, Any] = {}
     hears = threading.current_thread() is threading.main_thread()
@@ -52,7 +52,7 @@ def stops_held() -> Iterator[None]:
 
 
 def require_no_input(out: Path, *inputs: Path) -> None:
-    """SourceError when an output is one of the files that the command reads."""
+    """Raise SourceError if an output is one of the files that the command reads."""
     for path in inputs:
         if out.exists() and path.exists() and out.samefile(path):
             message = f"--out {out} is a file that is read: give another path"
@@ -60,13 +60,13 @@ def require_no_input(out: Path, *inputs: Path) -> None:
 
 
 def list_left_out(unreadable: Sequence[SourceError]) -> None:
-    """Say what ``--keep-going`` left out, each image once, whoever is on it."""
+    """Print what ``--keep-going`` left out, each image once, however many people are on it."""
     for said in dict.fromkeys(map(str, unreadable)):
         typer.echo(f"left out: {said}", err=True)
 
 
 def run_command(app: typer.Typer) -> None:
-    """Run a command line; exit code 0 only when what was asked was done.
+    """Run a command line; the exit code is 0 only if everything that was asked for was done.
 
     ``--verbose`` anywhere on the line shows the log and, on an error, the trace.
     """
@@ -74,10 +74,10 @@ def run_command(app: typer.Typer) -> None:
     arguments = [a for a in sys.argv[1:] if a != "--verbose"]
     logging.basicConfig(format="%(message)s", level=logging.INFO if verbose else logging.WARNING)
     if not verbose:
-        # OpenCV and FFmpeg report to stderr what comes as our error too. Set before OpenCV is imported.
+        # OpenCV and FFmpeg print to stderr what we report as an error, too. Set before OpenCV is imported.
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    for stream in (sys.stdout, sys.stderr):  # None where it is closed; a file's name may be of any bytes
+    for stream in (sys.stdout, sys.stderr):  # None if it is closed; file names may hold any bytes
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -99,7 +99,7 @@ def _one_line(error: BaseException) -> str:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}"
     lines = str(error).strip().splitlines()
-    if isinstance(error, LFPoseError) and len(lines) > 1:  # by a file's name, or by a library that says much
+    if isinstance(error, LFPoseError) and len(lines) > 1:  # from a file's name, or a verbose library
         text = " ".join(lines)
         return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... (--verbose shows all)"
     return lines[0] if lines else type(error).__name__

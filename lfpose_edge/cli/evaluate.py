@@ -34,13 +34,13 @@ from lfpose_edge.skeleton import CROWDPOSE14, MPII16, Skeleton
 
 @dataclass(frozen=True)
 class _Predictor:
-    """A model that is evaluated.
+    """A model to evaluate.
 
     Attributes:
         skeleton: K joints.
         runs_on: its backend.
         predict: persons to joints (N, K, 2), scores and presence (N, K).
-        maps: a table and a row of it to CAM logits (K, h, w) and the affine (2, 3) of the crop.
+        maps: a table and one of its rows to CAM logits (K, h, w) and the affine (2, 3) of the crop.
         crop_size: height and width.
     """
 
@@ -151,12 +151,12 @@ def run_eval(
                 crop_size=predictor.crop_size,
             )
             console.print(f"wrote {write_evaluation(report, evaluation)}")
-        if other is not None:  # last: whatever is wrong with it, what was measured is there
+        if other is not None:  # last, so that an error in it loses no results
             console.print(f"against {against}: {_difference(accuracy.pck_box, *other)}")
 
 
 def _file_names(joints: Sequence[str]) -> dict[str, str | None]:
-    """``neck=thorax`` and ``neck=``, a joint that the file calls otherwise, and one that it has not."""
+    """Parse ``neck=thorax`` (the file has another name for a joint) and ``neck=`` (it lacks the joint)."""
     pairs = [text.split("=") for text in joints]
     for text, pair in zip(joints, pairs, strict=True):
         if len(pair) != 2 or not pair[0]:
@@ -166,7 +166,7 @@ def _file_names(joints: Sequence[str]) -> dict[str, str | None]:
 
 
 def _truth_of(persons: PersonTable, file: Path) -> MpiiTruth:
-    """What PCKh is measured by; SourceError where it cannot be."""
+    """The ground truth for PCKh; raises SourceError if PCKh cannot be measured."""
     if persons.skeleton != MPII16:
         message = f"PCKh is of MPII's 16 joints, and the model has those of {persons.skeleton.name}"
         raise SourceError(message)
@@ -176,8 +176,8 @@ def _truth_of(persons: PersonTable, file: Path) -> MpiiTruth:
 def _crowd_ap(
     annotations: Path, persons: PersonTable, truth: dict[str, Any], predictions: list[dict[str, Any]]
 ) -> CrowdAp | None:
-    """CrowdPose's own measures, of a file that has its crowd indices."""
-    tree = coco_tree(annotations)  # its joints may be others than the truth's, or in another order
+    """CrowdPose's own measures; None if the file lacks the crowd indices."""
+    tree = coco_tree(annotations)  # its joints may differ from the truth's, or be in another order
     index = {image["id"]: image.get("crowdIndex") for image in tree["images"]}
     for image in truth["images"]:
         image["crowdIndex"] = index[image["id"]]
@@ -190,7 +190,7 @@ def _crowd_ap(
 
 
 def _plain(accuracy: Accuracy) -> dict[str, Any]:
-    """The measures as plain data, without what every person contributes."""
+    """The measures as plain data, without the counts of every person."""
     tree = asdict(accuracy)
     for measured in tree.values():
         if isinstance(measured, dict):
@@ -199,7 +199,7 @@ def _plain(accuracy: Accuracy) -> dict[str, Any]:
 
 
 def _read_result(path: Path) -> Any:
-    """What ``--json`` wrote."""
+    """Read a result that ``--json`` wrote."""
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         tree["per_person"]
@@ -213,7 +213,7 @@ def _read_result(path: Path) -> Any:
 
 
 def _names(persons: PersonTable) -> list[list[Any]]:
-    """Who they are: image and annotation id."""
+    """What identifies the persons: image name and annotation id."""
     return [
         [path.name, number]
         for path, number in zip(persons.images, persons.annotation_ids.tolist(), strict=True)
@@ -221,7 +221,7 @@ def _names(persons: PersonTable) -> list[list[Any]]:
 
 
 def _require_same_persons(persons: PersonTable, against: Path, other: dict[str, Any]) -> None:
-    """SourceError where a result says that it is of others; of earlier versions' only the counts tell."""
+    """Raise SourceError if a result names other persons; those of earlier versions name none."""
     names = _names(persons)
     if other.get("who", names) != names:
         message = f"--against {against} was measured on other persons"
@@ -257,7 +257,7 @@ def _joint_table(title: str, accuracy: Any) -> Table:
 
 
 def _line_table(lines: dict[str, Any]) -> Table:
-    """A model above the lines that look at no picture."""
+    """A table of a model and, below it, the baselines that do not look at the picture."""
     table = Table()
     table.add_column("12 limb joints, PCK@0.1 box")
     for name in ("", "either side"):
@@ -287,7 +287,7 @@ def _of_estimator(estimator: PoseEstimator) -> _Predictor:
 
 
 def _of_checkpoint(checkpoint: Path, device: str) -> _Predictor:
-    from lfpose_edge.cli import training  # (says what to install where torch is missing)
+    from lfpose_edge.cli import training  # (says what to install if torch is missing)
     from lfpose_edge.train.evaluate import predict_maps, predict_persons
     from lfpose_edge.train.start import trained_network
 

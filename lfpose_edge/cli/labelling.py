@@ -27,7 +27,7 @@ def run_label(
     mirrored: bool,
     keep_going: bool,
 ) -> None:
-    """Label persons by a teacher and say how many joints it was sure of."""
+    """Label persons with a teacher and print how many joints it was sure of."""
     from lfpose_edge.train.data.pseudo_labels import Views, label_persons, open_teacher
 
     console = plain_console(stderr=True)
@@ -58,7 +58,7 @@ def run_label(
 
 
 def run_crowd(annotations: Path, images: Path, out: Path, skeleton: str, seed: int) -> None:
-    """Write crowds and say how many persons found a place in one."""
+    """Write crowds and print how many images each level has."""
     from lfpose_edge.train.data.crowding import alone, write_crowds
 
     console = plain_console(stderr=True)
@@ -76,7 +76,7 @@ def run_crowd(annotations: Path, images: Path, out: Path, skeleton: str, seed: i
 
 
 def run_lspet(folder: Path, out: Path | None) -> None:
-    """Write Leeds Sports Pose Extended's parts and say how many persons each has."""
+    """Write the parts of Leeds Sports Pose Extended and print how many persons each has."""
     from lfpose_edge.train.data.lspet import write_lspet
 
     console = plain_console(stderr=True)

@@ -18,25 +18,25 @@ from lfpose_edge.opencv import cv2, file_name
 from lfpose_edge.sources import IMAGE_SUFFIXES, Frame, Image
 
 _FPS = 25.0  # of a video made from images
-_MP4_TICKS = 1 << 16  # a second, fewer than these
-_IMAGES = IMAGE_SUFFIXES - {".pgm"}  # which is grey
-# What every wheel of OpenCV encodes; a container that takes neither, as .webm or .mpg, is not written.
+_MP4_TICKS = 1 << 16  # ticks per second must be fewer
+_IMAGES = IMAGE_SUFFIXES - {".pgm"}  # which is greyscale
+# Codecs that every OpenCV wheel can encode; containers that take neither, such as .webm or .mpg, are refused.
 _CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "MJPG"}
 
 
 class OverlayWriter:
     """Writes overlays as one image, as images into a folder, or as a video, by the path's suffix.
 
-    One image or a video appears when the writer is left without an error; a folder's images one by one,
-    each whole.
+    A single image or a video appears when the context exits without an error; a folder's images appear one
+    by one, each whole.
 
     Attributes:
-        shortened: what was lost of the video of a camera or a stream, when it is left; nobody can give those
-            frames again, so that what can be read back of it appears.
+        shortened: set on exit if part of the video of a camera or a stream was lost: a message that says how
+            much. Such frames cannot be had again, so the part that can be read back is kept.
 
     Raises:
-        SourceError: nothing of that suffix can be written, or not these frames; or, when it is left, the
-            video of a file cannot be read back whole, and what was there before stays.
+        SourceError: the suffix or the frames cannot be written; or, on exit, the video of a file cannot be
+            read back whole, in which case an earlier file at the path stays.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,7 +82,7 @@ class OverlayWriter:
             _write_image(self._path / self._name(frame), overlay)
 
     def _name(self, frame: Frame) -> str:
-        """A file name for a frame's overlay, that no other frame's has."""
+        """A file name for a frame's overlay that no other frame's overlay has."""
         if frame.time_s is not None:
             return f"frame_{frame.index:06d}.jpg"
         source = Path(frame.name)
@@ -95,7 +95,7 @@ class OverlayWriter:
         return name
 
     def _write_video(self, overlay: Image, frame: Frame) -> None:
-        """Add a frame of a file; one of a camera or a stream stands until the next one comes, as it did."""
+        """Add a frame; that of a camera or a stream is repeated until the time of the next one."""
         overlay = _with_even_sides(overlay)
         height, width = overlay.shape[:2]
         if self._video is None:
@@ -119,7 +119,7 @@ class OverlayWriter:
             raise SourceError(message)
         self._live = frame.live
         due = round((frame.time_s or 0.0) * self._rate) if frame.live else self._count
-        # One frame early or late is how cameras are: what follows them closer stutters.
+        # Cameras are often one frame early or late; following them more closely would stutter.
         for _ in range(self._count, due - 1):
             self._add(overlay if self._shown is None else self._shown)
         if self._count <= due + 1:
@@ -132,13 +132,13 @@ class OverlayWriter:
 
     @contextlib.contextmanager
     def _released(self, temporary: Path) -> Iterator[None]:
-        """Close the video in the end, and read it back: OpenCV does not say when a disk is full."""
+        """Close the video at the end and read it back, since OpenCV does not report a full disk."""
         try:
             yield
         finally:
             self._video.release()
         count = _count_frames(temporary)
-        if count < self._count:  # who stops it between a frame and its count leaves one more
+        if count < self._count:  # a stop between a frame and its count leaves one more
             message = (
                 f"cannot write {self._path} whole: {count} of its {self._count} frames can be read back; is "
                 "the disk full?"
@@ -149,20 +149,20 @@ class OverlayWriter:
 
 
 def _with_even_sides(image: Image) -> Image:
-    """An image whose last row or column is there twice where their number is odd: codecs leave it out."""
+    """Repeat the last row or column of an image if their number is odd: codecs would drop it."""
     height, width = image.shape[:2]
     return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
 
 
 def _rate_in_mp4(fps: float) -> float:
-    """A rate that mp4v can hold: with up to three decimals, of which a high one leaves no room for some."""
+    """Round a rate to one that mp4v can hold: up to three decimals, fewer for a high rate."""
     decimals = next((d for d in (3, 2, 1) if fps * 10**d < _MP4_TICKS), 0)
     return round(fps, decimals)
 
 
 def _count_frames(video: Path) -> int:
-    """How many frames a video holds; 0 where it is none."""
-    undecoded = [cv2.CAP_PROP_FORMAT, -1]  # FFmpeg's packets: an hour's are counted in seconds
+    """How many frames a video holds; 0 if the file is not a video."""
+    undecoded = [cv2.CAP_PROP_FORMAT, -1]  # FFmpeg's packets: it takes seconds to count an hour's
     capture = cv2.VideoCapture(file_name(video), cv2.CAP_FFMPEG, undecoded)
     if not capture.isOpened():  # an OpenCV without FFmpeg
         capture = cv2.VideoCapture(file_name(video))

@@ -1,4 +1,4 @@
-"""``lfpose data people``: who is in a folder of images."""
+"""``lfpose data people``: find the people in a folder of images."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def find_people(
     """The people in a folder of images, as a COCO tree of boxes.
 
     Args:
-        frames: folder of images, and of folders of them.
-        detector: who finds them; "none": every image is of one person.
+        frames: folder of images, which may be in subfolders.
+        detector: path or name of the detector; "none" takes every image as one person.
         console: for the progress bar.
-        on_unreadable: called with the error of each image that cannot be read or is stored turned, which is
-            left out then. Without it the error is raised.
+        on_unreadable: called with the error of each image that cannot be read or is stored rotated; the image
+            is then left out. Without it the error is raised.
 
     Raises:
         SourceError: the folder holds no image, one cannot be read, or nobody is found.
@@ -80,15 +80,15 @@ def find_people(
     if not annotations:
         message = f"the detector found nobody in the {number} images of {frames}: is this the right folder?"
         raise SourceError(message)
-    looked_at = {"images": number}  # the tree's own are those with people
+    looked_at = {"images": number}  # the tree lists only those with people
     return coco_persons_tree(images, annotations, info=looked_at)
 
 
 def image_files(frames: Path) -> list[Path]:
-    """The images of a folder and of the folders in it, of names that a JSON can hold.
+    """The images in a folder and its subfolders, whose names a JSON must be able to hold.
 
     Raises:
-        SourceError: there is none, or one of another name.
+        SourceError: there is no folder or no image, or a name is not UTF-8 text.
     """
     if not frames.is_dir():
         message = f"{frames} is no folder: give a folder of images"
@@ -108,10 +108,10 @@ def opened(
     *,
     on_unreadable: Callable[[SourceError], None] | None = None,
 ) -> Iterator[tuple[Path, Image]]:
-    """Images as a training reads them, at least one; ``on_unreadable`` as :func:`find_people` takes it.
+    """Yield images as training reads them, at least one; ``on_unreadable`` is that of :func:`find_people`.
 
     Raises:
-        SourceError: an image cannot be read or is stored turned, or none can be used.
+        SourceError: an image cannot be read or is stored rotated, or none can be used.
     """
     left_out = 0
     for file in track(files, doing, console=console, disable=not console.is_terminal):

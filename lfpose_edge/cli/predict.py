@@ -58,7 +58,7 @@ class PredictOptions:
 
 
 def run_predict(options: PredictOptions) -> None:
-    """Find the poses in every frame, show a table a frame, and write what was asked for."""
+    """Find the poses in every frame, show the results, and write what was asked for."""
     boxes = None if options.boxes is None else parse_boxes(options.boxes)
     if boxes is not None and options.detector is not None:
         message = "--boxes and --detector both say where the people are: give one of them"
@@ -95,7 +95,7 @@ def run_predict(options: PredictOptions) -> None:
                 refuse_to_replace(frame, outputs)
                 try:
                     result = estimator(frame.image, boxes)
-                except ValueError as error:  # a box that is outside of this image
+                except ValueError as error:  # a box outside this image
                     refused = SourceError(f"{frame.name}: {error}")
                     if leave_out is None:
                         raise refused from error
@@ -122,7 +122,7 @@ def run_predict(options: PredictOptions) -> None:
                         message += " (--keep-going leaves out what cannot be read)"
                     raise SourceError(message) from error
                 raise
-            ended = error  # what was done until now is the result
+            ended = error  # what was done so far is the result
         held.enter_context(stops_held())  # until the files are whole
         backend = estimator.describe()["backend"]
     followed = f" of {len(people)} people" if tracker else ""
@@ -145,7 +145,7 @@ def run_predict(options: PredictOptions) -> None:
 
 
 def _one_source(given: Sequence[str]) -> str | int | list[Path]:
-    """What :func:`frames` takes: a camera's number, a path, a URL, or several files as a shell lists them."""
+    """The argument of :func:`frames`: a camera's number, a path, a URL, or several files from a shell."""
     if len(given) > 1:
         return [Path(local_path(text)) for text in given]
     (text,) = given
@@ -154,7 +154,7 @@ def _one_source(given: Sequence[str]) -> str | int | list[Path]:
 
 
 def refuse_to_replace(frame: Frame, outputs: dict[str, Path]) -> None:
-    """SourceError when an output is the very file that a frame of a folder or glob came from."""
+    """Raise SourceError if an output is the very file that a frame of a folder or glob came from."""
     place = Path(frame.name).resolve()
     for option, path in outputs.items():
         if path.resolve() == place:
@@ -163,9 +163,9 @@ def refuse_to_replace(frame: Frame, outputs: dict[str, Path]) -> None:
 
 
 def shown(source: Iterator[Frame], *, bar: bool = True) -> Iterator[Frame]:
-    """The frames, with a progress bar on a terminal and a line now and then in a log.
+    """Yield the frames, with a progress bar on a terminal and an occasional line in a log.
 
-    Without ``bar`` a terminal shows none: for one on which results are printed meanwhile.
+    Set ``bar`` to False if results are printed to the terminal meanwhile; it then shows no bar.
     """
     console = plain_console(stderr=True)
     columns = (
@@ -189,11 +189,11 @@ def shown(source: Iterator[Frame], *, bar: bool = True) -> Iterator[Frame]:
 
 
 def check_outputs(options: PredictOptions) -> dict[str, Path]:
-    """The outputs that are asked for, by option.
+    """The requested output paths, by option.
 
     Raises:
-        ValueError, SourceError: one is empty, would replace the source or another, or cannot be written;
-            nothing was read or written.
+        ValueError, SourceError: a path is empty, would replace the source or another output, or cannot be
+            written; nothing has been read or written at that point.
     """
     if options.json == "-" and sys.stdout is None:
         message = "--json -: the standard output is closed"
@@ -241,13 +241,13 @@ def run_demo(model: str, backend: str, device: str, out: str) -> None:
 
 
 def _people_of(result: PoseResult) -> str:
-    """How many there are, and who, where they are followed."""
+    """The number of people and, if they are tracked, their track ids."""
     who = [] if result.track_ids is None else result.track_ids.tolist()
     return f"{len(result)} person(s)" + (f": {', '.join(map(str, who))}" if who else "")
 
 
 def joint_tables(result: PoseResult) -> Iterator[Table]:
-    """One table a person: joint, x, y, score, presence."""
+    """One table per person: joint, x, y, score, presence."""
     for i, pose in enumerate(result):
         number = i if pose.track_id is None else pose.track_id
         table = Table(title=f"person {number}", title_justify="left")
@@ -263,10 +263,10 @@ def joint_tables(result: PoseResult) -> Iterator[Table]:
 
 
 def parse_boxes(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """``x1,y1,x2,y2;...`` as (N, 4)."""
+    """Parse ``x1,y1,x2,y2;...`` as (N, 4)."""
     try:
         rows = [[float(v) for v in row.split(",")] for row in text.split(";") if row.strip()]
-        with np.errstate(over="ignore"):  # infinite, and the estimator says so
+        with np.errstate(over="ignore"):  # the estimator refuses infinite boxes
             return np.array(rows, np.float32).reshape(max(1, len(rows)), 4)
     except ValueError:
         message = f"--boxes {text!r} must look like x1,y1,x2,y2 or x1,y1,x2,y2;x1,y1,x2,y2"
@@ -275,7 +275,7 @@ def parse_boxes(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 @contextlib.contextmanager
 def _open_lines(path: Path) -> Iterator[Callable[[str], None]]:
-    """Writes lines, each whole: what a full disk leaves of one is taken back before it is an error."""
+    """Yield a function that writes whole lines; if the disk is full, it removes the part before raising."""
     with whole_file(path) as temporary, temporary.open("wb", buffering=0) as file:
 
         def write(line: str) -> None:
@@ -291,7 +291,7 @@ def _open_lines(path: Path) -> Iterator[Callable[[str], None]]:
 
 
 def _print_line(line: str) -> None:
-    """To whoever reads the standard output, at once."""
+    """Write to the standard output and flush it, so that a reader gets the line at once."""
     sys.stdout.write(line)
     sys.stdout.flush()
 

@@ -44,7 +44,7 @@ def run_make(annotations: Path, images: Path, out: Path, skeleton: str, regions:
 
 
 def _require_no_answers(out: Path) -> None:
-    """SourceError when a file is there that is not a sheet without answers: somebody's work may be in it."""
+    """Raise SourceError if the file exists and is not an unanswered sheet: it may hold somebody's work."""
     from lfpose_edge.train.data.tags import PLACE, sheet_cells
 
     if not out.exists():

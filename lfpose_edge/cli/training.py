@@ -1,4 +1,4 @@
-"""``lfpose train``. Importing this module fails, with what to do, where the ``train`` extra is missing."""
+"""``lfpose train``. Without the ``train`` extra, importing this module fails and says what to install."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from lfpose_edge.files import require_writable
 from lfpose_edge.persons import data_root
 
 try:
-    import torch  # (asked for here once, so that the hint is one line)
+    import torch  # (imported here once, so that the hint is one line)
     import yaml  # noqa: F401
     from lightning import fabric  # noqa: F401
 except ImportError as error:
     message = f"{error.name} is missing: training needs the 'train' extra, pip install '.[train]'"
     raise BackendUnavailable(message) from error
 
-logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it says twice which precision it uses
+logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it reports its precision twice
 
 
 def run_train(
     recipe: str, overrides: list[str], out: Path | None, data: Path | None, device: str, validate_every: int
 ) -> None:
-    """Train by a recipe and say where the result is and what comes next."""
+    """Train by a recipe and print where the result is and what comes next."""
     from lfpose_edge.train.loop import train
     from lfpose_edge.train.recipe import load_recipe
 
@@ -40,7 +40,7 @@ def run_train(
     )
     if not run.finished:
         raise Stopped(run.stopped_by)
-    if os.environ.get("RANK", "0") != "0":  # one of several processes says it
+    if os.environ.get("RANK", "0") != "0":  # only one of several processes reports
         return
     said = "trained" if run.steps else "trained before, and nothing is done anew; another --out trains again"
     following = shlex.join(["lfpose-export", str(run.checkpoint), "--out", f"{plan.name}-bundle"])
@@ -48,7 +48,7 @@ def run_train(
 
 
 def require_device(name: str) -> torch.device:
-    """What torch calls the device ``cpu``, ``cuda`` or ``auto``; BackendUnavailable where it has none."""
+    """The torch device for ``cpu``, ``cuda`` or ``auto``; raises BackendUnavailable if torch lacks it."""
     here = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available()}
     if not here.get(name, False):
         known = " or ".join(device for device, there in here.items() if there)
