@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CPP = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".hpp"))
+CPP = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".hpp", ".cu", ".cuh"))
 
 TOOLS = {
     "ruff check": ["-m", "ruff", "check", "--no-cache", "."],

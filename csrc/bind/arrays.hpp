@@ -41,7 +41,10 @@ py::array_t<T> require(const py::handle& object, const char* name, py::ssize_t d
         array = py::reinterpret_borrow<py::array_t<T>>(object);
     } else {
         if (!py::isinstance<py::array_t<T>>(object)) throw py::type_error(message());
-        array = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(object);
+        // Without the flag, NumPy returns an unaligned C-contiguous array as it is.
+        constexpr int flags =
+            py::array::c_style | py::array::forcecast | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+        array = py::array_t<T, flags>::ensure(object);
         if (!array) throw py::error_already_set();
     }
     if (array.ndim() != dimensions) throw py::value_error(message());

@@ -12,6 +12,14 @@ struct OneThread {
     void for_each(int count, F f) const {
         for (int i = 0; i < count; ++i) f(i);
     }
+    template <typename Chosen, typename F>
+    void for_each_chosen(int count, Chosen chosen, int each, F f) const {
+        for (int i = 0; i < count; ++i) {
+            if (!chosen(i)) continue;
+            for (int j = 0; j < each; ++j) f(i, j);
+        }
+    }
+    bool leads() const { return true; }
     Peak best(const Peak& peak) const { return peak; }
     void sum(double&, double&, double&) const {}
 };

@@ -30,6 +30,23 @@ class Block {
         __syncthreads();
     }
 
+    // Calls f(i, j) for every chosen i below `count` and every j below `each`. The threads of a warp share
+    // the values of j, so that one chosen i does not keep the whole block waiting for one thread.
+    template <typename Chosen, typename F>
+    __device__ __forceinline__ void for_each_chosen(int count, Chosen chosen, int each, F f) const {
+        for (int base = warp() * 32; base < count; base += Threads) {
+            const int mine = base + lane();
+            unsigned left = __ballot_sync(kAll, mine < count && chosen(mine));
+            for (; left != 0; left &= left - 1) {
+                const int i = base + __ffs(static_cast<int>(left)) - 1;
+                for (int j = lane(); j < each; j += 32) f(i, j);
+            }
+        }
+        __syncthreads();
+    }
+
+    __device__ __forceinline__ static bool leads() { return warp() == 0; }
+
     __device__ __forceinline__ Peak best(Peak peak) const {
         peak = best_of_warp(peak);
         if (lane() == 0) {

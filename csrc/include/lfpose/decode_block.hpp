@@ -140,12 +140,17 @@ class BlockDecoder {
         Peak mine{width * factor, map_.height * factor, -2 * kLogitLimit};
         block_.for_each(side * side, [&](int i) { consider(x0 + i % side, y0 + i / side, mine); });
         mine = block_.best(mine);
-        block_.for_each(count, [&](int i) {
-            // A bilinear value never exceeds the largest of its samples; an equal one may come earlier.
-            if (memory_.samples[i] < mine.value || i == seed.y * width + seed.x) return;
-            const int x = i % width, y = i / width;
-            const int left = first_position(x - 1, factor), top = first_position(y - 1, factor);
-            for (int j = 0; j < side * side; ++j) consider(left + j % side, top + j / side, mine);
+        // A bilinear value never exceeds the largest of its samples; an equal one may come earlier.
+        const auto reaches = [&](int i) {
+            const float value = memory_.samples[i];
+            if (value < mine.value || i == seed.y * width + seed.x) return false;
+            const int left = first_position(i % width - 1, factor),
+                      top = first_position(i / width - 1, factor);
+            return mine.yields_to(value, left > 0 ? left : 0, top > 0 ? top : 0);
+        };
+        block_.for_each_chosen(count, reaches, side * side, [&](int i, int j) {
+            consider(first_position(i % width - 1, factor) + j % side,
+                     first_position(i / width - 1, factor) + j / side, mine);
         });
         return block_.best(mine);
     }
@@ -185,6 +190,7 @@ class BlockDecoder {
             for (int tap = 0; tap < taps; ++tap) sum += blur.gauss[tap] * row[tap];
             blurred[i] = sum;
         });
+        if (!block_.leads()) return;  // only these threads write the joint, and FP64 is slow on most GPUs
         const Offset offset = newton_step(blurred, plan_.factor);
         dx = offset.x;
         dy = offset.y;

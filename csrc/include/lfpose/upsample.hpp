@@ -35,7 +35,7 @@ LFPOSE_HD LFPOSE_INLINE int cell_of(int position, int factor) {
 
 // The weight of the upper sample at the i-th position of a cell.
 LFPOSE_HD LFPOSE_INLINE float weight_in_cell(int i, int factor) {
-    return static_cast<float>(static_cast<double>(2 * i + (factor % 2 == 0 ? 1 : 0)) / (2.0 * factor));
+    return static_cast<float>(2 * i + (factor % 2 == 0 ? 1 : 0)) / static_cast<float>(2 * factor);
 }
 
 // From one sample of DARK's blur to the next, in upsampled positions: the largest divisor of `factor` that is
